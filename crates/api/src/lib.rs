@@ -1,0 +1,1 @@
+//! REST types, router, problem documents and the OpenAPI document.

@@ -1,0 +1,13 @@
+//! Ids, units, checksums, byte cursors and aligned buffers.
+//!
+//! Knows nothing of the project: every other crate may use it, it uses none of them.
+
+pub mod buffer;
+pub mod crc;
+pub mod cursor;
+pub mod id;
+pub mod units;
+
+pub use buffer::AlignedBuffer;
+pub use cursor::{Reader, Truncated, Writer};
+pub use id::{DiskId, Epoch, GroupId, Sequence, VdiskId};

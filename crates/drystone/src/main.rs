@@ -1,0 +1,3 @@
+//! The drystone binary: the controller and the command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The production world: worker threads, io_uring, slab files, clock.

@@ -1,0 +1,1 @@
+//! The NBD protocol: codec and server session, sans I/O; sees only block.

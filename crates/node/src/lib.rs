@@ -1,0 +1,1 @@
+//! Composition root: configuration and world become a running node; wiring only.

@@ -1,0 +1,1 @@
+//! The simulated world: seeded executor and clock, faulty disks, models and checkers.

@@ -1,0 +1,1 @@
+//! One vDisk's engine: log, map, read, write, trim, flush, checkpoint, recovery, reclaim.

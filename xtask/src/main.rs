@@ -1,0 +1,3 @@
+//! Checks, tests, benchmarks and measurements of this repository.
+
+fn main() {}
