@@ -1,1 +1,22 @@
-//! The verbs of the control plane: vDisks, status, metrics; a trait that the API serves and the node implements.
+//! The verbs of the control plane: one object-safe trait that the API serves and the node implements, and its plain types.
+//!
+//! Knows nothing of HTTP, of engines or of threads. What is said of an argument here (names, sizes, ranges) is checked by
+//! the pure functions of [`rules`], which every implementer calls first, so that all of them refuse the same things in
+//! the same words.
+
+mod error;
+mod metrics;
+pub mod rules;
+mod status;
+mod vdisk;
+mod verbs;
+
+pub use error::{Error, Kind, Result};
+pub use metrics::{
+    BytesWritten, EngineMetrics, Histogram, LATENCY_BOUNDS_US, Metrics, OperationKind, OperationMetrics, VdiskMetrics,
+};
+pub use status::{
+    DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
+};
+pub use vdisk::{CreateVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
+pub use verbs::{Control, ControlFuture};

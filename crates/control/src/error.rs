@@ -1,0 +1,85 @@
+//! The error of every verb: a kind that says what the caller may do, and a message that says what to do.
+
+/// One variant for each thing a caller does differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// No vDisk of that name.
+    NotFound,
+    /// The name is taken.
+    Exists,
+    /// The request can never succeed as it stands.
+    Invalid,
+    /// Clients are connected; disconnect them or use force.
+    Busy,
+    /// No space left.
+    Full,
+    /// The vDisk is switched to read-only.
+    ReadOnly,
+    /// Stored bytes fail their checksum and no good copy is left.
+    Damaged,
+    /// Not served at this moment (starting, recovering, shutting down); the same request may succeed later.
+    Unavailable,
+    /// Anything else; the log of the controller has the details.
+    Internal,
+}
+
+/// `message` is for people: a sentence that names what was refused and what to do instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub kind: Kind,
+    pub message: String,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error { kind, message: message.into() }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Error::new(Kind::Invalid, message)
+    }
+
+    pub fn not_found(name: &str) -> Self {
+        Error::new(Kind::NotFound, format!("there is no vDisk {name:?}; `drystone vdisk list` shows those there are"))
+    }
+
+    pub fn exists(name: &str) -> Self {
+        Error::new(
+            Kind::Exists,
+            format!("a vDisk {name:?} exists already; choose another name, or delete that one first"),
+        )
+    }
+
+    pub fn busy(name: &str, connections: u32) -> Self {
+        let clients = if connections == 1 { "client is" } else { "clients are" };
+        Error::new(
+            Kind::Busy,
+            format!(
+                "{connections} {clients} connected to vDisk {name:?}; disconnect first, or use --force (force=true)"
+            ),
+        )
+    }
+
+    pub fn read_only(name: &str) -> Self {
+        Error::new(
+            Kind::ReadOnly,
+            format!("vDisk {name:?} is read-only; `drystone vdisk set {name} --read-only off` makes it writable"),
+        )
+    }
+
+    pub fn full(name: &str) -> Self {
+        Error::new(
+            Kind::Full,
+            format!(
+                "no space left to write to vDisk {name:?}; delete vDisks, trim in the guest, or enlarge the disk under the data directory"
+            ),
+        )
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Error::new(Kind::Internal, message)
+    }
+}

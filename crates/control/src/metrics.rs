@@ -1,0 +1,199 @@
+//! Counters since the start of the process, as a snapshot; the API turns them into Prometheus text.
+
+use serde::{Deserialize, Serialize};
+
+/// Upper bounds of the latency buckets, microseconds, inclusive; one more bucket takes what is longer.
+/// From a cached read (10 µs) to a disk that hangs (10 s): about two buckets a factor of two and a half, 19 in all, which
+/// keeps one histogram at 22 lines of text.
+pub const LATENCY_BOUNDS_US: [u64; 19] = [
+    10, 25, 50, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000,
+];
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Metrics {
+    pub vdisks: Vec<VdiskMetrics>,
+    pub engine: EngineMetrics,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct VdiskMetrics {
+    pub name: String,
+    /// `VdiskState::word`.
+    pub state: String,
+    pub size_bytes: u64,
+    pub mapped_bytes: u64,
+    pub stored_bytes: u64,
+    pub connections: u32,
+    /// Requests taken and not yet answered.
+    pub in_flight: u32,
+    /// One entry for each kind that occurred.
+    pub operations: Vec<OperationMetrics>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperationMetrics {
+    pub operation: OperationKind,
+    /// Bytes of successful requests; 0 for flushes.
+    pub bytes: u64,
+    /// Requests answered with an error; they are in `latency` too.
+    pub errors: u64,
+    /// From taking the request to its answer; its count is the number of operations.
+    pub latency: Histogram,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationKind {
+    Read,
+    Write,
+    Flush,
+    Trim,
+    WriteZeroes,
+    Prefetch,
+    BlockStatus,
+}
+
+impl OperationKind {
+    pub const ALL: [OperationKind; 7] = [
+        OperationKind::Read,
+        OperationKind::Write,
+        OperationKind::Flush,
+        OperationKind::Trim,
+        OperationKind::WriteZeroes,
+        OperationKind::Prefetch,
+        OperationKind::BlockStatus,
+    ];
+
+    /// Value of the label `operation`.
+    pub fn word(self) -> &'static str {
+        match self {
+            OperationKind::Read => "read",
+            OperationKind::Write => "write",
+            OperationKind::Flush => "flush",
+            OperationKind::Trim => "trim",
+            OperationKind::WriteZeroes => "write_zeroes",
+            OperationKind::Prefetch => "prefetch",
+            OperationKind::BlockStatus => "block_status",
+        }
+    }
+}
+
+/// Counts per bucket of [`LATENCY_BOUNDS_US`] (not cumulative) and the sum of all that was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Histogram {
+    pub buckets: [u64; LATENCY_BOUNDS_US.len() + 1],
+    pub sum_ns: u64,
+}
+
+impl Histogram {
+    pub fn record_ns(&mut self, ns: u64) {
+        let us = ns.div_ceil(1_000);
+        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
+        self.buckets[bucket] += 1;
+        self.sum_ns = self.sum_ns.saturating_add(ns);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Adds what another one recorded, so that shards can be summed.
+    pub fn merge(&mut self, other: &Histogram) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *mine += theirs;
+        }
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+    }
+}
+
+/// Sums over all shards. Counters unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EngineMetrics {
+    /// Gauge: bytes of log behind the newest checkpoints, that is what a crash at this moment would replay.
+    pub log_bytes: u64,
+    /// Bytes that clients wrote.
+    pub client_bytes_written: u64,
+    pub bytes_written: BytesWritten,
+    pub map_cache_hits: u64,
+    pub map_cache_misses: u64,
+    /// Gauge.
+    pub map_cache_bytes: u64,
+    pub ram_cache_hits: u64,
+    pub ram_cache_misses: u64,
+    /// Gauge.
+    pub ram_cache_bytes: u64,
+    pub checkpoints: u64,
+    /// Bytes of log replayed since the start.
+    pub replay_bytes: u64,
+    /// Time spent on that, nanoseconds, as the sum over vDisks.
+    pub replay_ns: u64,
+    /// Syncs of a disk; its count is the number of them.
+    pub sync_latency: Histogram,
+    pub sync_errors: u64,
+    /// Dead bytes given back by re-packing.
+    pub repack_freed_bytes: u64,
+    /// Gauge: slabs whose sync failed, not used until restart.
+    pub slabs_poisoned: u64,
+    /// Gauge: extent groups that nobody knows, kept aside.
+    pub groups_quarantined: u64,
+    /// Extents whose checksum failed when read.
+    pub checksum_errors: u64,
+    /// Gauge: NBD connections.
+    pub connections: u64,
+    /// NBD connections accepted since the start.
+    pub connections_accepted: u64,
+    /// Gauge.
+    pub memory_budget_bytes: u64,
+    /// Gauge.
+    pub memory_used_bytes: u64,
+    /// Gauges of the one disk.
+    pub disk_capacity_bytes: u64,
+    pub disk_used_bytes: u64,
+    pub disk_available_bytes: u64,
+}
+
+impl EngineMetrics {
+    /// Bytes written to disk for each byte that clients wrote; `None` before the first one.
+    pub fn write_amplification(&self) -> Option<f64> {
+        (self.client_bytes_written > 0).then(|| self.bytes_written.total() as f64 / self.client_bytes_written as f64)
+    }
+}
+
+/// What the controller wrote to its disks, by class; together every byte of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BytesWritten {
+    /// Payload of clients' writes.
+    pub data: u64,
+    /// Frame headers of those.
+    pub headers: u64,
+    /// Map pages.
+    pub pages: u64,
+    /// Control frames, checkpoints, group headers, superblocks.
+    pub control: u64,
+    /// Live extents written again by re-packing.
+    pub repacked: u64,
+    /// Alignment.
+    pub padding: u64,
+}
+
+impl BytesWritten {
+    pub fn total(&self) -> u64 {
+        self.by_class().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Value of the label `class`, and the bytes.
+    pub fn by_class(&self) -> [(&'static str, u64); 6] {
+        [
+            ("data", self.data),
+            ("headers", self.headers),
+            ("pages", self.pages),
+            ("control", self.control),
+            ("repacked", self.repacked),
+            ("padding", self.padding),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! The trait between those who ask (REST, tests) and those who do (the running node).
+
+use crate::{CreateVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage};
+use bytes::Bytes;
+use std::future::Future;
+use std::pin::Pin;
+
+/// What every verb returns: boxed, so that the trait is object safe, and `Send`, since its callers run on many threads.
+pub type ControlFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// The verbs. Dropping a future does not undo what it began: a verb that reached the log takes effect.
+///
+/// Names are those of vDisks; an unknown one is `Kind::NotFound`. A verb that changes something is durable when its
+/// future completes. Offsets and lengths are bytes, multiples of 512 and inside the vDisk, else `Kind::Invalid`; a read or
+/// a write is at most [`crate::rules::TRANSFER_BYTES_MAX`] long.
+pub trait Control: Send + Sync {
+    /// `Kind::Exists` if the name is taken.
+    fn create_vdisk(&self, request: CreateVdisk) -> ControlFuture<'_, VdiskInfo>;
+
+    /// In the order of names (bytewise), those after `request.after`, at most `request.limit`.
+    fn list_vdisks(&self, request: ListVdisks) -> ControlFuture<'_, VdiskPage>;
+
+    fn show_vdisk<'a>(&'a self, name: &'a str) -> ControlFuture<'a, VdiskInfo>;
+
+    /// Growing only, while connected too; the same size again is no error.
+    fn resize_vdisk<'a>(&'a self, name: &'a str, size_bytes: u64) -> ControlFuture<'a, VdiskInfo>;
+
+    /// Connected clients stay connected. `Kind::Exists` if `new_name` is taken by another vDisk.
+    fn rename_vdisk<'a>(&'a self, name: &'a str, new_name: &'a str) -> ControlFuture<'a, VdiskInfo>;
+
+    fn set_vdisk<'a>(&'a self, name: &'a str, set: SetVdisk) -> ControlFuture<'a, VdiskInfo>;
+
+    /// `Kind::Busy` while clients are connected, unless `force`: then they are disconnected first.
+    fn delete_vdisk<'a>(&'a self, name: &'a str, force: bool) -> ControlFuture<'a, ()>;
+
+    fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes>;
+
+    /// `data.len()` is the length. Survives power loss only after a flush.
+    fn write<'a>(&'a self, name: &'a str, offset: u64, data: Bytes) -> ControlFuture<'a, ()>;
+
+    /// The range reads as zeros afterwards and its space is freed. `len` may reach over the whole vDisk.
+    fn write_zeroes<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ()>;
+
+    /// All writes acknowledged before survive power loss.
+    fn flush<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ()>;
+
+    /// Which parts of `offset .. offset + len` hold data; adjacent runs of the same kind are merged where that is cheap.
+    /// A page covers at least one byte; `ExtentPage::next` says where to go on.
+    fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage>;
+
+    fn status(&self) -> ControlFuture<'_, NodeStatus>;
+
+    fn metrics(&self) -> ControlFuture<'_, Metrics>;
+}
