@@ -6,6 +6,8 @@
 
 mod error;
 mod metrics;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod rules;
 mod status;
 mod vdisk;

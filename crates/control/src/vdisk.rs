@@ -117,6 +117,7 @@ impl VdiskState {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Extent {
     pub offset: u64,
+    #[serde(rename = "length")]
     pub len: u64,
     /// False: reads as zeros and holds no data.
     pub data: bool,
