@@ -1,1 +1,8 @@
 //! The simulated world: seeded executor and clock, faulty disks, models and checkers.
+
+pub mod disk;
+pub mod engine;
+pub mod executor;
+pub mod journal;
+pub mod oracle;
+pub mod rng;

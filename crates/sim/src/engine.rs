@@ -1,0 +1,48 @@
+//! What is under test, as the oracle sees it: a node on one disk that serves vDisks and obeys control verbs.
+
+use crate::disk::Crash;
+use crate::rng::Rng;
+use block::{BlockDevice, Result};
+use std::rc::Rc;
+use world::{Disk, LocalFuture, World};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VdiskInfo {
+    /// Never reused.
+    pub id: u64,
+    pub name: String,
+    pub size_bytes: u64,
+    /// As the user set it.
+    pub read_only: bool,
+    /// The node found damage in it and says so; it need not be writable then.
+    pub damaged: bool,
+}
+
+/// Where a node finds its state: the disk it is given, and a metadata store that the implementor keeps from one
+/// incarnation to the next.
+pub trait Engine {
+    /// Formats an empty disk, or recovers. Completes when every vDisk can be listed and served.
+    fn open(&self, world: World, disk: Rc<dyn Disk>) -> LocalFuture<Result<Rc<dyn Node>>>;
+    /// The node is dead (its tasks are dropped already): what becomes of the metadata store's unfinished transactions?
+    fn crash(&self, crash: Crash, rng: &mut Rng);
+    /// The metadata store is gone, as if its file had been deleted. False: there is none to lose.
+    fn lose_metadata(&self) -> bool;
+    /// Like `open` after `lose_metadata`: rebuilds the store from the disk first.
+    fn recover(&self, world: World, disk: Rc<dyn Disk>) -> LocalFuture<Result<Rc<dyn Node>>>;
+}
+
+/// A running node. Every verb is durable, against power loss too, when it completes.
+pub trait Node {
+    fn list(&self) -> LocalFuture<Result<Vec<VdiskInfo>>>;
+    /// The new vDisk's id.
+    fn create(&self, name: String, size_bytes: u64) -> LocalFuture<Result<u64>>;
+    fn device(&self, id: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>>;
+    fn rename(&self, id: u64, name: String) -> LocalFuture<Result<()>>;
+    fn resize(&self, id: u64, size_bytes: u64) -> LocalFuture<Result<()>>;
+    fn set_read_only(&self, id: u64, read_only: bool) -> LocalFuture<Result<()>>;
+    fn delete(&self, id: u64) -> LocalFuture<Result<()>>;
+    /// Clean: whatever was acknowledged is durable, and the next open replays nothing.
+    fn shutdown(&self) -> LocalFuture<Result<()>>;
+    /// Asserts the node's invariants; called between events.
+    fn check(&self) {}
+}

@@ -1,0 +1,151 @@
+//! Which vDisks there may be, with which names, sizes and flags: the last acknowledged state of each, or what a verb
+//! under way or cut off would make of it.
+
+use crate::engine::VdiskInfo;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    pub name: String,
+    pub size_bytes: u64,
+    pub read_only: bool,
+}
+
+/// `None`: there is no such vDisk.
+pub type State = Option<Attributes>;
+
+#[derive(Debug)]
+pub struct Entry {
+    /// As the node names it; unknown while its creation is under way or was cut off.
+    pub id: Option<u64>,
+    /// The first is the last acknowledged one; the others may have come about.
+    states: Vec<State>,
+}
+
+impl Entry {
+    pub fn new() -> Self {
+        Entry { id: None, states: vec![None] }
+    }
+
+    /// The last acknowledged state.
+    pub fn current(&self) -> Option<&Attributes> {
+        self.states[0].as_ref()
+    }
+
+    /// Whether nothing is under way or in doubt.
+    pub fn is_settled(&self) -> bool {
+        self.states.len() == 1
+    }
+
+    /// A verb begins. Verbs on one vDisk go one at a time; only I/O runs beside them.
+    pub fn begin(&mut self, state: State) {
+        self.states.push(state);
+    }
+
+    /// The verb was acknowledged.
+    pub fn succeed(&mut self) {
+        let state = self.states.pop().expect("a verb was begun");
+        self.states = vec![state];
+    }
+
+    /// The verb was refused in a way that says that it had no effect.
+    pub fn refuse(&mut self) {
+        self.states.pop();
+    }
+
+    fn settle(&mut self, found: Option<&VdiskInfo>) -> Result<(), String> {
+        let state = found.map(|info| Attributes {
+            name: info.name.clone(),
+            size_bytes: info.size_bytes,
+            read_only: info.read_only,
+        });
+        if !self.states.contains(&state) {
+            return Err(format!("vDisk {:?} is {state:?}, legal would be {:?}", self.id, self.states));
+        }
+        if let Some(info) = found {
+            self.id = Some(info.id);
+        }
+        self.states = vec![state];
+        Ok(())
+    }
+
+    fn may_be(&self, info: &VdiskInfo) -> bool {
+        match self.id {
+            Some(id) => id == info.id,
+            None => self.states.iter().flatten().any(|state| state.name == info.name),
+        }
+    }
+}
+
+/// Compares a list that was taken while no verb was under way; afterwards no entry is in doubt.
+pub fn check_list(entries: &mut [Entry], list: &[VdiskInfo]) -> Result<(), String> {
+    for info in list {
+        let owners = entries.iter().filter(|entry| entry.may_be(info)).count();
+        if owners != 1 {
+            return Err(format!("{owners} entries of the oracle answer for the listed vDisk {info:?}"));
+        }
+    }
+    for entry in entries {
+        let found: Vec<&VdiskInfo> = list.iter().filter(|info| entry.may_be(info)).collect();
+        match found[..] {
+            [] => entry.settle(None)?,
+            [info] => entry.settle(Some(info))?,
+            _ => return Err(format!("one vDisk is listed twice: {found:?}")),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(name: &str, size_bytes: u64) -> Attributes {
+        Attributes { name: name.into(), size_bytes, read_only: false }
+    }
+    fn info(id: u64, name: &str, size_bytes: u64) -> VdiskInfo {
+        VdiskInfo { id, name: name.into(), size_bytes, read_only: false, damaged: false }
+    }
+    fn created(id: u64, name: &str) -> Entry {
+        let mut entry = Entry::new();
+        entry.begin(Some(attributes(name, 4096)));
+        entry.succeed();
+        entry.id = Some(id);
+        entry
+    }
+
+    #[test]
+    fn acknowledged_states_must_be_there_and_begun_ones_may() {
+        let check = |prepare: fn(&mut Entry), list: &[VdiskInfo]| {
+            let mut entries = vec![created(7, "a"), created(8, "z")];
+            prepare(&mut entries[0]);
+            let mut list = list.to_vec();
+            list.push(info(8, "z", 4096));
+            check_list(&mut entries, &list).is_ok()
+        };
+        let nothing: fn(&mut Entry) = |_| {};
+        let rename: fn(&mut Entry) = |entry| entry.begin(Some(attributes("b", 4096)));
+        let delete: fn(&mut Entry) = |entry| entry.begin(None);
+        assert!(check(nothing, &[info(7, "a", 4096)]));
+        assert!(!check(nothing, &[]));
+        assert!(!check(nothing, &[info(7, "a", 8192)]));
+        assert!(!check(nothing, &[info(7, "a", 4096), info(9, "c", 4096)]));
+        assert!(!check(nothing, &[info(7, "a", 4096), info(7, "a", 4096)]));
+        assert!(check(rename, &[info(7, "a", 4096)]) && check(rename, &[info(7, "b", 4096)]));
+        assert!(!check(rename, &[info(7, "c", 4096)]));
+        assert!(check(delete, &[]) && check(delete, &[info(7, "a", 4096)]));
+    }
+
+    #[test]
+    fn a_creation_that_was_cut_off_may_have_happened() {
+        let begun = || {
+            let mut entry = Entry::new();
+            entry.begin(Some(attributes("a", 4096)));
+            [entry]
+        };
+        assert!(check_list(&mut begun(), &[]).is_ok());
+        let mut entries = begun();
+        check_list(&mut entries, &[info(5, "a", 4096)]).expect("the name is the one that was asked for");
+        assert_eq!(entries[0].id, Some(5));
+        assert!(check_list(&mut begun(), &[info(5, "a", 512)]).is_err());
+    }
+}

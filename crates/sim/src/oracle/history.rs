@@ -1,0 +1,366 @@
+//! What one vDisk may hold: every request since the last audit, and from these the values legal in each sector.
+//!
+//! Time is a counter of events in the order in which the clients saw them. Request `a` precedes `b` when `a` was
+//! answered before `b` was submitted; everything else is concurrent and may take effect in either order, each 4 KiB
+//! block whole.
+
+use super::pattern::{Foreign, SECTOR, Value, WriteId, decode};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+pub const SECTORS_PER_BLOCK: u64 = base::units::BLOCK / SECTOR;
+
+/// A point in the order of events.
+pub type Time = u64;
+
+/// Index into `History::requests`; 0 is whatever was there at the last audit.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct RequestId(pub usize);
+
+const BASE: RequestId = RequestId(0);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    UnderWay,
+    Acknowledged,
+    /// Refused, or cut off by a crash: it took effect or not, block by block.
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub value: Value,
+    pub sectors: Range<u64>,
+    pub submitted: Time,
+    pub answered: Time,
+    pub outcome: Outcome,
+    pub fua: bool,
+}
+
+impl Request {
+    fn precedes(&self, later: &Request) -> bool {
+        self.outcome != Outcome::UnderWay && self.answered < later.submitted
+    }
+    fn acknowledged_before(&self, time: Time) -> bool {
+        self.outcome == Outcome::Acknowledged && self.answered < time
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Version {
+    request: RequestId,
+    value: Value,
+    /// When a read first returned it.
+    seen: Option<Time>,
+    /// A later read returned something else: it cannot come back.
+    gone: Option<Time>,
+}
+
+/// How much must be left after a crash.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Floor {
+    /// Everything acknowledged: the process died, the machine did not.
+    Acknowledged,
+    /// Everything flushed, and of the rest a prefix.
+    Flushed,
+    /// As `Flushed` without the last flush: one damaged place may hide what only that flush covered.
+    FlushedBefore,
+    /// Any prefix, and any older value: damage was reported.
+    Nothing,
+}
+
+#[derive(Debug)]
+pub struct History {
+    /// What its sectors are marked with; differs from vDisk to vDisk, also between namesakes.
+    pub tag: u64,
+    requests: Vec<Request>,
+    versions: BTreeMap<u64, Vec<Version>>,
+    /// Submission times of acknowledged flushes, each of which covered something new.
+    flushes: Vec<Time>,
+    /// Whether anything was acknowledged since the last flush was submitted.
+    unflushed: bool,
+    /// Values of earlier audits, kept only while damage may bring them back.
+    past: BTreeMap<u64, BTreeSet<Value>>,
+    pub keeps_past: bool,
+}
+
+/// A sector that an audit read: its value, or nothing if the read failed with a medium error.
+pub type Observed = BTreeMap<u64, Option<Value>>;
+
+impl History {
+    pub fn new(tag: u64) -> Self {
+        let mut history = History {
+            tag,
+            requests: Vec::new(),
+            versions: BTreeMap::new(),
+            flushes: Vec::new(),
+            unflushed: false,
+            past: BTreeMap::new(),
+            keeps_past: false,
+        };
+        history.forget();
+        history
+    }
+
+    fn forget(&mut self) {
+        self.requests = vec![Request {
+            value: Value::Zero,
+            sectors: 0..u64::MAX,
+            submitted: 0,
+            answered: 0,
+            outcome: Outcome::Acknowledged,
+            fua: true,
+        }];
+        self.flushes.clear();
+        self.unflushed = false;
+    }
+
+    /// A write or zeroing of whole sectors begins. An empty range has no effect.
+    pub fn submit(&mut self, now: Time, sectors: Range<u64>, value: Value, fua: bool) -> RequestId {
+        let id = RequestId(self.requests.len());
+        for sector in sectors.clone() {
+            let base = Version { request: BASE, value: Value::Zero, seen: None, gone: None };
+            self.versions
+                .entry(sector)
+                .or_insert_with(|| vec![base])
+                .push(Version { request: id, value, seen: None, gone: None });
+        }
+        let request = Request { value, sectors, submitted: now, answered: 0, outcome: Outcome::UnderWay, fua };
+        self.requests.push(request);
+        id
+    }
+
+    pub fn answer(&mut self, now: Time, id: RequestId, outcome: Outcome) {
+        let request = &mut self.requests[id.0];
+        request.answered = now;
+        request.outcome = outcome;
+        self.unflushed |= outcome == Outcome::Acknowledged;
+    }
+
+    /// A flush that was submitted at `submitted` has been acknowledged.
+    pub fn flushed(&mut self, submitted: Time) {
+        if self.unflushed {
+            self.flushes.push(submitted);
+            self.flushes.sort_unstable();
+            let all = |request: &Request| request.outcome != Outcome::Acknowledged || request.answered < submitted;
+            self.unflushed = !self.requests.iter().all(all);
+        }
+    }
+
+    /// The node died: what was under way may or may not have happened.
+    pub fn crash(&mut self, now: Time) {
+        for request in self.requests.iter_mut().filter(|request| request.outcome == Outcome::UnderWay) {
+            request.outcome = Outcome::Unknown;
+            request.answered = now;
+        }
+    }
+
+    /// Sectors that were ever touched.
+    pub fn touched(&self) -> impl Iterator<Item = u64> {
+        self.versions.keys().copied()
+    }
+
+    /// A read submitted at `submitted` has returned `bytes`, beginning at `first`.
+    pub fn check_read(&mut self, submitted: Time, now: Time, first: u64, bytes: &[u8]) -> Result<(), String> {
+        let mut shown = BTreeMap::new();
+        for (sector, bytes) in (first..).zip(bytes.chunks(SECTOR as usize)) {
+            let value = decode(self.tag, sector, bytes).map_err(|foreign| self.foreign(sector, foreign))?;
+            if let Some(request) = self.check_sector(submitted, now, sector, value)? {
+                shown.insert(sector, request);
+            }
+        }
+        self.check_blocks(&shown)
+    }
+
+    pub fn foreign(&self, sector: u64, foreign: Foreign) -> String {
+        let what = match foreign {
+            Foreign::Garbage => "bytes that nobody wrote".to_string(),
+            Foreign::Elsewhere { vdisk, sector, write } => {
+                format!("sector {sector} of vDisk tag {vdisk} as {write:?} left it")
+            }
+        };
+        format!("sector {sector} of vDisk tag {}: {what}{}", self.tag, self.describe(sector))
+    }
+
+    /// Says which request the value comes from, if that is certain.
+    fn check_sector(&mut self, submitted: Time, now: Time, sector: u64, value: Value) -> Result<Option<RequestId>, String> {
+        let Some(versions) = self.versions.get(&sector) else {
+            let untouched = || format!("sector {sector}: {value:?}, but it was never written");
+            return if value == Value::Zero { Ok(Some(BASE)) } else { Err(untouched()) };
+        };
+        // What surely took effect before the read began: acknowledged, or seen by an earlier read.
+        let surely = |version: &&Version| {
+            self.requests[version.request.0].acknowledged_before(submitted)
+                || version.seen.is_some_and(|seen| seen < submitted)
+        };
+        let newest = versions.iter().filter(surely).map(|v| self.requests[v.request.0].submitted).max().unwrap_or(0);
+        let legal = |version: &Version| {
+            let request = &self.requests[version.request.0];
+            let overwritten = request.outcome != Outcome::UnderWay && request.answered < newest;
+            version.value == value && !overwritten && version.gone.is_none_or(|gone| gone >= submitted)
+        };
+        let found: Vec<usize> = (0..versions.len()).filter(|index| legal(&versions[*index])).collect();
+        let [only] = found[..] else {
+            let stale = || format!("sector {sector}: read {value:?}, which is not legal now{}", self.describe(sector));
+            return if found.is_empty() { Err(stale()) } else { Ok(None) };
+        };
+        let requests = &self.requests;
+        let versions = self.versions.get_mut(&sector).expect("found above");
+        for (index, version) in versions.iter_mut().enumerate() {
+            let request = &requests[version.request.0];
+            let over = request.outcome != Outcome::UnderWay && request.answered < submitted;
+            if index == only {
+                version.seen.get_or_insert(now);
+            } else if over || version.seen.is_some_and(|seen| seen < submitted) {
+                version.gone.get_or_insert(now);
+            }
+        }
+        Ok(Some(versions[only].request))
+    }
+
+    /// Each block is whole: a request that shows in one sector of a block has taken effect in all that it covers, so
+    /// that what shows there instead came later.
+    fn check_blocks(&self, shown: &BTreeMap<u64, RequestId>) -> Result<(), String> {
+        for (sector, request) in shown.iter().filter(|(_, request)| **request != BASE) {
+            let block = sector / SECTORS_PER_BLOCK * SECTORS_PER_BLOCK;
+            let covered = &self.requests[request.0].sectors;
+            for (other_sector, other) in shown.range(block..block + SECTORS_PER_BLOCK) {
+                if other == request || !covered.contains(other_sector) {
+                    continue;
+                }
+                let (here, there) = (&self.requests[request.0], &self.requests[other.0]);
+                if *other == BASE || there.precedes(here) || there.sectors.contains(sector) {
+                    return Err(format!(
+                        "torn block at sector {block}: sector {sector} is {here:?}, but sector {other_sector} is {there:?}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After a crash and a recovery: is what an audit saw a legal state? If so it becomes the new base.
+    pub fn check_recovered(&mut self, floor: Floor, now: Time, observed: &Observed) -> Result<(), String> {
+        let mut cut = self.certain_until(floor, now);
+        let shown = loop {
+            let (shown, needed) = self.explain(floor, cut, observed)?;
+            if needed <= cut {
+                break shown;
+            }
+            cut = needed;
+        };
+        self.check_blocks(&shown)?;
+        self.rebase(observed);
+        Ok(())
+    }
+
+    /// Everything acknowledged before this time must have survived.
+    fn certain_until(&self, floor: Floor, now: Time) -> Time {
+        let fua = |request: &&Request| request.fua && request.outcome == Outcome::Acknowledged;
+        let fua = self.requests.iter().filter(fua).map(|request| request.submitted).max().unwrap_or(0);
+        match floor {
+            Floor::Acknowledged => now,
+            Floor::Flushed => fua.max(self.flushes.last().copied().unwrap_or(0)),
+            Floor::FlushedBefore => self.flushes.iter().rev().nth(1).copied().unwrap_or(0),
+            Floor::Nothing => 0,
+        }
+    }
+
+    /// Finds for each sector the requests it can have come from if everything acknowledged before `cut` survived, and
+    /// the cut that this in turn implies: the log is in order, so what was acknowledged before a survivor was even
+    /// submitted has survived too.
+    fn explain(&self, floor: Floor, cut: Time, seen: &Observed) -> Result<(BTreeMap<u64, RequestId>, Time), String> {
+        let mut shown = BTreeMap::new();
+        let mut needed = cut;
+        for (sector, value) in seen.iter().filter_map(|(sector, value)| value.map(|value| (*sector, value))) {
+            let base = [Version { request: BASE, value: Value::Zero, seen: None, gone: None }];
+            let versions = self.versions.get(&sector).map_or(&base[..], Vec::as_slice);
+            let survives = |request: &&Request| {
+                request.acknowledged_before(cut)
+                    || floor <= Floor::Flushed && request.fua && request.outcome == Outcome::Acknowledged
+            };
+            let requests = versions.iter().map(|version| &self.requests[version.request.0]);
+            let newest = requests.filter(survives).map(|request| request.submitted).max().unwrap_or(0);
+            let legal = |version: &&Version| {
+                let request = &self.requests[version.request.0];
+                let overwritten = request.outcome != Outcome::UnderWay && request.answered < newest;
+                version.value == value && !overwritten
+            };
+            let found: Vec<RequestId> = versions.iter().filter(legal).map(|version| version.request).collect();
+            match found[..] {
+                [] if floor > Floor::Flushed && self.past.get(&sector).is_some_and(|past| past.contains(&value)) => {}
+                [] => {
+                    return Err(format!(
+                        "sector {sector} of vDisk tag {} holds {value:?} after recovery, which is not legal: {floor:?}, \
+                         everything acknowledged before {cut} must be there{}",
+                        self.tag,
+                        self.describe(sector)
+                    ));
+                }
+                [only] => {
+                    shown.insert(sector, only);
+                }
+                _ => {}
+            }
+            needed = needed.max(found.iter().map(|id| self.requests[id.0].submitted).min().unwrap_or(0));
+        }
+        Ok((shown, needed))
+    }
+
+    fn rebase(&mut self, observed: &Observed) {
+        let old = std::mem::take(&mut self.versions);
+        if self.keeps_past {
+            for (sector, versions) in &old {
+                self.past.entry(*sector).or_insert_with(|| BTreeSet::from([Value::Zero])).extend(versions.iter().map(|v| v.value));
+            }
+        }
+        self.forget();
+        let version = |value| Version { request: BASE, value, seen: None, gone: None };
+        for (sector, value) in observed {
+            match value {
+                Some(Value::Zero) if !old.contains_key(sector) => {}
+                Some(value) => {
+                    self.versions.insert(*sector, vec![version(*value)]);
+                }
+                // Unreadable now: still any of what it could have been.
+                None => {
+                    let values: BTreeSet<Value> =
+                        old.get(sector).into_iter().flatten().map(|version| version.value).collect();
+                    self.versions.insert(*sector, values.into_iter().map(version).collect());
+                }
+            }
+        }
+    }
+
+    /// The requests that touched a sector, for a report.
+    fn describe(&self, sector: u64) -> String {
+        let mut text = String::new();
+        for version in self.versions.get(&sector).into_iter().flatten() {
+            let request = &self.requests[version.request.0];
+            text += &format!(
+                "\n      {:?} by request {} on sectors {}..{}, submitted {}, answered {} ({:?}){}, seen {:?}",
+                version.value,
+                version.request.0,
+                request.sectors.start,
+                request.sectors.end,
+                request.submitted,
+                request.answered,
+                request.outcome,
+                if request.fua { ", fua" } else { "" },
+                version.seen,
+            );
+        }
+        text + &format!("\n      flushes submitted at {:?}", self.flushes)
+    }
+}
+
+/// The next write's number; a run's oracle hands them out.
+#[derive(Debug, Default)]
+pub struct WriteIds(u64);
+
+impl WriteIds {
+    pub fn fresh(&mut self) -> WriteId {
+        self.0 += 1;
+        WriteId(self.0)
+    }
+}

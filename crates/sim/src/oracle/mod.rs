@@ -1,0 +1,8 @@
+//! The oracle: what a user was promised, and whether what he sees keeps it.
+
+pub mod catalog;
+pub mod history;
+pub mod pattern;
+
+#[cfg(test)]
+mod tests;
