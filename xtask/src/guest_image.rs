@@ -1,0 +1,180 @@
+//! A small Debian guest: the cloud kernel, an initramfs made here, and a debootstrapped root file system with a script
+//! in place of init. Kept in the target folder, since making it takes a minute and needs the network.
+
+use crate::packages;
+use crate::process::{command, logged, output, target_dir};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(900);
+const ROOT_SIZE: &str = "512M";
+/// What the cloud kernel does not have built in but needs to find its root.
+const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
+
+pub struct GuestImage {
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    /// Raw ext4.
+    pub root: PathBuf,
+}
+
+/// The files, made now unless they are there from an earlier run.
+pub fn prepare() -> Result<GuestImage> {
+    let dir = target_dir().join("guest");
+    fs::create_dir_all(&dir)?;
+    let image = GuestImage {
+        kernel: dir.join("vmlinuz"),
+        initramfs: dir.join("initramfs.cpio"),
+        root: dir.join("root.img"),
+    };
+    if !image.kernel.exists() || !image.initramfs.exists() {
+        let (kernel, modules) = fetch_kernel(&dir)?;
+        fs::write(&image.initramfs, initramfs(&modules)?)?;
+        fs::copy(kernel, &image.kernel)?;
+    }
+    let tree = dir.join("root");
+    if !dir.join("root.complete").exists() {
+        debootstrap(&dir, &tree)?;
+        fs::write(dir.join("root.complete"), "")?;
+    }
+    make_root(&tree, &image.root)?;
+    Ok(image)
+}
+
+/// Downloads and unpacks the kernel package; the kernel and the modules in order of loading.
+fn fetch_kernel(dir: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let depends = output("apt-cache", &["depends", packages::KERNEL])?;
+    let package = depends
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
+        .with_context(|| format!("{} names no kernel:\n{depends}", packages::KERNEL))?;
+    let package = format!("linux-image-{package}");
+    let mut download = packages::apt(&["download", "-oAPT::Sandbox::User=root", &package]);
+    download.current_dir(dir);
+    logged(download, &dir.join("kernel.log"), LIMIT)?;
+    let archive = newest(dir, ".deb")?;
+    let tree = dir.join("kernel");
+    output("dpkg-deb", &["-x", &archive.to_string_lossy(), &tree.to_string_lossy()])?;
+    let version = package.trim_start_matches("linux-image-").to_string();
+    output("depmod", &["-b", &tree.to_string_lossy(), &version])?;
+    let base = tree.join("lib/modules").join(&version);
+    let dependencies = fs::read_to_string(base.join("modules.dep"))?;
+    let mut modules: Vec<PathBuf> = Vec::new();
+    for name in MODULES {
+        let line = dependencies
+            .lines()
+            .find(|line| line.split(':').next().is_some_and(|path| path.contains(&format!("/{name}.ko"))))
+            .with_context(|| format!("the kernel has no module {name}"))?;
+        let (module, needs) = line.split_once(':').expect("a line of modules.dep has a colon");
+        for path in needs.split_whitespace().rev().chain([module]) {
+            if !modules.iter().any(|known| known == &base.join(path)) {
+                modules.push(base.join(path));
+            }
+        }
+    }
+    Ok((tree.join(format!("boot/vmlinuz-{version}")), modules))
+}
+
+fn newest(dir: &Path, suffix: &str) -> Result<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.retain(|path| path.to_string_lossy().ends_with(suffix));
+    found.sort();
+    found.pop().with_context(|| format!("no {suffix} in {}", dir.display()))
+}
+
+/// Loads the modules, mounts the root and goes there.
+fn initramfs(modules: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut load = String::new();
+    let mut archive = Cpio::default();
+    archive.folder("bin");
+    archive.folder("dev");
+    archive.folder("proc");
+    archive.folder("root");
+    archive.file("bin/busybox", &fs::read("/bin/busybox").context("busybox-static is missing")?);
+    for (index, module) in modules.iter().enumerate() {
+        let name = format!("module{index}.ko");
+        ensure!(module.extension().is_some_and(|suffix| suffix == "ko"), "{} is compressed", module.display());
+        archive.file(&name, &fs::read(module)?);
+        load.push_str(&format!("$b insmod /{name}\n"));
+    }
+    let script = format!(
+        "#!/bin/busybox sh\nb=/bin/busybox\n$b mount -t devtmpfs dev /dev\n$b mount -t proc proc /proc\n{load}\
+         while [ ! -b /dev/vda ]; do $b usleep 50000; done\n\
+         $b mount -t ext4 /dev/vda /root || $b poweroff -f\n\
+         $b umount /proc\n$b mount --move /dev /root/dev\n\
+         exec $b switch_root /root /drystone-guest\n"
+    );
+    archive.file("init", script.as_bytes());
+    Ok(archive.finish())
+}
+
+fn debootstrap(dir: &Path, tree: &Path) -> Result<()> {
+    if tree.exists() {
+        fs::remove_dir_all(tree)?;
+    }
+    let suite = packages::codename()?;
+    let arguments = ["--variant=minbase", &suite, &tree.to_string_lossy(), "http://deb.debian.org/debian"];
+    logged(command("debootstrap", &arguments), &dir.join("debootstrap.log"), LIMIT)?;
+    for folder in ["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"] {
+        let _ = fs::remove_dir_all(tree.join(folder));
+    }
+    Ok(())
+}
+
+/// Anew each time: the script in it belongs to this source tree, and mke2fs takes two seconds.
+fn make_root(tree: &Path, image: &Path) -> Result<()> {
+    let script = tree.join("drystone-guest");
+    fs::write(&script, include_str!("../../tests/guest/init.sh"))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let _ = fs::remove_file(image);
+    output(
+        "mke2fs",
+        &["-q", "-t", "ext4", "-d", &tree.to_string_lossy(), &image.to_string_lossy(), ROOT_SIZE],
+    )?;
+    Ok(())
+}
+
+/// The "newc" format of cpio, as the kernel unpacks it (Documentation/driver-api/early-userspace/buffer-format.rst).
+#[derive(Default)]
+struct Cpio {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Cpio {
+    fn folder(&mut self, name: &str) {
+        self.entry(name, 0o040_755, &[]);
+    }
+
+    fn file(&mut self, name: &str, content: &[u8]) {
+        self.entry(name, 0o100_755, content);
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
+        self.entries += 1;
+        let fields = [self.entries, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        self.bytes.extend_from_slice(b"070701");
+        for field in fields {
+            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+        }
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend_from_slice(content);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        while !self.bytes.len().is_multiple_of(4) {
+            self.bytes.push(0);
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, &[]);
+        self.bytes
+    }
+}

@@ -1,0 +1,113 @@
+//! The Debian packages that the black-box tests and the benchmark need.
+
+use crate::process::{command, finish, logged, output, target_dir};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+pub const NEEDED: [&str; 13] = [
+    "qemu-utils",
+    "qemu-system-x86",
+    "fio",
+    "libnbd-bin",
+    "python3-libnbd",
+    "nbdkit",
+    "debootstrap",
+    "e2fsprogs",
+    "busybox-static",
+    "kmod",
+    "openssl",
+    "mount",
+    "util-linux",
+];
+
+/// The guest's kernel; the package is unpacked for its files, never installed.
+pub const KERNEL: &str = "linux-image-cloud-amd64";
+
+const LIMIT: Duration = Duration::from_secs(900);
+
+pub fn missing() -> Result<Vec<&'static str>> {
+    let mut missing = Vec::new();
+    for name in NEEDED {
+        let query = finish(command("dpkg-query", &["-W", "-f=${Status}", name]), Duration::from_secs(20))?;
+        if !query.stdout.contains("ok installed") {
+            missing.push(name);
+        }
+    }
+    Ok(missing)
+}
+
+/// Installs what is missing; without root it says what to run.
+pub fn install() -> Result<()> {
+    let missing = missing().context("the tests need Debian or a system with its packages")?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("these packages are missing, and only root can install them:\n  sudo apt-get install {}", missing.join(" "));
+    }
+    logged(apt(&["update"]), &log()?, LIMIT)?;
+    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    arguments.extend(&missing);
+    if logged(apt(&arguments), &log()?, LIMIT).is_ok() {
+        return Ok(());
+    }
+    // All QEMU packages must have one version. Where qemu-utils came from backports, the rest has to come from there
+    // too, even if backports is not among the machine's sources.
+    install_from_backports(&missing).context("apt-get install failed, also with backports")
+}
+
+fn log() -> Result<std::path::PathBuf> {
+    let dir = target_dir().join("blackbox");
+    fs::create_dir_all(&dir)?;
+    Ok(dir.join("apt.log"))
+}
+
+pub fn apt(arguments: &[&str]) -> Command {
+    let mut command = command("apt-get", arguments);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// `bookworm`, `trixie`, … of this machine.
+pub fn codename() -> Result<String> {
+    let release = fs::read_to_string("/etc/os-release")?;
+    let line = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    Ok(line.context("/etc/os-release names no VERSION_CODENAME")?.trim_matches('"').to_string())
+}
+
+fn install_from_backports(missing: &[&str]) -> Result<()> {
+    let codename = codename()?;
+    let dir = target_dir().join("blackbox/apt");
+    fs::create_dir_all(dir.join("lists/partial"))?;
+    let sources = dir.join("sources.list");
+    let line = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian";
+    fs::write(&sources, format!("{line} {codename} main\n{line} {codename}-backports main\n"))?;
+    let options = [
+        format!("-oDir::Etc::SourceList={}", sources.display()),
+        "-oDir::Etc::SourceParts=-".to_string(),
+        format!("-oDir::State::Lists={}", dir.join("lists").display()),
+    ];
+    let with = |arguments: &[&str]| {
+        let mut command = apt(&[]);
+        command.args(&options).args(arguments);
+        command
+    };
+    logged(with(&["update"]), &log()?, LIMIT)?;
+    let installed = output("dpkg-query", &["-W", "-f=${Version}", "qemu-utils"])?;
+    let mut arguments: Vec<String> =
+        ["install", "-y", "-qq", "--no-install-recommends"].iter().map(|word| word.to_string()).collect();
+    for name in missing {
+        if *name == "qemu-system-x86" {
+            for part in ["qemu-system-x86", "qemu-system-common", "qemu-system-data"] {
+                arguments.push(format!("{part}={installed}"));
+            }
+            arguments.push(format!("seabios/{codename}-backports"));
+        } else {
+            arguments.push(name.to_string());
+        }
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    logged(with(&arguments), &log()?, LIMIT).map(|_| ())
+}

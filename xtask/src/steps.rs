@@ -1,0 +1,61 @@
+//! A list of named steps with the time each took, up to the first failure, and the count at the end.
+
+use anyhow::{Result, anyhow};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// What a step that went well reports: how many checks it stands for, and one sentence.
+pub struct Done {
+    pub checks: u64,
+    pub said: String,
+}
+
+impl Done {
+    pub fn new(checks: u64, said: impl Into<String>) -> Done {
+        Done { checks, said: said.into() }
+    }
+}
+
+pub struct Step {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub run: Box<dyn Fn() -> Result<Done>>,
+}
+
+impl Step {
+    pub fn new(name: &'static str, what: &'static str, run: impl Fn() -> Result<Done> + 'static) -> Step {
+        Step { name, what, run: Box::new(run) }
+    }
+}
+
+/// Runs the steps in order. The last line it prints is `N passed, N failed`.
+pub fn run(steps: &[Step], keep_going: bool) -> Result<()> {
+    let begin = Instant::now();
+    let (mut passed, mut failed) = (0, Vec::new());
+    for step in steps {
+        print!("{:<10} {:<46} ", step.name, step.what);
+        let _ = std::io::stdout().flush();
+        let start = Instant::now();
+        match (step.run)() {
+            Ok(done) => {
+                passed += done.checks;
+                println!("ok {:>7}  {}", seconds(start.elapsed()), done.said);
+            }
+            Err(error) => {
+                println!("FAILED {}\n\n{error:#}\n", seconds(start.elapsed()));
+                println!("repeat with: cargo xtask test --only {}", step.name);
+                failed.push(step.name);
+                if !keep_going {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{}", seconds(begin.elapsed()));
+    println!("{passed} passed, {} failed", failed.len());
+    if failed.is_empty() { Ok(()) } else { Err(anyhow!("failed: {}", failed.join(", "))) }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
