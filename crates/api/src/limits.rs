@@ -1,0 +1,26 @@
+//! Every limit of the API, in one place.
+
+use std::time::Duration;
+
+/// JSON bodies are a handful of fields; anything longer is a mistake.
+pub const JSON_BYTES_MAX: usize = 64 << 10;
+
+/// Memory for transfers under way, bytes: four clients with four 32 MiB requests each wait for each other rather than
+/// take what the engine has. Not below one transfer.
+pub const TRANSFERS_BYTES_MAX: usize = 256 << 20;
+
+/// A client that has not sent the head of its request by then is disconnected; the same for an idle kept connection.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A client that takes no byte of its answer for so long is disconnected.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// Head of a request: 64 header lines and 64 KiB are far more than any client sends.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+pub const HEADERS_MAX: usize = 64;
+
+/// Requests under way at shutdown get so long to end.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// vDisks on a page when the client does not say.
+pub const LIST_LIMIT_DEFAULT: u32 = 100;

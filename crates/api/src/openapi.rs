@@ -1,0 +1,49 @@
+//! The OpenAPI 3.1 document, made from the handlers; its twin is docs/openapi.json.
+
+use crate::problem::Problem;
+use crate::routes::{data, node, vdisks};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Drystone",
+        description = "Control plane of a Drystone controller. Sizes and offsets are bytes. Every error is a problem document (RFC 9457).",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    servers((url = "http://127.0.0.1:7480")),
+    paths(
+        vdisks::list, vdisks::create, vdisks::show, vdisks::patch, vdisks::delete,
+        data::read, data::write, data::write_zeroes, data::flush, data::extents,
+        node::status, node::healthz, node::metrics, node::openapi,
+    ),
+    components(schemas(Problem)),
+    modifiers(&Bearer),
+    security(("bearer" = [])),
+    tags(
+        (name = "vdisks", description = "Thin virtual disks"),
+        (name = "data", description = "Their bytes, for import and export"),
+        (name = "node", description = "The controller itself"),
+    )
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let description = "Content of the file `token` in the data directory.";
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build();
+        if let Some(components) = &mut openapi.components {
+            components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        }
+    }
+}
+
+/// Indented JSON that ends in a newline.
+pub fn document() -> String {
+    let mut text = Document::openapi().to_pretty_json().expect("the document is static");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,80 @@
+//! Which path leads where, and what every request passes on its way.
+
+use crate::auth::{Token, require_token};
+use crate::limits::TRANSFERS_BYTES_MAX;
+use crate::problem::{self, Problem};
+use crate::routes::{data, node, vdisks};
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use control::Control;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub token: Token,
+    /// For the body of a request to arrive, and again for the verb to finish.
+    pub request_timeout: Duration,
+    pub connections_max: usize,
+}
+
+/// What every handler gets.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub control: Arc<dyn Control>,
+    pub settings: Arc<Settings>,
+    /// One permit for each KiB of a transfer under way.
+    pub transfers: Arc<Semaphore>,
+}
+
+/// The whole API over `control`.
+pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
+    let transfers = Arc::new(Semaphore::new(TRANSFERS_BYTES_MAX >> 10));
+    let api = Api { control, settings: Arc::new(settings), transfers };
+    let with_token = Router::new()
+        .route("/api/v1/vdisks", get(vdisks::list).post(vdisks::create))
+        .route("/api/v1/vdisks/{name}", get(vdisks::show).patch(vdisks::patch).delete(vdisks::delete))
+        .route("/api/v1/vdisks/{name}/data", get(data::read).put(data::write))
+        .route("/api/v1/vdisks/{name}/zeroes", post(data::write_zeroes))
+        .route("/api/v1/vdisks/{name}/flush", post(data::flush))
+        .route("/api/v1/vdisks/{name}/extents", get(data::extents))
+        .route("/api/v1/status", get(node::status))
+        .route("/metrics", get(node::metrics))
+        .route_layer(from_fn_with_state(api.clone(), require_token));
+    Router::new()
+        .route("/api/v1/openapi.json", get(node::openapi))
+        .route("/healthz", get(node::healthz))
+        .merge(with_token)
+        .layer(from_fn_with_state(api.clone(), time_limit))
+        .layer(from_fn(problem::everywhere))
+        .layer(from_fn(trace))
+        .with_state(api)
+}
+
+/// Answers for a verb that does not finish. Twice the time for a body: what waits longer than that waits for the engine.
+async fn time_limit(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let limit = api.settings.request_timeout * 2;
+    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
+        let detail = format!("this did not finish within {} s; it may still take effect", limit.as_secs());
+        Problem::unavailable(detail).into_response()
+    })
+}
+
+/// One line for each request; never its headers or its body.
+async fn trace(request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_string());
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_string());
+    let begun = Instant::now();
+    let response = next.run(request).await;
+    let (status, ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
+    if response.status().is_server_error() {
+        tracing::warn!(%method, path, route, status, ms, "request failed");
+    } else {
+        tracing::debug!(%method, path, route, status, ms, "request");
+    }
+    response
+}

@@ -1,0 +1,5 @@
+//! The handlers, by what they are about. Each parses, calls one verb, and answers.
+
+pub mod data;
+pub mod node;
+pub mod vdisks;

@@ -1,0 +1,141 @@
+//! vDisks: create, list, show, change, delete.
+
+use crate::body::{self, Json};
+use crate::limits::LIST_LIMIT_DEFAULT;
+use crate::problem::Problem;
+use crate::router::Api;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use control::{CreateVdisk, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, rules};
+use serde::{Deserialize, Serialize};
+
+pub(crate) type Name = Result<Path<String>, PathRejection>;
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// vDisks on this page.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u32>,
+    /// Names greater than this one: `next` of the page before.
+    after: Option<String>,
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeleteQuery {
+    /// Disconnect clients first.
+    #[serde(default)]
+    force: bool,
+}
+
+/// What to change; what is absent stays. Checked as a whole, then done in this order: size, read-only, name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchVdisk {
+    /// Only growing; a multiple of 4096.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 4096, maximum = 70368744177664_i64, multiple_of = 4096)]
+    pub size_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    pub name: Option<String>,
+}
+
+/// Creates a vDisk. It is thin: it takes space when it is written.
+#[utoipa::path(post, path = "/api/v1/vdisks", tag = "vdisks", request_body = CreateVdisk, responses(
+    (status = 201, description = "Created", body = VdiskInfo, headers(("Location" = String, description = "Where it is"))),
+    (status = 409, description = "The name is taken", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Name, size or sector is refused", body = Problem, content_type = "application/problem+json"),
+    (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn create(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+    let create: CreateVdisk = body::json(&api, request).await?;
+    rules::check_create(&create)?;
+    let info = api.control.create_vdisk(create).await?;
+    let location = HeaderValue::try_from(format!("/api/v1/vdisks/{}", info.name));
+    let mut response = (StatusCode::CREATED, Json(info)).into_response();
+    if let Ok(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Lists vDisks in the order of their names.
+#[utoipa::path(get, path = "/api/v1/vdisks", tag = "vdisks", params(ListQuery), responses(
+    (status = 200, description = "One page", body = VdiskPage),
+    (status = "default", description = "Any error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn list(
+    State(api): State<Api>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<VdiskPage>, Problem> {
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(LIST_LIMIT_DEFAULT);
+    rules::check_list_limit(limit)?;
+    Ok(Json(api.control.list_vdisks(ListVdisks { after: query.after, limit }).await?))
+}
+
+/// Shows one vDisk.
+#[utoipa::path(get, path = "/api/v1/vdisks/{name}", tag = "vdisks", params(("name" = String, Path)), responses(
+    (status = 200, description = "The vDisk", body = VdiskInfo),
+    (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
+    (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn show(State(api): State<Api>, name: Name) -> Result<Json<VdiskInfo>, Problem> {
+    let Path(name) = name?;
+    Ok(Json(api.control.show_vdisk(&name).await?))
+}
+
+/// Resizes, renames or switches a vDisk to read-only and back, also while it is connected.
+#[utoipa::path(patch, path = "/api/v1/vdisks/{name}", tag = "vdisks", params(("name" = String, Path)), request_body = PatchVdisk, responses(
+    (status = 200, description = "The vDisk as it is now", body = VdiskInfo),
+    (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The new name is taken", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Shrinking, or a refused name or size", body = Problem, content_type = "application/problem+json"),
+    (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) -> Result<Json<VdiskInfo>, Problem> {
+    let Path(name) = name?;
+    let patch: PatchVdisk = body::json(&api, request).await?;
+    let mut info = api.control.show_vdisk(&name).await?;
+    if let Some(size_bytes) = patch.size_bytes {
+        rules::check_resize(info.size_bytes, size_bytes)?;
+    }
+    if let Some(new_name) = &patch.name {
+        rules::check_name(new_name)?;
+    }
+    if let Some(size_bytes) = patch.size_bytes {
+        info = api.control.resize_vdisk(&name, size_bytes).await?;
+    }
+    if patch.read_only.is_some() {
+        info = api.control.set_vdisk(&name, SetVdisk { read_only: patch.read_only }).await?;
+    }
+    if let Some(new_name) = &patch.name {
+        info = api.control.rename_vdisk(&name, new_name).await?;
+    }
+    Ok(Json(info))
+}
+
+/// Deletes a vDisk and its data, for ever.
+#[utoipa::path(delete, path = "/api/v1/vdisks/{name}", tag = "vdisks", params(("name" = String, Path), DeleteQuery), responses(
+    (status = 204, description = "Deleted"),
+    (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Clients are connected and force is not set", body = Problem, content_type = "application/problem+json"),
+    (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn delete(
+    State(api): State<Api>,
+    name: Name,
+    query: Result<Query<DeleteQuery>, QueryRejection>,
+) -> Result<StatusCode, Problem> {
+    let (Path(name), Query(query)) = (name?, query?);
+    api.control.delete_vdisk(&name, query.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,9 @@
+//! The real router behind a real socket, over the model of the control plane.
+
+mod client;
+mod data;
+mod document;
+mod metrics;
+mod problems;
+mod server;
+mod vdisks;
