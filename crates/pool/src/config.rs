@@ -1,6 +1,16 @@
 //! Settings of a shard's pool, and who the disk is.
 
+use crate::superblock::TEXT_LEN_MAX;
+use crate::{Error, Kind, Result};
 use base::DiskId;
+use base::units::{BLOCK, KIB, MIB};
+
+/// Bits of an id's counter that belong to the shard's own count; the six above name the shard.
+pub(crate) const COUNTER_BITS: u32 = 26;
+/// The first count that does not exist.
+pub(crate) const COUNTER_END: u32 = 1 << COUNTER_BITS;
+/// Shards of one node: what is left of the counter's 32 bits.
+pub const SHARDS_MAX: u16 = 1 << (32 - COUNTER_BITS);
 
 /// Settings; plain data, checked by [`crate::Pool::format`] and [`crate::Pool::open`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,4 +58,44 @@ pub struct Identity {
     pub pool: String,
     pub tier: String,
     pub domains: FaultDomains,
+}
+
+/// 4 to 256 MiB in production (256 MiB is as far as the map's offsets reach); down to 16 KiB for tests.
+pub(crate) fn check_group_size(group_size: u32) -> Result<()> {
+    let bytes = u64::from(group_size);
+    if bytes.is_multiple_of(BLOCK) && (16 * KIB..=256 * MIB).contains(&bytes) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Invalid, format!("group size {bytes}: must be a multiple of 4096 between 16 KiB and 256 MiB")))
+}
+
+impl PoolConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        check_group_size(self.group_size)?;
+        let invalid = |text: &str| Err(Error::new(Kind::Invalid, text));
+        if self.slots_per_slab_max == 0 {
+            return invalid("slots_per_slab_max must be at least 1");
+        }
+        if !self.ballast_bytes.is_multiple_of(BLOCK) {
+            return invalid("ballast_bytes must be a multiple of 4096");
+        }
+        if self.capacity_bytes.is_some_and(|capacity| capacity <= self.ballast_bytes) {
+            return invalid("capacity_bytes must be larger than ballast_bytes");
+        }
+        Ok(())
+    }
+}
+
+impl Identity {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.shard >= SHARDS_MAX {
+            return Err(Error::new(Kind::Invalid, format!("shard {}: must be below {SHARDS_MAX}", self.shard)));
+        }
+        let domains = [&self.domains.disk, &self.domains.node, &self.domains.rack, &self.domains.site];
+        let texts = [&self.pool, &self.tier].into_iter().chain(domains);
+        match texts.into_iter().find(|text| text.len() > TEXT_LEN_MAX) {
+            Some(text) => Err(Error::new(Kind::Invalid, format!("{text:?} is longer than {TEXT_LEN_MAX} bytes"))),
+            None => Ok(()),
+        }
+    }
 }

@@ -47,4 +47,8 @@ impl Error {
         };
         Error { kind, context: context.into(), source: Some(source) }
     }
+
+    pub(crate) fn sync_failed(what: &str, source: world::Error) -> Self {
+        Error { kind: Kind::SyncFailed, context: format!("a sync of {what} failed"), source: Some(source) }
+    }
 }

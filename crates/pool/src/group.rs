@@ -1,9 +1,25 @@
 //! The appending end of one extent group.
+//!
+//! Appends are whole or the group is sealed: whatever an append that failed has left behind the tail is void. Each
+//! append is padded with zeros to the next 4 KiB in the same write, so that the kernel never has to read a page of
+//! recycled space in order to change a part of it; the next append goes over the padding.
 
-use crate::{Error, GroupHeader, HEADER_PAGE, Kind, Predecessor, Result, SlabId};
+use crate::ballast::push_zeros;
+use crate::pace::Pace;
+use crate::pool::{Busy, Group};
+use crate::usage::add;
+use crate::{Error, GroupHeader, HEADER_PAGE, Kind, Pool, Predecessor, Result, SlabId};
+use base::units::{MIB, round_up};
 use base::{GroupId, Sequence, VdiskId};
 use bytes::Bytes;
-use world::Completion;
+use std::cell::Cell;
+use std::rc::Rc;
+use world::{Completion, WallTime};
+
+/// Padding, and where a frame begins after a flush.
+const PAGE: u32 = 4096;
+/// Zeros written ahead of the tail at once: one change of file system metadata for as many syncs as fit into it.
+const AHEAD_BYTES: u32 = MIB as u32;
 
 /// What space is wanted for: whether the reserve may be touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,36 +35,302 @@ pub struct NewGroup {
     pub first_sequence: Sequence,
     pub durable_through: Sequence,
     pub predecessor: Option<Predecessor>,
+    /// For appends that were not reserved before.
     pub purpose: Purpose,
 }
 
+/// The one handle that appends to a group. Dropping it ends the group: nothing is appended ever after, and space that
+/// was reserved behind the tail goes back. A group that nothing was appended to vanishes with its handle.
 pub struct OpenGroup {
-    pub(crate) header: GroupHeader,
-    pub(crate) slab: SlabId,
-    pub(crate) size: u32,
+    pool: Rc<Pool>,
+    group: Rc<Group>,
+    header: GroupHeader,
+    purpose: Purpose,
+    pace: Pace,
+    /// A reserve or an append is under way.
+    in_progress: Rc<Cell<bool>>,
+    /// Kept for its capacity.
+    parts: Vec<Bytes>,
+}
+
+impl Pool {
+    /// Takes an id and a slot; nothing is written before the first append.
+    pub async fn open_group(self: &Rc<Self>, new: NewGroup) -> Result<OpenGroup> {
+        let id = self.ids.next_group().await?;
+        let (slab, slot, blocks) = self.take_slot().await?;
+        let header = GroupHeader {
+            group: id,
+            vdisk: new.vdisk,
+            epoch: self.epoch(),
+            first_sequence: new.first_sequence,
+            durable_through: new.durable_through,
+            predecessor: new.predecessor,
+            wall: WallTime(self.world.clock.wall().0),
+        };
+        let group = Rc::new(Group::new(id, slab, slot, self.group_size(), HEADER_PAGE, blocks));
+        self.add_group(group.clone());
+        Ok(OpenGroup {
+            pool: self.clone(),
+            group,
+            header,
+            purpose: new.purpose,
+            pace: Pace::default(),
+            in_progress: Rc::default(),
+            parts: Vec::new(),
+        })
+    }
 }
 
 impl OpenGroup {
     pub fn id(&self) -> GroupId {
-        self.header.group
+        self.group.id
     }
     pub fn slab(&self) -> SlabId {
-        self.slab
+        self.group.slab.id
     }
+    /// First free byte, counted from the header page: 4096 in a new group.
     pub fn tail(&self) -> u32 {
-        HEADER_PAGE
+        self.group.tail.get()
     }
+    /// Bytes from the tail to the end of the group.
     pub fn room(&self) -> u32 {
-        self.size - HEADER_PAGE
+        self.group.size - self.group.tail.get()
     }
     pub fn header(&self) -> &GroupHeader {
         &self.header
     }
-    pub fn reserve(&mut self, _len: u32, _purpose: Purpose) -> Completion<Result<()>> {
-        Completion::Ready(Ok(()))
+    /// An append failed, a sync of its slab did, or the group was freed: every append is refused.
+    pub fn is_sealed(&self) -> bool {
+        self.group.sealed.get() || self.group.slab.poisoned.get()
     }
-    pub fn append(&mut self, _offset: u32, _parts: &[Bytes], _len: u32) -> Completion<Result<()>> {
-        Completion::Ready(Err(Error::new(Kind::Sealed, "provisional")))
+
+    /// Makes sure that `len` bytes can be appended at the tail or at the 4 KiB boundary behind it without `Full`.
+    /// `Full` leaves the group as it was.
+    pub fn reserve(&mut self, len: u32, purpose: Purpose) -> Completion<Result<()>> {
+        if let Err(e) = self.check_open() {
+            return Completion::Ready(Err(e));
+        }
+        if len > self.room() {
+            return Completion::Ready(Err(self.invalid(format!("{len} bytes do not fit into {}", self.room()))));
+        }
+        // As far as an append of this length can reach, wherever the caller aligns it.
+        let end = page_up(self.tail()) + u64::from(page_up32(len));
+        let end = end.min(self.group.size.into()) as u32;
+        match self.pool.reserve(&self.group, end, purpose) {
+            Completion::Ready(result) => Completion::Ready(result),
+            pending => {
+                let turn = Turn::begin(&self.in_progress);
+                Completion::pending(async move {
+                    let result = pending.await;
+                    drop(turn);
+                    result
+                })
+            }
+        }
     }
-    pub fn synced(&mut self) {}
+
+    /// Appends `parts`, `len` bytes in sum, at `offset`: the tail, or a 4 KiB boundary behind it. The first append
+    /// writes the header page with it. Moves the tail to `offset + len` when it succeeds; any error but `Full` before
+    /// the attempt (see [`OpenGroup::is_sealed`]) and `Invalid` seals the group. One append at a time.
+    pub fn append(&mut self, offset: u32, parts: &[Bytes], len: u32) -> Completion<Result<()>> {
+        if let Err(e) = self.check_append(offset, parts, len) {
+            return Completion::Ready(Err(e));
+        }
+        let end = page_up32(offset + len);
+        match self.pool.reserve(&self.group, end, self.purpose) {
+            Completion::Ready(Ok(())) => {
+                let mut gathered = std::mem::take(&mut self.parts);
+                let plan = self.gather(&mut gathered, offset, parts, len);
+                let completion = write(&self.pool, &self.group, &self.in_progress, &gathered, plan);
+                gathered.clear();
+                self.parts = gathered;
+                completion
+            }
+            Completion::Ready(Err(e)) => Completion::Ready(Err(e)),
+            pending => {
+                let mut gathered = Vec::new();
+                let plan = self.gather(&mut gathered, offset, parts, len);
+                let turn = Turn::begin(&self.in_progress);
+                let (pool, group, in_progress) = (self.pool.clone(), self.group.clone(), self.in_progress.clone());
+                Completion::pending(async move {
+                    let reserved = pending.await;
+                    drop(turn);
+                    reserved?;
+                    write(&pool, &group, &in_progress, &gathered, plan).await
+                })
+            }
+        }
+    }
+
+    /// To be told after each sync that covered this group: who syncs often gets space that is written in advance.
+    pub fn synced(&mut self) {
+        self.pace.synced(self.group.tail.get());
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.group.sealed.get() {
+            let text = format!("group {} takes no more appends: one failed, or it was freed", self.group.id);
+            return Err(Error::new(Kind::Sealed, text));
+        }
+        self.group.slab.check_not_poisoned()?;
+        if self.in_progress.get() {
+            return Err(self.invalid("an append or a reserve is still under way".into()));
+        }
+        Ok(())
+    }
+
+    fn check_append(&self, offset: u32, parts: &[Bytes], len: u32) -> Result<()> {
+        self.check_open()?;
+        if offset < self.tail() {
+            return Err(self.invalid(format!("append at {offset}: the tail is at {}", self.tail())));
+        }
+        if offset.checked_add(len).is_none_or(|end| end > self.group.size) {
+            return Err(self.invalid(format!("append of {len} bytes at {offset}: beyond {} bytes", self.group.size)));
+        }
+        if parts.iter().map(|part| part.len() as u64).sum::<u64>() != u64::from(len) {
+            return Err(self.invalid(format!("the parts of an append are not {len} bytes long")));
+        }
+        Ok(())
+    }
+
+    fn invalid(&self, text: String) -> Error {
+        Error::new(Kind::Invalid, format!("group {}: {text}", self.group.id))
+    }
+
+    /// One gather write: header page if it is the first, the gap, the parts, the padding, and zeros ahead.
+    fn gather(&self, gathered: &mut Vec<Bytes>, offset: u32, parts: &[Bytes], len: u32) -> Plan {
+        let group = &self.group;
+        let mut start = offset.min(page_up32(group.tail.get()));
+        if !group.started.get() {
+            gathered.push(self.header.encode());
+            start = 0;
+        }
+        let written = if start == 0 { HEADER_PAGE } else { start };
+        push_zeros(gathered, (offset - written).into());
+        gathered.extend(parts.iter().filter(|part| !part.is_empty()).cloned());
+        let tail = offset + len;
+        let padded = page_up32(tail);
+        push_zeros(gathered, (padded - tail).into());
+        let blocks = group.blocks.get();
+        let mut end = padded;
+        if self.pace.is_syncing_often() && padded > blocks.written_to {
+            end = padded.saturating_add(AHEAD_BYTES).min(blocks.allocated_to).max(padded);
+            push_zeros(gathered, (end - padded).into());
+        }
+        Plan { start, tail, end, appended: len, padded: padded - start - len, ahead: end - padded }
+    }
+}
+
+/// One write of an append, bytes counted from the header page.
+#[derive(Clone, Copy)]
+struct Plan {
+    start: u32,
+    /// The group's tail afterwards.
+    tail: u32,
+    /// End of what is written, padding and zeros ahead included.
+    end: u32,
+    appended: u32,
+    padded: u32,
+    ahead: u32,
+}
+
+/// An append that was begun: unless it is told that the whole of it succeeded, it seals the group.
+struct Begun {
+    pool: Rc<Pool>,
+    group: Rc<Group>,
+    plan: Plan,
+    done: bool,
+}
+
+fn write(
+    pool: &Rc<Pool>,
+    group: &Rc<Group>,
+    in_progress: &Rc<Cell<bool>>,
+    gathered: &[Bytes],
+    plan: Plan,
+) -> Completion<Result<()>> {
+    if group.sealed.get() {
+        let text = format!("group {} takes no more appends", group.id);
+        return Completion::Ready(Err(Error::new(Kind::Sealed, text)));
+    }
+    if let Err(e) = group.slab.check_not_poisoned() {
+        return Completion::Ready(Err(e));
+    }
+    group.started.set(true);
+    let begun = Begun { pool: pool.clone(), group: group.clone(), plan, done: false };
+    match group.slab.file.write(group.start + u64::from(plan.start), gathered) {
+        Completion::Ready(result) => Completion::Ready(begun.end(result)),
+        pending => {
+            let turn = Turn::begin(in_progress);
+            let busy: Busy = group.busy();
+            Completion::pending(async move {
+                let result = begun.end(pending.await);
+                drop((turn, busy));
+                result
+            })
+        }
+    }
+}
+
+impl Begun {
+    fn end(mut self, result: world::Result<()>) -> Result<()> {
+        // Part of it may be there even after an error, and what is there is to be synced with the rest.
+        self.group.slab.dirty.set(true);
+        let context = || format!("an append to group {} failed; the group is sealed", self.group.id);
+        result.map_err(|e| Error::from_disk(context(), e))?;
+        self.done = true;
+        let plan = self.plan;
+        self.group.tail.set(plan.tail);
+        let mut blocks = self.group.blocks.get();
+        if plan.start <= blocks.written_to {
+            blocks.written_to = blocks.written_to.max(plan.end);
+        }
+        self.group.blocks.set(blocks);
+        let counters = &self.pool.counters;
+        add(&counters.appended_bytes, plan.appended.into());
+        add(&counters.padded_bytes, plan.padded.into());
+        add(&counters.prewritten_bytes, plan.ahead.into());
+        Ok(())
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.done {
+            self.group.sealed.set(true);
+        }
+    }
+}
+
+/// Set while an operation is under way.
+struct Turn(Rc<Cell<bool>>);
+
+impl Turn {
+    fn begin(cell: &Rc<Cell<bool>>) -> Turn {
+        cell.set(true);
+        Turn(cell.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+impl Drop for OpenGroup {
+    fn drop(&mut self) {
+        let never_begun = !self.group.started.get() && !self.in_progress.get();
+        self.group.sealed.set(true);
+        self.pool.abandoned(&self.group, never_begun);
+    }
+}
+
+fn page_up(value: u32) -> u64 {
+    round_up(value.into(), PAGE.into())
+}
+
+/// Sizes of groups are multiples of 4 KiB, so that what is inside one never rounds up beyond it.
+fn page_up32(value: u32) -> u32 {
+    page_up(value) as u32
 }

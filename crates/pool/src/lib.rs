@@ -4,18 +4,39 @@
 //! (slabs), and hands out appending handles, reads, syncs and space. What the bytes of a group mean beyond its header
 //! page is the vDisk engine's affair. docs/format.md describes every byte that is written here.
 
-mod cache;
 mod config;
 mod error;
-mod group;
-mod header;
+
 mod pool;
+
+mod open;
+mod scan;
+
+mod group;
+mod pace;
+mod sync;
+
+mod ballast;
+mod free;
+mod space;
+
+mod header;
+mod ids;
+mod slab;
+mod slots;
+mod superblock;
+
+mod cache;
 mod usage;
 
 pub use cache::{Cache, CacheStats};
-pub use config::{FaultDomains, Identity, PoolConfig};
+pub use config::{FaultDomains, Identity, PoolConfig, SHARDS_MAX};
 pub use error::{Error, Kind, Result};
 pub use group::{NewGroup, OpenGroup, Purpose};
-pub use header::{GroupHeader, HEADER_PAGE, Predecessor};
-pub use pool::{Opened, Place, Pool, SlabId};
+pub use header::{GroupHeader, HEADER_PAGE, Predecessor, SlotPage, decode_slot_page};
+pub use pool::{Opened, Place, Pool};
+pub use slab::SlabId;
 pub use usage::{SyncLatency, Usage};
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,27 @@
-//! One shard's pool.
+//! The pool of one shard: its slabs, its groups, and reads of them.
 
-use crate::{Error, GroupHeader, Identity, Kind, NewGroup, OpenGroup, PoolConfig, Result, Usage};
-use base::{Epoch, GroupId, VdiskId};
+use crate::ids::Ids;
+use crate::slab::{Slab, SlabHeader};
+use crate::slots::{Blocks, Slots};
+use crate::space::Space;
+use crate::usage::Counters;
+use crate::{Error, GroupHeader, HEADER_PAGE, Kind, PoolConfig, Result, SlabId};
+use base::GroupId;
 use bytes::Bytes;
-use std::rc::Rc;
-use world::{Completion, Disk, LocalFuture, World};
+use hashbrown::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::hash::BuildHasherDefault;
+use std::rc::{Rc, Weak};
+use world::local::{Notify, Semaphore};
+use world::{Completion, Disk, DiskUsage, World};
 
-/// Number of a slab file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlabId(pub u16);
-
-/// Where something was found that nobody can read.
+/// Where something was found that nobody can read; it is left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub slab: SlabId,
-    pub slot: u32,
+    /// `None`: the whole file.
+    pub slot: Option<u32>,
     pub reason: String,
 }
 
@@ -24,78 +31,296 @@ pub struct Opened {
     /// Every group on the disk, in order of ids.
     pub groups: Vec<GroupHeader>,
     pub quarantined: Vec<Place>,
-    /// The generation that the disk had before this start raised it.
+    /// The generation that the disk had before this start raised it, for comparison with what is recorded elsewhere.
     pub generation_before: u64,
+    /// The run before ended with `close`.
+    pub clean: bool,
+    /// One of the two copies of the superblock could not be read.
+    pub superblock_copy_damaged: bool,
+    /// The superblock is older than the groups on the same disk: somebody restored it, or it rotted. The counters were
+    /// moved beyond every id in sight, but ids of groups that were freed may come again: give the node a new number.
+    pub superblock_was_old: bool,
 }
 
 pub struct Pool {
-    identity: Rc<Identity>,
-    config: PoolConfig,
+    pub(crate) me: Weak<Pool>,
+    pub(crate) world: World,
+    pub(crate) disk: Rc<dyn Disk>,
+    pub(crate) config: PoolConfig,
+    pub(crate) group_size: u32,
+    pub(crate) ids: Ids,
+    slabs: RefCell<BTreeMap<SlabId, Rc<Slab>>>,
+    /// The number of the next slab file; above every number in sight, loaded or not.
+    slab_next: Cell<Option<SlabId>>,
+    creating_slab: Rc<Semaphore>,
+    groups: RefCell<HashMap<GroupId, Rc<Group>, BuildHasherDefault<IdHasher>>>,
+    pub(crate) space: Space,
+    /// Groups that take no more appends and may have blocks behind their tail.
+    pub(crate) untrimmed: RefCell<Vec<Rc<Group>>>,
+    pub(crate) counters: Rc<Counters>,
+    pub(crate) disk_usage: Cell<DiskUsage>,
+}
+
+/// A group on this disk, open or not.
+pub(crate) struct Group {
+    pub id: GroupId,
+    pub slab: Rc<Slab>,
+    pub slot: u32,
+    /// Where its slot begins in the slab file.
+    pub start: u64,
+    pub size: u32,
+    /// First byte that no append has filled; for groups of earlier starts the end of what may hold data.
+    pub tail: Cell<u32>,
+    pub blocks: Cell<Blocks>,
+    /// Blocks at and above may have been punched.
+    pub hole_at: Cell<u32>,
+    /// An append was begun: the header page is there or in doubt.
+    pub started: Cell<bool>,
+    /// Takes no more appends.
+    pub sealed: Cell<bool>,
+    pub freed: Cell<bool>,
+    /// Operations of the disk that are under way on the slot; it is not given to another group before they ended.
+    busy: Cell<u32>,
+    idle: Rc<Notify>,
+}
+
+impl Group {
+    pub fn new(id: GroupId, slab: Rc<Slab>, slot: u32, size: u32, tail: u32, blocks: Blocks) -> Self {
+        Group {
+            id,
+            start: slab.slot_offset(slot),
+            slab,
+            slot,
+            size,
+            tail: Cell::new(tail),
+            blocks: Cell::new(blocks),
+            hole_at: Cell::new(size),
+            started: Cell::new(false),
+            sealed: Cell::new(false),
+            freed: Cell::new(false),
+            busy: Cell::new(0),
+            idle: Notify::new(),
+        }
+    }
+
+    pub fn busy(self: &Rc<Self>) -> Busy {
+        self.busy.set(self.busy.get() + 1);
+        Busy(self.clone())
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.busy.get() > 0
+    }
+
+    pub async fn until_idle(&self) {
+        while self.is_busy() {
+            self.idle.notified().await;
+        }
+    }
+}
+
+/// Keeps the slot from being given away.
+pub(crate) struct Busy(Rc<Group>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+        if self.0.busy.get() == 0 {
+            self.0.idle.notify();
+        }
+    }
+}
+
+/// Group ids are unique already; one multiplication spreads them over the table.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl std::hash::Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(value.into());
+    }
+    fn write_u64(&mut self, value: u64) {
+        // 2^64 / golden ratio: neighbours end up far apart; the fold brings the good upper bits down to the bucket index.
+        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
+}
+
+/// What `open` puts together.
+pub(crate) struct Parts {
+    pub world: World,
+    pub disk: Rc<dyn Disk>,
+    pub config: PoolConfig,
+    pub group_size: u32,
+    pub ids: Ids,
+    pub slabs: Vec<Rc<Slab>>,
+    pub slab_next: Option<SlabId>,
+    pub groups: Vec<Rc<Group>>,
+    pub untrimmed: Vec<Rc<Group>>,
+    pub space: Space,
 }
 
 impl Pool {
-    /// Makes an empty pool on a disk; refuses if a superblock is there.
-    pub async fn format(
-        _world: &World,
-        _disk: &Rc<dyn Disk>,
-        _config: &PoolConfig,
-        _identity: &Identity,
-    ) -> Result<()> {
-        Err(Error::new(Kind::Invalid, "provisional"))
+    pub(crate) fn assemble(parts: Parts) -> Rc<Pool> {
+        Rc::new_cyclic(|me| Pool {
+            me: me.clone(),
+            world: parts.world,
+            disk: parts.disk,
+            config: parts.config,
+            group_size: parts.group_size,
+            ids: parts.ids,
+            slabs: RefCell::new(parts.slabs.into_iter().map(|slab| (slab.id, slab)).collect()),
+            slab_next: Cell::new(parts.slab_next),
+            creating_slab: Semaphore::new(1),
+            groups: RefCell::new(parts.groups.into_iter().map(|group| (group.id, group)).collect()),
+            space: parts.space,
+            untrimmed: RefCell::new(parts.untrimmed),
+            counters: Rc::default(),
+            disk_usage: Cell::default(),
+        })
     }
-    pub async fn open(_world: World, _disk: Rc<dyn Disk>, _config: PoolConfig) -> Result<Opened> {
-        Err(Error::new(Kind::Invalid, "provisional"))
+
+    pub(crate) fn rc(&self) -> Rc<Pool> {
+        self.me.upgrade().expect("a pool is only ever made behind an Rc, through which this call came")
     }
-    pub fn identity(&self) -> Rc<Identity> {
-        self.identity.clone()
-    }
-    pub fn epoch(&self) -> Epoch {
-        Epoch(0)
-    }
+
     pub fn group_size(&self) -> u32 {
-        self.config.group_size
+        self.group_size
     }
-    pub async fn set_node(&self, _node: u16) -> Result<()> {
+
+    pub(crate) fn slab(&self, id: SlabId) -> Option<Rc<Slab>> {
+        self.slabs.borrow().get(&id).cloned()
+    }
+
+    /// In order of numbers.
+    pub(crate) fn slabs(&self) -> Vec<Rc<Slab>> {
+        self.slabs.borrow().values().cloned().collect()
+    }
+
+    pub(crate) fn group(&self, id: GroupId) -> Option<Rc<Group>> {
+        self.groups.borrow().get(&id).cloned()
+    }
+    pub(crate) fn add_group(&self, group: Rc<Group>) {
+        self.groups.borrow_mut().insert(group.id, group);
+    }
+    pub(crate) fn remove_group(&self, id: GroupId) -> Option<Rc<Group>> {
+        self.groups.borrow_mut().remove(&id)
+    }
+
+    pub fn knows(&self, group: GroupId) -> bool {
+        self.groups.borrow().contains_key(&group)
+    }
+
+    pub fn slab_of(&self, group: GroupId) -> Option<SlabId> {
+        self.groups.borrow().get(&group).map(|group| group.slab.id)
+    }
+
+    /// Bytes of a group as they are on the medium, unverified; `offset` counts from the group's header page. What was
+    /// never written reads as zeros, or as what an earlier group left in the slot.
+    pub fn read(&self, group: GroupId, offset: u32, len: u32) -> Completion<Result<Bytes>> {
+        let Some(group) = self.group(group).filter(|group| group.started.get()) else {
+            return Completion::Ready(Err(unknown(group)));
+        };
+        if offset.checked_add(len).is_none_or(|end| end > group.size) {
+            let text =
+                format!("read of {len} bytes at {offset} of group {}: beyond its {} bytes", group.id, group.size);
+            return Completion::Ready(Err(Error::new(Kind::Invalid, text)));
+        }
+        match group.slab.file.read(group.start + u64::from(offset), len as usize) {
+            Completion::Ready(result) => Completion::Ready(result.map_err(|e| cannot_read(group.id, e))),
+            pending => {
+                let busy = group.busy();
+                Completion::pending(async move {
+                    let result = pending.await;
+                    drop(busy);
+                    result.map_err(|e| cannot_read(group.id, e))
+                })
+            }
+        }
+    }
+
+    /// An upper bound of the bytes that hold data in the group's slot, for scans behind a broken tail.
+    pub async fn data_end(&self, group: GroupId) -> Result<u32> {
+        let group = self.group(group).filter(|group| group.started.get()).ok_or_else(|| unknown(group))?;
+        let ranges = group.slab.file.data_ranges().await.map_err(|e| cannot_read(group.id, e))?;
+        let end = group.start + u64::from(group.size);
+        let last = ranges.iter().rev().find(|(start, stop)| *start < end && *stop > group.start);
+        Ok(last.map_or(0, |(_, stop)| ((*stop).min(end) - group.start) as u32))
+    }
+
+    /// A hint that the kernel's copy of these bytes, already synced, is not needed any more.
+    pub fn release(&self, group: GroupId, offset: u32, len: u32) {
+        if let Some(group) = self.group(group) {
+            let len = len.min(group.size.saturating_sub(offset));
+            group.slab.file.release(group.start + u64::from(offset), len.into());
+        }
+    }
+
+    /// A slot of a slab that takes groups; a new slab if there is none.
+    pub(crate) async fn take_slot(&self) -> Result<(Rc<Slab>, u32, Blocks)> {
+        loop {
+            if let Some(found) = self.take_free_slot() {
+                return Ok(found);
+            }
+            let _turn = self.creating_slab.acquire(1).await;
+            if let Some(found) = self.take_free_slot() {
+                return Ok(found);
+            }
+            self.create_slab().await?;
+        }
+    }
+
+    /// Recycled before blank, low before high.
+    fn take_free_slot(&self) -> Option<(Rc<Slab>, u32, Blocks)> {
+        let slabs = self.slabs.borrow();
+        let open = || slabs.values().filter(|slab| slab.accepts_groups());
+        let recycled = open().find_map(|slab| Some((slab, slab.slots.borrow_mut().take_recycled()?)));
+        let (slab, taken) =
+            recycled.or_else(|| open().find_map(|slab| Some((slab, slab.slots.borrow_mut().take_blank()?))))?;
+        Some((slab.clone(), taken.slot, taken.blocks))
+    }
+
+    async fn create_slab(&self) -> Result<()> {
+        let Some(id) = self.slab_next.get() else {
+            return Err(Error::new(Kind::Full, "no number is left for another slab file"));
+        };
+        self.space.check_capacity(HEADER_PAGE.into(), crate::Purpose::Emergency)?;
+        // The number is used up even if what follows fails: a half-made file is the next start's to look at.
+        self.slab_next.set(id.next());
+        let name = id.file_name();
+        let file = self.disk.create(&name).await.map_err(|e| Error::from_disk(format!("cannot create {name}"), e))?;
+        let header = SlabHeader { slab: id, disk: self.identity().disk, group_size: self.group_size };
+        let written = file.write(0, &[header.encode()]).await;
+        written.map_err(|e| Error::from_disk(format!("cannot write the header of {name}"), e))?;
+        file.sync().await.map_err(|e| Error::sync_failed(&name, e))?;
+        self.space.charge(HEADER_PAGE.into());
+        let slots = Slots::new(self.config.slots_per_slab_max);
+        self.slabs.borrow_mut().insert(id, Slab::new(id, file, self.group_size, slots, false));
         Ok(())
     }
-    pub async fn next_vdisk_id(&self) -> Result<VdiskId> {
-        Err(Error::new(Kind::IdsExhausted, "provisional"))
-    }
-    pub async fn open_group(self: &Rc<Self>, _new: NewGroup) -> Result<OpenGroup> {
-        Err(Error::new(Kind::Full, "provisional"))
-    }
-    pub fn read(&self, _group: GroupId, _offset: u32, _len: u32) -> Completion<Result<Bytes>> {
-        Completion::Ready(Err(Error::new(Kind::NotFound, "provisional")))
-    }
-    pub fn knows(&self, _group: GroupId) -> bool {
-        false
-    }
-    pub fn slab_of(&self, _group: GroupId) -> Option<SlabId> {
-        None
-    }
-    pub async fn data_end(&self, _group: GroupId) -> Result<u32> {
-        Ok(0)
-    }
-    pub fn sync(&self, _slabs: &[SlabId]) -> LocalFuture<Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-    pub fn free(&self, _group: GroupId) -> LocalFuture<Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-    pub fn punch(&self, _group: GroupId, _offset: u32, _len: u32) -> LocalFuture<Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-    pub fn release(&self, _group: GroupId, _offset: u32, _len: u32) {}
-    pub fn usage(&self) -> Usage {
-        Usage::default()
-    }
-    pub async fn refresh_usage(&self) -> Result<()> {
-        Ok(())
-    }
-    pub async fn replenish(&self) -> Result<()> {
-        Ok(())
-    }
+
+    /// Clean shutdown: syncs everything and notes that it did. What is appended afterwards is on its own.
     pub async fn close(&self) -> Result<()> {
-        Ok(())
+        self.trim_all().await;
+        let slabs = self.slabs();
+        let synced = self.sync(&slabs.iter().map(|slab| slab.id).collect::<Vec<_>>()).await;
+        let closed = self.ids.close(synced.is_ok()).await;
+        synced.and(closed)
     }
+}
+
+fn unknown(group: GroupId) -> Error {
+    Error::new(Kind::NotFound, format!("group {group} is not on this disk"))
+}
+
+fn cannot_read(group: GroupId, source: world::Error) -> Error {
+    Error::from_disk(format!("cannot read group {group}"), source)
 }

@@ -1,5 +1,7 @@
 //! What a pool counts about itself.
 
+use crate::Pool;
+use std::cell::Cell;
 use world::DiskUsage;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,18 +15,68 @@ pub struct SyncLatency {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Usage {
     pub slots_used: u64,
+    /// Free, but still holding blocks.
     pub slots_recycled: u64,
     pub slots_quarantined: u64,
-    /// Estimate of what the files of this pool take.
+    /// What the files of this pool take, an estimate from above; the ballast included.
     pub allocated_bytes: u64,
+    /// False: the reserve was touched, ordinary appends get `Full` until it is whole again.
     pub ballast_whole: bool,
     /// As last seen by `refresh_usage`.
     pub disk: DiskUsage,
     pub poisoned_slabs: usize,
     pub syncs: u64,
     pub sync_failures: u64,
+    /// What callers appended.
     pub appended_bytes: u64,
+    /// Header pages, and zeros up to the next 4 KiB.
     pub padded_bytes: u64,
+    /// Zeros written ahead of the tail.
     pub prewritten_bytes: u64,
     pub sync_latency: SyncLatency,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub appended_bytes: Cell<u64>,
+    pub padded_bytes: Cell<u64>,
+    pub prewritten_bytes: Cell<u64>,
+    pub sync_failures: Cell<u64>,
+    pub sync_latency: Cell<SyncLatency>,
+}
+
+pub(crate) fn add(cell: &Cell<u64>, value: u64) {
+    cell.set(cell.get() + value);
+}
+
+impl Counters {
+    pub fn sync_took(&self, ns: u64) {
+        let SyncLatency { count, total_ns, max_ns } = self.sync_latency.get();
+        self.sync_latency.set(SyncLatency { count: count + 1, total_ns: total_ns + ns, max_ns: max_ns.max(ns) });
+    }
+}
+
+impl Pool {
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage {
+            allocated_bytes: self.space.charged_bytes() + self.space.ballast_held(),
+            ballast_whole: self.space.ballast_whole(),
+            disk: self.disk_usage.get(),
+            syncs: self.counters.sync_latency.get().count,
+            sync_failures: self.counters.sync_failures.get(),
+            appended_bytes: self.counters.appended_bytes.get(),
+            padded_bytes: self.counters.padded_bytes.get(),
+            prewritten_bytes: self.counters.prewritten_bytes.get(),
+            sync_latency: self.counters.sync_latency.get(),
+            ..Usage::default()
+        };
+        for slab in self.slabs() {
+            let slots = slab.slots.borrow();
+            usage.slots_used += u64::from(slots.used());
+            usage.slots_recycled += u64::from(slots.recycled().0);
+            usage.slots_quarantined += u64::from(slots.quarantined());
+            usage.poisoned_slabs += usize::from(slab.poisoned.get());
+        }
+        usage
+    }
 }

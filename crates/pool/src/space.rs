@@ -1,0 +1,311 @@
+//! Space for appends: in steps, within the limit, and what is given up to make room.
+
+use crate::ballast::{Ballast, allocate};
+use crate::pool::Group;
+use crate::slots::Blocks;
+use crate::{Error, Kind, Pool, Purpose, Result};
+use base::units::{MIB, round_up};
+use std::cell::Cell;
+use std::rc::Rc;
+use world::Completion;
+use world::local::Semaphore;
+
+/// A new group takes little, since many stay small; a busy one takes more at once, since each step costs a change of
+/// the file system's metadata (about 30 µs, and a journal commit with the next sync).
+const FIRST_STEP_BYTES: u32 = MIB as u32;
+const STEP_BYTES: u32 = 8 * MIB as u32;
+/// Less than this behind a tail is not worth a punch.
+const TRIM_BYTES_MIN: u32 = 64 << 10;
+
+/// What the pool takes of its disk.
+pub(crate) struct Space {
+    charged_bytes: Cell<u64>,
+    capacity_bytes: Option<u64>,
+    pub ballast: Ballast,
+    /// Making room is one task's work at a time, or two would give up what one needs.
+    turn: Rc<Semaphore>,
+}
+
+impl Space {
+    pub fn new(ballast: Ballast, capacity_bytes: Option<u64>, charged_bytes: u64) -> Self {
+        Space { charged_bytes: Cell::new(charged_bytes), capacity_bytes, ballast, turn: Semaphore::new(1) }
+    }
+
+    pub fn charged_bytes(&self) -> u64 {
+        self.charged_bytes.get()
+    }
+    pub fn ballast_held(&self) -> u64 {
+        self.ballast.held_bytes()
+    }
+    pub fn ballast_whole(&self) -> bool {
+        self.ballast.is_whole()
+    }
+    pub fn charge(&self, bytes: u64) {
+        self.charged_bytes.set(self.charged_bytes.get() + bytes);
+    }
+    pub fn uncharge(&self, bytes: u64) {
+        self.charged_bytes.set(self.charged_bytes.get().saturating_sub(bytes));
+    }
+
+    /// Ordinary appends never take what the whole ballast is to have.
+    pub fn check_capacity(&self, more_bytes: u64, purpose: Purpose) -> Result<()> {
+        let ballast = match purpose {
+            Purpose::Normal if !self.ballast.is_whole() => {
+                return Err(Error::new(Kind::Full, "the disk is full: its reserve is in use"));
+            }
+            Purpose::Normal => self.ballast.target_bytes(),
+            Purpose::Emergency => self.ballast.held_bytes(),
+        };
+        match self.capacity_bytes {
+            Some(capacity) if self.charged_bytes.get() + more_bytes + ballast > capacity => {
+                Err(Error::new(Kind::Full, format!("the pool's limit of {capacity} bytes is reached")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the ballast may grow to without breaking the limit.
+    pub fn ballast_max(&self) -> u64 {
+        self.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.charged_bytes.get()))
+    }
+}
+
+/// Blocks behind `allocated_to`, charged before the disk is asked for them and given back if it has none.
+struct Growth {
+    pool: Rc<Pool>,
+    group: Rc<Group>,
+    end: u32,
+    charged: u64,
+    done: bool,
+}
+
+impl Growth {
+    fn begin(pool: &Rc<Pool>, group: &Rc<Group>, end: u32, purpose: Purpose) -> Result<Growth> {
+        let blocks = group.blocks.get();
+        // What an earlier group left behind `allocated_to` may have holes: taken as new, up to the size of the slot.
+        let charged = u64::from((end - blocks.allocated_to).min(group.size - blocks.charged));
+        pool.space.check_capacity(charged, purpose)?;
+        pool.space.charge(charged);
+        Ok(Growth { pool: pool.clone(), group: group.clone(), end, charged, done: false })
+    }
+
+    fn succeeded(mut self, zeros_written: bool) {
+        let mut blocks = self.group.blocks.get();
+        if zeros_written && blocks.written_to == blocks.allocated_to {
+            blocks.written_to = self.end;
+        }
+        if zeros_written {
+            self.group.slab.dirty.set(true);
+        }
+        blocks.allocated_to = self.end;
+        blocks.charged += self.charged as u32;
+        self.group.blocks.set(blocks);
+        self.done = true;
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        if !self.done {
+            self.pool.space.uncharge(self.charged);
+        }
+    }
+}
+
+impl Pool {
+    /// Space of the group up to `end`. The fast way is one call of the disk; all else goes through [`Pool::grow`].
+    pub(crate) fn reserve(&self, group: &Rc<Group>, end: u32, purpose: Purpose) -> Completion<Result<()>> {
+        let blocks = group.blocks.get();
+        if end <= blocks.allocated_to {
+            return Completion::Ready(Ok(()));
+        }
+        if let Err(e) = group.slab.check_not_poisoned() {
+            return Completion::Ready(Err(e));
+        }
+        let (pool, group) = (self.rc(), group.clone());
+        let step_end = step_end(&group, end);
+        let Ok(growth) = Growth::begin(&pool, &group, step_end, purpose) else {
+            return Completion::pending(pool.grow(group, end, purpose));
+        };
+        let at = group.start + u64::from(blocks.allocated_to);
+        match group.slab.file.allocate(at, u64::from(step_end - blocks.allocated_to)) {
+            Completion::Ready(Ok(())) => {
+                growth.succeeded(false);
+                Completion::Ready(Ok(()))
+            }
+            pending => {
+                let busy = group.busy();
+                Completion::pending(async move {
+                    if pending.await.is_ok() {
+                        growth.succeeded(false);
+                        return Ok(());
+                    }
+                    drop(growth);
+                    let result = pool.grow(group, end, purpose).await;
+                    drop(busy);
+                    result
+                })
+            }
+        }
+    }
+
+    /// Tries a whole step, then just what is needed, and makes room as long as there is something to give up.
+    async fn grow(self: Rc<Self>, group: Rc<Group>, end: u32, purpose: Purpose) -> Result<()> {
+        let _busy = group.busy();
+        let _turn = self.space.turn.acquire(1).await;
+        loop {
+            let mut result = Err(Error::new(Kind::Full, "the disk is full"));
+            for end in [step_end(&group, end), end] {
+                result = self.try_grow(&group, end, purpose).await;
+                if !matches!(&result, Err(e) if e.kind == Kind::Full) {
+                    return result;
+                }
+            }
+            if !self.make_room(purpose).await? {
+                return result;
+            }
+        }
+    }
+
+    async fn try_grow(self: &Rc<Self>, group: &Rc<Group>, end: u32, purpose: Purpose) -> Result<()> {
+        let from = group.blocks.get().allocated_to;
+        if end <= from {
+            return Ok(());
+        }
+        group.slab.check_not_poisoned()?;
+        if group.freed.get() {
+            return Err(Error::new(Kind::Sealed, format!("group {} was freed", group.id)));
+        }
+        let growth = Growth::begin(self, group, end, purpose)?;
+        let range = (group.start + u64::from(from), group.start + u64::from(end));
+        match allocate(&group.slab.file, range.0, range.1).await {
+            Ok(zeros_written) => growth.succeeded(zeros_written),
+            Err(e) => return Err(Error::from_disk(format!("cannot reserve space for group {}", group.id), e)),
+        }
+        Ok(())
+    }
+
+    /// Gives one thing up, the cheapest first. False: there is nothing left to give up.
+    async fn make_room(&self, purpose: Purpose) -> Result<bool> {
+        if self.trim_one().await || self.punch_one_recycled().await || self.sync_one_limbo().await {
+            return Ok(true);
+        }
+        if self.space.ballast_whole() && purpose == Purpose::Normal {
+            return Ok(false);
+        }
+        match purpose {
+            Purpose::Normal => {
+                self.space.ballast.grow(self.space.ballast_max()).await?;
+                Ok(self.space.ballast_whole())
+            }
+            Purpose::Emergency => {
+                let shrunk = self.space.ballast.shrink().await?;
+                if shrunk {
+                    let held_bytes = self.space.ballast_held();
+                    tracing::warn!(held_bytes, "the disk is full: part of the reserve was given up to make room");
+                }
+                Ok(shrunk)
+            }
+        }
+    }
+
+    /// Makes freed slots that still hold blocks ready for [`Pool::punch_one_recycled`]. False: there are none.
+    async fn sync_one_limbo(&self) -> bool {
+        for slab in self.slabs() {
+            let waits = slab.slots.borrow().has_limbo_with_blocks() && !slab.poisoned.get();
+            if waits && self.sync_slab(&slab).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Punches what is behind the tail of one group that takes no more appends. False: there is none.
+    async fn trim_one(&self) -> bool {
+        loop {
+            let Some(group) = self.untrimmed.borrow_mut().pop() else { return false };
+            if group.freed.get() || group.is_busy() || group.slab.poisoned.get() {
+                continue;
+            }
+            let tail = round_up(group.tail.get().into(), 4096) as u32;
+            if group.size - tail < TRIM_BYTES_MIN {
+                continue;
+            }
+            let _busy = group.busy();
+            let punched = group.slab.file.punch(group.start + u64::from(tail), (group.size - tail).into()).await;
+            if let Err(error) = punched {
+                tracing::debug!(%error, group = %group.id, "cannot trim");
+                continue;
+            }
+            group.slab.dirty.set(true);
+            let before = group.blocks.get();
+            let blocks = Blocks {
+                charged: before.charged.min(tail),
+                allocated_to: before.allocated_to.min(tail),
+                written_to: before.written_to.min(tail),
+            };
+            group.blocks.set(blocks);
+            self.space.uncharge(u64::from(before.charged - blocks.charged));
+            return true;
+        }
+    }
+
+    pub(crate) async fn trim_all(&self) {
+        while self.trim_one().await {}
+    }
+
+    /// Gives back the blocks of one free slot. False: no free slot has any.
+    async fn punch_one_recycled(&self) -> bool {
+        for slab in self.slabs() {
+            if slab.poisoned.get() {
+                continue;
+            }
+            let Some(taken) = slab.slots.borrow_mut().take_for_punch() else { continue };
+            let punched = slab.file.punch(slab.slot_offset(taken.slot), self.group_size.into()).await;
+            slab.dirty.set(true);
+            match punched {
+                Ok(()) => {
+                    slab.slots.borrow_mut().freed(taken.slot, Blocks::default());
+                    self.space.uncharge(taken.blocks.charged.into());
+                    return true;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, slab = slab.id.0, slot = taken.slot, "cannot give a free slot's space back");
+                    slab.slots.borrow_mut().lost();
+                }
+            }
+        }
+        false
+    }
+
+    /// Space counters of the disk, for [`Pool::usage`].
+    pub async fn refresh_usage(&self) -> Result<()> {
+        let usage = self.disk.usage().await.map_err(|e| Error::from_disk("cannot ask the disk for its space", e))?;
+        self.disk_usage.set(usage);
+        Ok(())
+    }
+
+    /// Housekeeping, for a loop in the background (every second or so): gives back what is behind the tails of groups
+    /// that take no more appends, syncs slabs with freed slots so that they can be used again, grows the ballast.
+    pub async fn replenish(&self) -> Result<()> {
+        let _turn = self.space.turn.acquire(1).await;
+        self.trim_all().await;
+        for slab in self.slabs() {
+            let waits = slab.slots.borrow().has_limbo() && !slab.poisoned.get();
+            if waits {
+                self.sync_slab(&slab).await?;
+            }
+        }
+        self.space.ballast.grow(self.space.ballast_max()).await?;
+        while !self.space.ballast_whole() && self.punch_one_recycled().await {
+            self.space.ballast.grow(self.space.ballast_max()).await?;
+        }
+        self.refresh_usage().await
+    }
+}
+
+fn step_end(group: &Group, end: u32) -> u32 {
+    let from = group.blocks.get().allocated_to;
+    let step = if from == 0 { FIRST_STEP_BYTES } else { STEP_BYTES };
+    end.max(from.saturating_add(step)).min(group.size)
+}
