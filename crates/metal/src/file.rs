@@ -11,7 +11,6 @@ use bytes::Bytes;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 use std::io::IoSlice;
-use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,8 +113,7 @@ impl File for DiskFile {
             let failed = |errno| error("find the data of", &name, errno, Optional::No);
             let descriptor = descriptor.map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
             let ranges = helper.call(move |()| data_ranges(&descriptor)).await.unwrap_or(Err(Errno::CANCELED));
-            let ranges = ranges.map_err(failed)?;
-            Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
+            ranges.map_err(failed)
         })
     }
 
@@ -127,42 +125,46 @@ impl File for DiskFile {
 }
 
 /// One or more pwritev until all parts are written; an error may leave any part of them in the file.
-fn write_all(file: impl AsFd, mut offset: u64, mut parts: &[Bytes]) -> std::result::Result<(), Errno> {
+fn write_all(file: impl AsFd, offset: u64, parts: &[Bytes]) -> std::result::Result<(), Errno> {
+    write_all_with(offset, parts, |slices, offset| rustix::io::pwritev(&file, slices, offset))
+}
+
+/// `write` writes some of the slices' bytes, at least one, and says how many.
+fn write_all_with(
+    mut offset: u64,
+    mut parts: &[Bytes],
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> std::result::Result<usize, Errno>,
+) -> std::result::Result<(), Errno> {
     // Bytes of the first part that are written already.
     let mut skip = 0;
     let mut slices = [IoSlice::new(&[]); PARTS_PER_WRITE];
     loop {
-        while parts.first().is_some_and(|part| part.len() == skip) {
+        while let Some(first) = parts.first()
+            && skip >= first.len()
+        {
+            skip -= first.len();
             parts = &parts[1..];
-            skip = 0;
         }
-        if parts.is_empty() {
-            return Ok(());
-        }
+        let Some(first) = parts.first() else { return Ok(()) };
         let count = parts.len().min(PARTS_PER_WRITE);
         for (slice, part) in slices.iter_mut().zip(parts) {
             *slice = IoSlice::new(part);
         }
-        slices[0] = IoSlice::new(&parts[0][skip..]);
-        let mut written = match rustix::io::pwritev(&file, &slices[..count], offset) {
+        slices[0] = IoSlice::new(&first[skip..]);
+        match write(&slices[..count], offset) {
             Ok(0) => return Err(Errno::IO),
-            Ok(written) => written,
-            Err(Errno::INTR) => continue,
-            Err(errno) => return Err(errno),
-        };
-        offset += written as u64;
-        while written > 0 {
-            let step = written.min(parts[0].len() - skip);
-            (written, skip) = (written - step, skip + step);
-            if skip == parts[0].len() {
-                (parts, skip) = (&parts[1..], 0);
+            Ok(written) => {
+                offset += written as u64;
+                skip += written;
             }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
 }
 
 /// By SEEK_DATA and SEEK_HOLE; one range over everything where the file system does not know them.
-fn data_ranges(file: &OwnedFd) -> std::result::Result<Vec<Range<u64>>, Errno> {
+fn data_ranges(file: &OwnedFd) -> std::result::Result<Vec<(u64, u64)>, Errno> {
     let size_bytes = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
     let mut ranges = Vec::new();
     let mut position = 0;
@@ -171,7 +173,7 @@ fn data_ranges(file: &OwnedFd) -> std::result::Result<Vec<Range<u64>>, Errno> {
             Ok(start) => start,
             // Nothing but a hole up to the end.
             Err(Errno::NXIO) => break,
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![0..size_bytes]),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![(0, size_bytes)]),
             Err(errno) => return Err(errno),
         };
         let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
@@ -179,7 +181,7 @@ fn data_ranges(file: &OwnedFd) -> std::result::Result<Vec<Range<u64>>, Errno> {
             // The file was cut meanwhile.
             break;
         }
-        ranges.push(start..end);
+        ranges.push((start, end));
         position = end;
     }
     Ok(ranges)

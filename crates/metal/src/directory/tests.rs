@@ -1,13 +1,13 @@
 //! Names: created, found again, removed, refused.
 
 use super::*;
-use crate::worker::tests::on_worker;
+use crate::worker::tests::{on_worker, test_directory};
 use bytes::Bytes;
 use world::Kind;
 
 #[test]
 fn files_are_created_listed_opened_and_removed() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = test_directory();
     let path = directory.path().to_owned();
     std::fs::create_dir(path.join("folder")).expect("created");
     std::os::unix::fs::symlink("/etc/passwd", path.join("link")).expect("linked");
@@ -32,7 +32,7 @@ fn files_are_created_listed_opened_and_removed() {
 
 #[test]
 fn names_that_lead_elsewhere_are_refused() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = test_directory();
     let path = directory.path().join("inner");
     std::fs::create_dir(&path).expect("created");
     std::fs::write(directory.path().join("outer"), "x").expect("written");
@@ -48,7 +48,7 @@ fn names_that_lead_elsewhere_are_refused() {
 
 #[test]
 fn an_error_names_the_operation_and_the_file() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = test_directory();
     let path = directory.path().to_owned();
     on_worker(move |context| async move {
         let disk = Directory::open(&context, &path).expect("it exists");
@@ -61,7 +61,7 @@ fn an_error_names_the_operation_and_the_file() {
 
 #[test]
 fn usage_is_that_of_the_file_system() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = test_directory();
     let path = directory.path().to_owned();
     let usage = on_worker(move |context| async move {
         Directory::open(&context, &path).expect("it exists").usage().await.expect("asked")

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Directory;
-use crate::worker::tests::{child, on_worker};
+use crate::worker::tests::{TEST_DIRECTORY, child, on_worker, test_directory};
 use base::AlignedBuffer;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -10,7 +10,7 @@ use world::{Disk, Kind};
 
 /// Runs `task` with a new file on a disk of its own.
 fn with_file<F: Future<Output = ()> + 'static>(task: impl FnOnce(Rc<dyn Disk>, Rc<dyn File>) -> F + Send + 'static) {
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = test_directory();
     let path = directory.path().to_owned();
     on_worker(move |context| async move {
         let disk = Directory::open(&context, &path).expect("it exists");
@@ -68,6 +68,32 @@ fn many_parts_are_written_one_behind_the_other() {
 }
 
 #[test]
+fn short_and_interrupted_writes_go_on_where_they_stopped() {
+    let content = pattern(5000);
+    let parts: Vec<Bytes> = (0..200).map(|index| content.slice(index * 25..index * 25 + index % 26)).collect();
+    let expect = parts.concat();
+    for step in [1, 2, 24, 25, 26, 700, 100_000] {
+        let mut written = Vec::new();
+        let mut calls = 0;
+        let result = write_all_with(1000, &parts, |slices, offset| {
+            calls += 1;
+            if calls % 3 == 0 {
+                return Err(Errno::INTR);
+            }
+            assert_eq!(offset, 1000 + written.len() as u64);
+            let bytes = slices.iter().flat_map(|slice| slice.iter().copied());
+            let before = written.len();
+            written.extend(bytes.take(step));
+            Ok(written.len() - before)
+        });
+        assert_eq!(result, Ok(()));
+        assert!(written == expect, "in steps of {step}");
+    }
+    let stuck = write_all_with(0, &parts, |_, _| Ok(0));
+    assert_eq!(stuck, Err(Errno::IO));
+}
+
+#[test]
 fn a_punched_range_is_zeros_and_no_data() {
     with_file(|_, file| async move {
         file.write(0, &[pattern(1 << 20)]).await.expect("written");
@@ -102,14 +128,47 @@ fn allocated_space_keeps_its_content() {
     });
 }
 
+/// Whether a block of the file at `path` is in the page cache. (A read with RWF_NOWAIT would tell as well, but starts
+/// a read-ahead.)
+fn is_cached(path: &std::path::Path, offset: libc::off_t) -> bool {
+    use std::os::fd::AsRawFd;
+    let file = std::fs::File::open(path).expect("opens");
+    let mut resident = 0_u8;
+    // SAFETY: a fresh mapping of one page is looked at by mincore alone, which writes one byte, and unmapped.
+    let result = unsafe {
+        let map = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), offset);
+        assert_ne!(map, libc::MAP_FAILED);
+        let result = libc::mincore(map, 4096, &mut resident);
+        libc::munmap(map, 4096);
+        result
+    };
+    assert_eq!(result, 0);
+    resident & 1 == 1
+}
+
 #[test]
-fn released_pages_leave_the_cache_and_not_the_file() {
-    with_file(|_, file| async move {
+fn released_pages_leave_the_cache_and_reads_leave_none_there() {
+    let directory = test_directory();
+    let path = directory.path().to_owned();
+    on_worker(move |context| async move {
+        let disk = Directory::open(&context, &path).expect("it exists");
+        let file = disk.create("file").await.expect("created");
+        let path = path.join("file");
         let content = pattern(1 << 20);
         file.write(0, std::slice::from_ref(&content)).await.expect("written");
+        assert!(is_cached(&path, 512 << 10), "the write went through the cache");
         file.sync().await.expect("synced");
         file.release(0, 1 << 20);
+        // Operations of a ring may overtake each other, so the hint is given time.
+        for _ in 0..1000 {
+            if !is_cached(&path, 512 << 10) {
+                break;
+            }
+            context.world.clock.sleep(1_000_000).await;
+        }
+        assert!(!is_cached(&path, 512 << 10), "released");
         assert!(file.read(0, 1 << 20).await.expect("read")[..] == content[..]);
+        assert!(!is_cached(&path, 512 << 10), "read past the cache");
     });
 }
 
@@ -226,7 +285,7 @@ fn a_full_disk_says_so_and_goes_on_once_there_is_room() {
             assert!(file.read(0, 900 << 10).await.expect("read")[..] == pattern(900 << 10)[..]);
         });
     }
-    let directory = tempfile::tempdir().expect("a temporary directory");
+    let directory = test_directory();
     let inside = child(NAME, CHILD);
     let output = std::process::Command::new("unshare")
         .args([
@@ -234,13 +293,13 @@ fn a_full_disk_says_so_and_goes_on_once_there_is_room() {
             "--mount",
             "sh",
             "-c",
-            "mount -t tmpfs -o size=1m tmpfs \"$TMPDIR\" && exec \"$@\"",
+            "mount -t tmpfs -o size=1m tmpfs \"$METAL_TEST_DIRECTORY\" && exec \"$@\"",
             "sh",
         ])
         .arg(inside.get_program())
         .args(inside.get_args())
         .env(CHILD, "1")
-        .env("TMPDIR", directory.path())
+        .env(TEST_DIRECTORY, directory.path())
         .output()
         .expect("unshare (util-linux) runs");
     let said = String::from_utf8_lossy(&output.stdout);

@@ -23,6 +23,17 @@ where
     result
 }
 
+/// Beside the test binary, and so most likely on a disk: /tmp may be memory, where nothing is direct, cached or synced.
+pub(crate) fn test_directory() -> tempfile::TempDir {
+    let binary = std::env::current_exe().expect("a test has a binary");
+    let beside = binary.parent().expect("a binary lies in a folder").to_owned();
+    let place = std::env::var_os(TEST_DIRECTORY).map_or(beside, Into::into);
+    tempfile::tempdir_in(place).expect("a temporary directory")
+}
+
+/// Names another place for [`test_directory`].
+pub(crate) const TEST_DIRECTORY: &str = "METAL_TEST_DIRECTORY";
+
 /// Runs the test `name` of this binary once more, in a process of its own that has `variable` set.
 pub(crate) fn child(name: &str, variable: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a test has a binary"));
@@ -130,7 +141,7 @@ fn an_idle_worker_sleeps() {
     let (sender, receiver) = thread_channel::channel();
     let job: Job = Box::new(move |context| {
         Box::pin(async move {
-            let directory = tempfile::tempdir().expect("a temporary directory");
+            let directory = test_directory();
             let disk = crate::Directory::open(&context, directory.path()).expect("it exists");
             let file = disk.create("file").await.expect("created");
             file.read(0, 4096).await.expect("read");
