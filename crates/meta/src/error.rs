@@ -13,6 +13,8 @@ pub enum Kind {
     Locked,
     /// Written by a newer build.
     UnsupportedFormat,
+    /// The transaction breaks a rule of the trait, or a record cannot be written as it is.
+    Invalid,
     /// The store was shut down.
     Closed,
 }

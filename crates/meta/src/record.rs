@@ -1,25 +1,47 @@
-//! Typed records and their keys.
+//! Typed records and their bytes.
+//!
+//! Every record: version u16, kind u8, the fields in order (little-endian; a text is u16 length and UTF-8, an optional
+//! part is u8 0 or 1 and, if 1, its fields, a bool is u8 0 or 1), crc32c u32 of everything before it.
 
-use crate::Result;
-use base::{DiskId, Epoch, GroupId, Sequence, VdiskId};
+use crate::{Error, Kind, Result};
+use base::{DiskId, Epoch, GroupId, Reader, Sequence, Truncated, VdiskId, Writer};
 use bytes::Bytes;
 
+const VERSION: u16 = 1;
+
+/// The node of this data directory.
+///
+/// | field | type |
+/// |---|---|
+/// | node | u16 |
+/// | shards | u16 |
+/// | format | u32 |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeRecord {
     pub node: u16,
+    /// Never changes after the first start.
     pub shards: u16,
     /// Of the data directory as a whole.
     pub format: u32,
 }
 
+/// A shard's disk as it was seen last.
+///
+/// | field | type |
+/// |---|---|
+/// | disk | u64 |
+/// | generation | u64 |
+/// | clean | bool |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardRecord {
     pub disk: DiskId,
+    /// A disk that comes with a lower one is an old copy.
     pub generation: u64,
+    /// Closed cleanly.
     pub clean: bool,
 }
 
-/// Where the newest known checkpoint frame stands.
+/// Where the newest known checkpoint frame stands; bytes counted from the group's header page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointHint {
     pub group: GroupId,
@@ -32,12 +54,31 @@ pub struct CheckpointHint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TailHint {
     pub group: GroupId,
+    /// End of the last frame, bytes from the group's header page.
     pub len: u32,
+    /// Of the last frame.
     pub sequence: Sequence,
+    /// Checksum of the last frame header.
     pub chain: u32,
+    /// Nothing was appended behind it, and all of it was synced.
     pub clean: bool,
 }
 
+/// A vDisk.
+///
+/// | field | type |
+/// |---|---|
+/// | id | u64 |
+/// | name | text |
+/// | size_bytes | u64 |
+/// | sector_bytes | u32 |
+/// | read_only | bool |
+/// | created_wall_ns | u64 |
+/// | shard | u16 |
+/// | epoch | u64 |
+/// | checkpoint | optional: group u64, offset u32, len u32, sequence u64 |
+/// | tail | optional: group u64, len u32, sequence u64, chain u32, clean bool |
+/// | deleted | bool |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VdiskRecord {
     pub id: VdiskId,
@@ -50,28 +91,162 @@ pub struct VdiskRecord {
     pub epoch: Epoch,
     pub checkpoint: Option<CheckpointHint>,
     pub tail: Option<TailHint>,
+    /// A tombstone: the vDisk is gone, its groups may still have to be freed.
     pub deleted: bool,
 }
 
-macro_rules! provisional {
-    ($($t:ty),*) => {$(impl $t {
-        pub fn encode(&self) -> Bytes { Bytes::new() }
-        pub fn decode(_bytes: &[u8]) -> Result<Self> { Err(crate::Error::new(crate::Kind::Corrupt, "provisional")) }
-    })*};
+/// Why fields could not be read.
+enum Bad {
+    Truncated,
+    Value(&'static str),
 }
-provisional!(NodeRecord, ShardRecord, VdiskRecord);
 
-pub mod keys {
-    //! Keys, so built that one prefix lists one kind.
-    use base::VdiskId;
-    use bytes::Bytes;
-    pub const NODE: &[u8] = b"node";
-    pub const SHARDS: &[u8] = b"shard/";
-    pub const VDISKS: &[u8] = b"vdisk/";
-    pub fn shard(shard: u16) -> Bytes {
-        format!("shard/{shard:04x}").into_bytes().into()
-    }
-    pub fn vdisk(id: VdiskId) -> Bytes {
-        format!("vdisk/{:012x}", id.raw()).into_bytes().into()
+impl From<Truncated> for Bad {
+    fn from(_: Truncated) -> Bad {
+        Bad::Truncated
     }
 }
+
+type Fields<T> = std::result::Result<T, Bad>;
+
+impl NodeRecord {
+    const KIND: u8 = 1;
+
+    pub fn encode(&self) -> Bytes {
+        let mut w = begin(Self::KIND);
+        w.u16_le(self.node).u16_le(self.shards).u32_le(self.format);
+        end(w)
+    }
+
+    /// `Corrupt` if the bytes are damaged, `UnsupportedFormat` if a newer build wrote them.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, Self::KIND, "node", |r| {
+            Ok(NodeRecord { node: r.u16_le()?, shards: r.u16_le()?, format: r.u32_le()? })
+        })
+    }
+}
+
+impl ShardRecord {
+    const KIND: u8 = 2;
+
+    pub fn encode(&self) -> Bytes {
+        let mut w = begin(Self::KIND);
+        w.u64_le(self.disk.0).u64_le(self.generation).u8(self.clean.into());
+        end(w)
+    }
+
+    /// As [`NodeRecord::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, Self::KIND, "shard", |r| {
+            Ok(ShardRecord { disk: DiskId(r.u64_le()?), generation: r.u64_le()?, clean: flag(r)? })
+        })
+    }
+}
+
+impl VdiskRecord {
+    const KIND: u8 = 3;
+
+    /// Names are at most 65,535 bytes; the control plane allows far fewer.
+    pub fn encode(&self) -> Bytes {
+        let mut w = begin(Self::KIND);
+        let name_len = u16::try_from(self.name.len()).expect("names are limited where they come in");
+        w.u64_le(self.id.raw()).u16_le(name_len).put(self.name.as_bytes());
+        w.u64_le(self.size_bytes).u32_le(self.sector_bytes).u8(self.read_only.into());
+        w.u64_le(self.created_wall_ns).u16_le(self.shard).u64_le(self.epoch.0);
+        w.u8(self.checkpoint.is_some().into());
+        if let Some(c) = self.checkpoint {
+            w.u64_le(c.group.raw()).u32_le(c.offset).u32_le(c.len).u64_le(c.sequence.0);
+        }
+        w.u8(self.tail.is_some().into());
+        if let Some(t) = self.tail {
+            w.u64_le(t.group.raw()).u32_le(t.len).u64_le(t.sequence.0).u32_le(t.chain).u8(t.clean.into());
+        }
+        w.u8(self.deleted.into());
+        end(w)
+    }
+
+    /// As [`NodeRecord::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, Self::KIND, "vDisk", |r| {
+            Ok(VdiskRecord {
+                id: VdiskId::from_raw(r.u64_le()?).ok_or(Bad::Value("vDisk id"))?,
+                name: text(r)?,
+                size_bytes: r.u64_le()?,
+                sector_bytes: r.u32_le()?,
+                read_only: flag(r)?,
+                created_wall_ns: r.u64_le()?,
+                shard: r.u16_le()?,
+                epoch: Epoch(r.u64_le()?),
+                checkpoint: if flag(r)? { Some(checkpoint(r)?) } else { None },
+                tail: if flag(r)? { Some(tail(r)?) } else { None },
+                deleted: flag(r)?,
+            })
+        })
+    }
+}
+
+fn checkpoint(r: &mut Reader) -> Fields<CheckpointHint> {
+    Ok(CheckpointHint { group: group(r)?, offset: r.u32_le()?, len: r.u32_le()?, sequence: Sequence(r.u64_le()?) })
+}
+
+fn tail(r: &mut Reader) -> Fields<TailHint> {
+    let (group, len, sequence) = (group(r)?, r.u32_le()?, Sequence(r.u64_le()?));
+    Ok(TailHint { group, len, sequence, chain: r.u32_le()?, clean: flag(r)? })
+}
+
+fn group(r: &mut Reader) -> Fields<GroupId> {
+    GroupId::from_raw(r.u64_le()?).ok_or(Bad::Value("group id"))
+}
+
+fn flag(r: &mut Reader) -> Fields<bool> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Bad::Value("bool")),
+    }
+}
+
+fn text(r: &mut Reader) -> Fields<String> {
+    let len = usize::from(r.u16_le()?);
+    let text = std::str::from_utf8(r.take(len)?).map_err(|_| Bad::Value("text"))?;
+    Ok(text.to_string())
+}
+
+fn begin(kind: u8) -> Writer {
+    let mut w = Writer::with_capacity(128);
+    w.u16_le(VERSION).u8(kind);
+    w
+}
+
+fn end(mut w: Writer) -> Bytes {
+    let crc = base::crc::crc32c(&w.bytes);
+    w.u32_le(crc);
+    w.bytes.into()
+}
+
+fn decode<T>(bytes: &[u8], kind: u8, what: &str, fields: impl FnOnce(&mut Reader) -> Fields<T>) -> Result<T> {
+    let corrupt = |why: &str| Error::new(Kind::Corrupt, format!("the {what} record in the metadata store is damaged: {why}"));
+    let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| corrupt("it is too short"))?;
+    if base::crc::crc32c(body) != u32::from_le_bytes(*crc) {
+        return Err(corrupt("its checksum is wrong"));
+    }
+    let mut r = Reader::new(body);
+    let head = r.u16_le().and_then(|version| Ok((version, r.u8()?)));
+    let (version, found) = head.map_err(|_| corrupt("it is too short"))?;
+    if version != VERSION {
+        let text = format!("the {what} record has format version {version}; this build reads version {VERSION}");
+        return Err(Error::new(Kind::UnsupportedFormat, text));
+    }
+    if found != kind {
+        return Err(corrupt("it is of another kind"));
+    }
+    match fields(&mut r) {
+        Ok(record) if r.is_empty() => Ok(record),
+        Ok(_) => Err(corrupt("it is too long")),
+        Err(Bad::Truncated) => Err(corrupt("it is too short")),
+        Err(Bad::Value(field)) => Err(corrupt(&format!("its {field} is impossible"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
