@@ -225,7 +225,8 @@ fn end(mut w: Writer) -> Bytes {
 }
 
 fn decode<T>(bytes: &[u8], kind: u8, what: &str, fields: impl FnOnce(&mut Reader) -> Fields<T>) -> Result<T> {
-    let corrupt = |why: &str| Error::new(Kind::Corrupt, format!("the {what} record in the metadata store is damaged: {why}"));
+    let corrupt =
+        |why: &str| Error::new(Kind::Corrupt, format!("the {what} record in the metadata store is damaged: {why}"));
     let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| corrupt("it is too short"))?;
     if base::crc::crc32c(body) != u32::from_le_bytes(*crc) {
         return Err(corrupt("its checksum is wrong"));
