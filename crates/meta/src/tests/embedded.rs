@@ -3,6 +3,7 @@
 use super::*;
 use crate::{Job, Kind, Outcome, RedbCore, RedbStore, Store, Submit, Transaction};
 use bytes::Bytes;
+use redb::StorageBackend;
 use std::collections::VecDeque;
 
 fn kind<T>(result: crate::Result<T>) -> Kind {
@@ -37,9 +38,9 @@ fn a_file_of_a_newer_build_or_of_somebody_else_is_refused() {
     assert_eq!(error.kind, Kind::UnsupportedFormat);
     assert!(error.to_string().contains("version 2; this build reads version 1"), "{error}");
 
-    let path = folder.path().join("garbage");
-    std::fs::write(&path, vec![b'x'; 100_000]).expect("room");
-    assert_eq!(kind(RedbCore::open(&path)), Kind::Corrupt);
+    let garbage = redb::backends::InMemoryBackend::new();
+    garbage.set_len(100_000).and_then(|()| garbage.write(0, &[b'x'; 100_000])).expect("memory");
+    assert_eq!(kind(RedbCore::with_backend(garbage)), Kind::Corrupt);
 }
 
 /// Keeps jobs until it is told to run or to drop them.
