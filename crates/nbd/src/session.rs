@@ -114,11 +114,11 @@ impl Session {
 
     /// Whether [`Session::next`] would get beyond [`Next::Full`] now.
     pub fn has_room(&self, out: &Output) -> bool {
-        let len = match &self.state {
-            State::Held(header) => header.len,
+        let wanted = match &self.state {
+            State::Held(header) => payload_len(header),
             _ => 0,
         };
-        self.admits(len, out)
+        self.admits(wanted, out)
     }
 
     /// The rest of a write's payload that is under way: `buffer` takes `missing` more bytes. An owner of a plain socket
@@ -140,7 +140,7 @@ impl Session {
             match &mut self.state {
                 State::Header => match self.header(input) {
                     Ok(Some(header)) => {
-                        if !self.admits(header.len, out) {
+                        if !self.admits(payload_len(&header), out) {
                             self.state = State::Held(header);
                             return Next::Full;
                         }
@@ -153,7 +153,7 @@ impl Session {
                 },
                 State::Held(header) => {
                     let header = *header;
-                    if !self.admits(header.len, out) {
+                    if !self.admits(payload_len(&header), out) {
                         return Next::Full;
                     }
                     self.state = State::Header;
@@ -202,9 +202,8 @@ impl Session {
         self.payload_bytes -= payload_len(&tag.header);
     }
 
-    fn admits(&self, len: u32, out: &Output) -> bool {
+    fn admits(&self, wanted: u64, out: &Output) -> bool {
         let used = self.payload_bytes + out.pending_bytes();
-        let wanted = u64::from(len.min(PAYLOAD_BYTES_MAX));
         self.requests < self.limits.requests && (used == 0 || used + wanted <= self.limits.payload_bytes)
     }
 
@@ -295,7 +294,8 @@ impl Session {
 
 fn payload_len(header: &RequestHeader) -> u64 {
     match header.command {
-        command::READ | command::WRITE => u64::from(header.len),
+        // What is longer is refused, and needs no room.
+        command::READ | command::WRITE => u64::from(header.len.min(PAYLOAD_BYTES_MAX)),
         _ => 0,
     }
 }

@@ -1,0 +1,326 @@
+//! One connection in the transmission phase: the loop that every read and write of a guest goes through.
+//!
+//! One task per connection, one turn of it: take what one read brought, submit all of it, gather what is ready, answer
+//! with one vectored write. A request whose completion is ready at once costs no allocation and no trip through the
+//! executor. A turn is bounded, so that connections of one worker take turns; what a client can make us hold is bounded
+//! by the session's limits, and a client that does not read is not read from either.
+
+use super::channel::Channel;
+use super::seam::Attached;
+use block::{BlockDevice, Geometry, Kind, Reply};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use nbd::{Next, Output, Session, Tag};
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use world::{Completion, LocalFuture};
+
+/// What one read may bring. Large enough for a full queue of small writes; more only spills the cache.
+const INPUT_BYTES: usize = 256 << 10;
+/// Idle input buffers that a worker keeps. Connections borrow one only while there is something in it.
+const INPUTS_KEPT: usize = 8;
+/// A payload with more than this missing is read straight into its own memory.
+const IN_PLACE_BYTES: usize = 16 << 10;
+/// After a write of at least this size the next read is a small one: it finds the next header, and the payload behind
+/// it goes in place instead of through the input buffer.
+const LARGE_WRITE_BYTES: usize = 64 << 10;
+const SMALL_READ_BYTES: usize = 4096;
+/// Requests, and reads, after which a connection lets others have their turn. A quarter of a millisecond at 2 us each.
+const TURN_REQUESTS: u32 = 128;
+const TURN_READS: u32 = 16;
+/// How long a closing connection may take to send its last replies.
+const GRACE: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// Zeroing and faulting in 256 KiB for each read would cost more than the read.
+    static INPUTS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client said goodbye.
+    Disconnected,
+    /// The client went away without a word.
+    HungUp,
+    /// The controller ended it.
+    Closed,
+    /// The client did not speak the protocol.
+    Broken(&'static str),
+    Lost(io::Error),
+}
+
+/// Serves a connection until it ends. `closed` asks it to end, after answering what is under way.
+pub(super) async fn serve(
+    channel: Channel,
+    session: Session,
+    out: Output,
+    unread: Vec<u8>,
+    attached: Attached,
+    stopped: LocalFuture<()>,
+) -> End {
+    let Attached { device, closed, hold } = attached;
+    let mut connection = Connection {
+        channel,
+        session,
+        device,
+        out,
+        input: Input::holding(unread),
+        large_writes: false,
+        events: FuturesUnordered::new(),
+        end: None,
+    };
+    for signal in [closed, stopped] {
+        connection.events.push(Pending::Signal(signal, Signal::Close));
+    }
+    let end = poll_fn(|context| connection.turns(context)).await;
+    let Connection { channel, device, events, .. } = connection;
+    // Requests that are still under way (the socket failed, or the grace ended) go on in the device, unheard.
+    drop((events, device));
+    drop(hold);
+    if !matches!(end, End::HungUp | End::Lost(_)) {
+        channel.close().await;
+    }
+    end
+}
+
+struct Connection {
+    channel: Channel,
+    session: Session,
+    device: Rc<dyn BlockDevice>,
+    out: Output,
+    input: Input,
+    large_writes: bool,
+    events: FuturesUnordered<Pending>,
+    /// Set when no more requests are taken.
+    end: Option<End>,
+}
+
+/// How far receiving got.
+enum Received {
+    /// The socket is empty; we are woken when it is not.
+    All,
+    /// There may be more.
+    Some,
+    /// The session takes no more for now.
+    Full,
+    Ended,
+}
+
+impl Connection {
+    fn turns(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        let mut requests = TURN_REQUESTS;
+        for _ in 0..TURN_READS {
+            let received = self.receive(context, &mut requests);
+            self.collect(context);
+            match self.channel.poll_write(context, &mut self.out) {
+                Poll::Ready(Err(error)) => return Poll::Ready(self.end.take().unwrap_or(End::Lost(error))),
+                Poll::Ready(Ok(())) if self.session.requests_under_way() == 0 => {
+                    if let Some(end) = self.end.take() {
+                        return Poll::Ready(end);
+                    }
+                }
+                _ => {}
+            }
+            match received {
+                Received::Some if requests > 0 => {}
+                Received::Full if self.session.has_room(&self.out) => {}
+                Received::Some => break,
+                Received::All | Received::Full | Received::Ended => return Poll::Pending,
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Parses and submits what is in the input; if there was nothing, what one read brings.
+    fn receive(&mut self, context: &mut Context<'_>, requests: &mut u32) -> Received {
+        if self.end.is_some() {
+            return Received::Ended;
+        }
+        let geometry = self.device.geometry();
+        match self.parse(&geometry, requests) {
+            Parsed::Starved => {}
+            Parsed::Stopped(received) => return received,
+        }
+        match self.read(context) {
+            Poll::Pending => return Received::All,
+            Poll::Ready(Ok(0)) => {
+                self.end = Some(End::HungUp);
+                return Received::Ended;
+            }
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => {
+                self.end = Some(End::Lost(error));
+                return Received::Ended;
+            }
+        }
+        match self.parse(&geometry, requests) {
+            Parsed::Starved => Received::Some,
+            Parsed::Stopped(received) => received,
+        }
+    }
+
+    fn read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.channel.reads_in_place()
+            && let Some((payload, missing)) = self.session.payload()
+            && missing >= IN_PLACE_BYTES
+        {
+            return self.channel.poll_read_into(context, payload, missing);
+        }
+        let limit = if self.large_writes { SMALL_READ_BYTES } else { INPUT_BYTES };
+        let mut buffer = Input::borrow();
+        let result = self.channel.poll_read(context, buffer.get_mut(..limit).expect("the limits are below its size"));
+        self.input = Input { start: 0, end: if let Poll::Ready(Ok(count)) = result { count } else { 0 }, buffer };
+        self.input.give_back_if_empty();
+        result
+    }
+
+    fn parse(&mut self, geometry: &Geometry, requests: &mut u32) -> Parsed {
+        let mut rest = self.input.rest();
+        let parsed = loop {
+            if *requests == 0 {
+                break Parsed::Stopped(Received::Some);
+            }
+            match self.session.next(&mut rest, geometry, &mut self.out) {
+                Next::Request(tag, request) => {
+                    *requests -= 1;
+                    self.large_writes =
+                        matches!(&request, block::Request::Write { data, .. } if data.len() >= LARGE_WRITE_BYTES);
+                    match self.device.submit(request) {
+                        Completion::Ready(result) => self.session.reply(tag, result, &mut self.out),
+                        pending => self.events.push(Pending::Request(Some(tag), pending)),
+                    }
+                }
+                Next::Starved => break Parsed::Starved,
+                Next::Full => break Parsed::Stopped(Received::Full),
+                Next::Disconnect => {
+                    self.end = Some(End::Disconnected);
+                    break Parsed::Stopped(Received::Ended);
+                }
+                Next::Broken(why) => {
+                    self.end = Some(End::Broken(why));
+                    break Parsed::Stopped(Received::Ended);
+                }
+            }
+        };
+        self.input.start = self.input.end - rest.len();
+        self.input.give_back_if_empty();
+        parsed
+    }
+
+    /// Answers what the device has completed.
+    fn collect(&mut self, context: &mut Context<'_>) {
+        while let Poll::Ready(Some(event)) = self.events.poll_next_unpin(context) {
+            match event {
+                Event::Completed(tag, result) => self.answer(tag, result),
+                Event::Signal(Signal::Close) if self.end.is_none() => {
+                    self.end = Some(End::Closed);
+                    let grace = Box::pin(tokio::time::sleep(GRACE));
+                    self.events.push(Pending::Signal(grace, Signal::GraceIsOver));
+                }
+                Event::Signal(Signal::Close) => {}
+                Event::Signal(Signal::GraceIsOver) => self.give_up(),
+            }
+        }
+    }
+
+    fn answer(&mut self, tag: Tag, result: block::Result<Reply>) {
+        // A client that is cut off asks again elsewhere; one that is told ESHUTDOWN gives its guest an I/O error.
+        let asks_again = |kind| matches!(kind, Kind::Unavailable | Kind::Fenced);
+        match &result {
+            Err(error) if self.end.is_some() && asks_again(error.kind) => self.session.forget(tag),
+            _ => self.session.reply(tag, result, &mut self.out),
+        }
+    }
+
+    /// Ends the connection whatever is unsent or under way.
+    fn give_up(&mut self) {
+        self.out = Output::new();
+        for event in std::mem::take(&mut self.events) {
+            if let Pending::Request(Some(tag), _) = event {
+                self.session.forget(tag);
+            }
+        }
+    }
+}
+
+enum Parsed {
+    Starved,
+    Stopped(Received),
+}
+
+/// Received bytes that are not parsed yet: all the time none, unless the session is full.
+struct Input {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn holding(bytes: Vec<u8>) -> Input {
+        Input { start: 0, end: bytes.len(), buffer: bytes.into() }
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn borrow() -> Box<[u8]> {
+        let kept = INPUTS.with_borrow_mut(Vec::pop);
+        kept.unwrap_or_else(|| vec![0; INPUT_BYTES].into())
+    }
+
+    fn give_back_if_empty(&mut self) {
+        if self.start < self.end {
+            return;
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        INPUTS.with_borrow_mut(|kept| {
+            if buffer.len() == INPUT_BYTES && kept.len() < INPUTS_KEPT {
+                kept.push(buffer);
+            }
+        });
+        (self.start, self.end) = (0, 0);
+    }
+}
+
+/// What the connection waits for besides its socket.
+enum Pending {
+    /// The tag is there until it is handed out with the result.
+    Request(Option<Tag>, Completion<block::Result<Reply>>),
+    Signal(LocalFuture<()>, Signal),
+}
+
+#[derive(Clone, Copy)]
+enum Signal {
+    Close,
+    GraceIsOver,
+}
+
+enum Event {
+    Completed(Tag, block::Result<Reply>),
+    Signal(Signal),
+}
+
+impl Future for Pending {
+    type Output = Event;
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Event> {
+        match &mut *self {
+            Pending::Request(tag, completion) => {
+                let result = ready!(Pin::new(completion).poll(context));
+                let tag = tag.take().expect("a completion completes once");
+                Poll::Ready(Event::Completed(tag, result))
+            }
+            Pending::Signal(future, signal) => {
+                ready!(future.as_mut().poll(context));
+                Poll::Ready(Event::Signal(*signal))
+            }
+        }
+    }
+}
