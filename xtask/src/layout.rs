@@ -1,0 +1,343 @@
+//! Measures how flushed 4 KiB appends fare in different layouts on a file system; docs/decisions/0001 is built on it.
+//!
+//! Every append is 160 bytes of header and 4 KiB of payload at the next 4 KiB boundary, and counts when a data sync that
+//! began after it has ended. Each writer is a thread. The cases run in turn, several rounds, so that what else the machine
+//! does meets all of them; rates and latencies are medians over the rounds. A run that shared the processors with other
+//! programs is thrown away and repeated. The bytes at the device are the lowest of the rounds: others can only add to
+//! that counter.
+
+mod quiet;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FallocateFlags, OFlags};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+const BLOCK: usize = 4096;
+const HEADER_BYTES: usize = 160;
+/// What an append takes: header and payload up to the next block.
+const STRIDE: u64 = 2 * BLOCK as u64;
+/// A writer's room with one and with many writers; a run ends early when one of them is full.
+const REGION_BYTES_ALONE: u64 = 256 << 20;
+const REGION_BYTES: u64 = 32 << 20;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// On the file system to measure; takes up to 7 GiB for the time of the run.
+    directory: PathBuf,
+    /// Length of one measurement.
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How many write at once, one measurement each.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64])]
+    writers: Vec<usize>,
+    /// Repeat what was measured while other programs used more than this share of the processors.
+    #[arg(long, default_value_t = 10.0)]
+    busy_percent_max: f64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Space {
+    /// Each append makes the file longer.
+    Growing,
+    /// fallocate: the space is there, the file system knows it as unwritten.
+    Fallocated,
+    /// All of it was written and synced before.
+    Written,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sync {
+    /// Each writer calls fdatasync for itself.
+    Own,
+    /// At most one runs per file and one is pending; it serves all that wait.
+    Coalesced,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Payload {
+    Append,
+    AppendDirect,
+    /// 4 KiB at a random block, without a header.
+    Overwrite,
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    /// 0: one for each writer.
+    files: usize,
+    space: Space,
+    sync: Sync,
+    payload: Payload,
+}
+
+const CASES: [Case; 10] = [
+    case("file per group, growing", 0, Space::Growing, Sync::Own, Payload::Append),
+    case("file per group, fallocated", 0, Space::Fallocated, Sync::Own, Payload::Append),
+    case("file per group, recycled", 0, Space::Written, Sync::Own, Payload::Append),
+    case("one slab, growing, coalesced sync", 1, Space::Growing, Sync::Coalesced, Payload::Append),
+    case("one slab, fallocated, coalesced sync", 1, Space::Fallocated, Sync::Coalesced, Payload::Append),
+    case("one slab, pre-written, a sync each", 1, Space::Written, Sync::Own, Payload::Append),
+    case("one slab, pre-written, coalesced sync", 1, Space::Written, Sync::Coalesced, Payload::Append),
+    case("two slabs, pre-written, coalesced sync", 2, Space::Written, Sync::Coalesced, Payload::Append),
+    case("one slab, pre-written, O_DIRECT, coalesced", 1, Space::Written, Sync::Coalesced, Payload::AppendDirect),
+    case("overwrite in a prefilled file each", 0, Space::Written, Sync::Own, Payload::Overwrite),
+];
+
+const fn case(name: &'static str, files: usize, space: Space, sync: Sync, payload: Payload) -> Case {
+    Case { name, files, space, sync, payload }
+}
+
+/// What one run showed.
+#[derive(Clone, Copy)]
+struct Sample {
+    appends_per_second: f64,
+    p50: Duration,
+    p99: Duration,
+    device_bytes_per_payload_byte: f64,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let place = options.directory.join(format!("layout-{}", std::process::id()));
+    fs::create_dir(&place).with_context(|| format!("cannot create {}", place.display()))?;
+    let result = measure_all(options, &place);
+    fs::remove_dir_all(&place).with_context(|| format!("cannot remove {}", place.display()))?;
+    result
+}
+
+fn measure_all(options: &Options, place: &Path) -> Result<()> {
+    for &writers in &options.writers {
+        if writers == 0 {
+            bail!("--writers wants numbers above 0");
+        }
+        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); CASES.len()];
+        for round in 0..options.rounds {
+            for (case, samples) in CASES.iter().zip(&mut samples) {
+                let duration = Duration::from_secs(options.seconds);
+                let sample = quiet::insist(options.busy_percent_max, || measure(*case, writers, place, duration))?;
+                eprintln!("{writers} writers, round {round}, {}: {:.0}/s", case.name, sample.appends_per_second);
+                samples.push(sample);
+            }
+        }
+        print_table(writers, &samples);
+        for entry in fs::read_dir(place)? {
+            fs::remove_file(entry?.path())?;
+        }
+        settle(place)?;
+    }
+    Ok(())
+}
+
+fn print_table(writers: usize, samples: &[Vec<Sample>]) {
+    println!("\n| {writers} writing | flushed writes/s | p50 µs | p99 µs | device bytes per payload byte |");
+    println!("|---|---:|---:|---:|---:|");
+    for (case, samples) in CASES.iter().zip(samples) {
+        let rate = median(samples.iter().map(|sample| sample.appends_per_second));
+        let p50 = median(samples.iter().map(|sample| sample.p50.as_secs_f64() * 1e6));
+        let p99 = median(samples.iter().map(|sample| sample.p99.as_secs_f64() * 1e6));
+        let bytes = samples.iter().map(|sample| sample.device_bytes_per_payload_byte).fold(f64::INFINITY, f64::min);
+        println!("| {} | {rate:.0} | {p50:.0} | {p99:.0} | {bytes:.2} |", case.name);
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn measure(case: Case, writers: usize, place: &Path, duration: Duration) -> Result<Sample> {
+    let region_bytes = if writers == 1 { REGION_BYTES_ALONE } else { REGION_BYTES };
+    let files = prepare(case, writers, region_bytes, place)?;
+    settle(place)?;
+    let device_before = device_bytes_written(place)?;
+    let stop = AtomicBool::new(false);
+    let started = Instant::now();
+    let mut latencies: Vec<Duration> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..writers)
+            .map(|index| {
+                let target = &files[index % files.len()];
+                let region = (index / files.len()) as u64 * region_bytes;
+                let writer = Writer { case, target, region, region_bytes, seed: index as u64 + 1 };
+                let stop = &stop;
+                scope.spawn(move || writer.write(stop, started + duration))
+            })
+            .collect();
+        let results = threads.into_iter().map(|thread| thread.join().expect("a writer does not panic"));
+        results.collect::<Result<Vec<_>>>().map(|latencies| latencies.concat())
+    })?;
+    let elapsed = started.elapsed();
+    let device_bytes = device_bytes_written(place)? - device_before;
+    drop(files);
+    if case.space != Space::Written {
+        for entry in fs::read_dir(place)? {
+            let path = entry?.path();
+            if path.to_string_lossy().ends_with("-fresh") {
+                fs::remove_file(path)?;
+            }
+        }
+    }
+    latencies.sort();
+    let count = latencies.len();
+    Ok(Sample {
+        appends_per_second: count as f64 / elapsed.as_secs_f64(),
+        p50: latencies[count / 2],
+        p99: latencies[count * 99 / 100],
+        device_bytes_per_payload_byte: device_bytes as f64 / (count * BLOCK) as f64,
+    })
+}
+
+/// Lets earlier work of this program reach the device, so that it is not counted later.
+fn settle(place: &Path) -> Result<()> {
+    rustix::fs::syncfs(File::open(place)?)?;
+    std::thread::sleep(Duration::from_millis(200));
+    Ok(())
+}
+
+/// The files of a case. Pre-written ones are kept for the next round, which recycles them.
+fn prepare(case: Case, writers: usize, region_bytes: u64, place: &Path) -> Result<Vec<Target>> {
+    let count = if case.files == 0 { writers } else { case.files.min(writers) };
+    let file_bytes = writers.div_ceil(count) as u64 * region_bytes;
+    let suffix = if case.space == Space::Written { "written" } else { "fresh" };
+    let open = |index| {
+        let path = place.join(format!("{}-{index}-{suffix}", case.files));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        match case.space {
+            Space::Growing => {}
+            Space::Fallocated => rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, file_bytes)?,
+            Space::Written => fill(&file, file_bytes)?,
+        }
+        file.sync_all()?;
+        let file = match case.payload {
+            Payload::AppendDirect => {
+                let direct = OFlags::DIRECT.bits() as i32;
+                OpenOptions::new().write(true).custom_flags(direct).open(&path)?
+            }
+            Payload::Append | Payload::Overwrite => file,
+        };
+        Ok(Target { file, end: AtomicU64::new(0), syncs: Mutex::default(), ended: Condvar::new() })
+    };
+    (0..count).map(open).collect()
+}
+
+fn fill(mut file: &File, file_bytes: u64) -> Result<()> {
+    if file.metadata()?.len() == file_bytes {
+        return Ok(());
+    }
+    let part = vec![0xa5; 1 << 20];
+    for _ in 0..file_bytes >> 20 {
+        file.write_all(&part)?;
+    }
+    Ok(())
+}
+
+/// A file, with what its writers share.
+struct Target {
+    file: File,
+    /// Where the next append goes if the file grows.
+    end: AtomicU64,
+    syncs: Mutex<Syncs>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Syncs {
+    begun: u64,
+    done: u64,
+}
+
+impl Target {
+    fn sync(&self, sync: Sync) -> Result<()> {
+        if sync == Sync::Own {
+            return Ok(rustix::fs::fdatasync(&self.file)?);
+        }
+        let mut syncs = self.syncs.lock().expect("no writer panics");
+        // One that runs already may have missed our bytes.
+        let wanted = syncs.begun + 1;
+        while syncs.done < wanted {
+            if syncs.begun > syncs.done {
+                syncs = self.ended.wait(syncs).expect("no writer panics");
+                continue;
+            }
+            syncs.begun += 1;
+            drop(syncs);
+            rustix::fs::fdatasync(&self.file)?;
+            syncs = self.syncs.lock().expect("no writer panics");
+            syncs.done = syncs.begun;
+            self.ended.notify_all();
+        }
+        Ok(())
+    }
+}
+
+struct Writer<'a> {
+    case: Case,
+    target: &'a Target,
+    /// Where the writer's part of the file begins.
+    region: u64,
+    region_bytes: u64,
+    seed: u64,
+}
+
+impl Writer<'_> {
+    /// Until `end`, or until any writer's region is full. Returns what each write took.
+    fn write(&self, stop: &AtomicBool, end: Instant) -> Result<Vec<Duration>> {
+        let mut random = self.seed;
+        let memory = vec![0x5a; 4 * BLOCK];
+        // A direct write wants memory that starts at a block.
+        let aligned = &memory[memory.as_ptr().align_offset(BLOCK)..];
+        let mut latencies = Vec::new();
+        let mut appended = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let before = Instant::now();
+            if before >= end {
+                stop.store(true, Ordering::Relaxed);
+                break;
+            }
+            let offset = match self.case.space {
+                Space::Growing => self.target.end.fetch_add(STRIDE, Ordering::Relaxed),
+                Space::Fallocated | Space::Written => self.region + appended,
+            };
+            let (offset, len) = match self.case.payload {
+                Payload::Append => (offset, HEADER_BYTES + BLOCK),
+                Payload::AppendDirect => (offset, 2 * BLOCK),
+                Payload::Overwrite => (self.region + random_block(&mut random, self.region_bytes), BLOCK),
+            };
+            self.target.file.write_all_at(&aligned[..len], offset)?;
+            self.target.sync(self.case.sync)?;
+            latencies.push(before.elapsed());
+            appended += STRIDE;
+            if appended >= self.region_bytes && self.case.payload != Payload::Overwrite {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(latencies)
+    }
+}
+
+/// splitmix64 (Steele, Lea, Flood 2014): any spread-out numbers do.
+fn random_block(state: &mut u64, region_bytes: u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)) % (region_bytes / BLOCK as u64) * BLOCK as u64
+}
+
+/// Since boot, by everybody, at the device that carries the directory's file system (kernel: Documentation/block/stat).
+fn device_bytes_written(place: &Path) -> Result<u64> {
+    let device = fs::metadata(place)?.dev();
+    let path = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("{path}: the directory must lie on a block device"))?;
+    let sectors = text.split_ascii_whitespace().nth(6).context("a seventh field")?;
+    Ok(sectors.parse::<u64>()? * 512)
+}
