@@ -96,7 +96,6 @@ pub struct Journal {
 pub struct Issued {
     pub first: u64,
     pub count: u64,
-    pub value: Value,
     pub at: u64,
 }
 
@@ -126,7 +125,7 @@ impl Journal {
         for sector in self.range(first, count) {
             sector.push(Candidate { value, issued: at, acknowledged: NEVER, ruled_out: NEVER });
         }
-        Issued { first, count, value, at }
+        Issued { first, count, at }
     }
 
     /// After its reply was received.

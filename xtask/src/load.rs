@@ -60,11 +60,6 @@ impl Target {
         self.state.lock().expect("no thread panics with the journal locked")
     }
 
-    /// Writes issued so far.
-    pub fn writes(&self) -> u64 {
-        self.writes.load(Ordering::Relaxed)
-    }
-
     /// Reads the whole vDisk; every sector must hold a legal value, which is from now on the only legal one.
     /// The number of sectors that hold data.
     pub fn check(&self, client: &mut Client) -> Result<u64> {
@@ -160,16 +155,6 @@ impl Load {
     /// After the server was killed: connections that broke are no error here, wrong content or NBD errors are.
     pub fn crashed(self) -> Result<Counts> {
         self.stop.store(true, Ordering::Relaxed);
-        self.join()
-    }
-
-    /// Stops sending, waits for all replies.
-    pub fn drain(self) -> Result<Counts> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.join()
-    }
-
-    fn join(self) -> Result<Counts> {
         let mut sum = Counts::default();
         for thread in self.threads {
             let counts = thread.join().expect("a worker does not panic")?;

@@ -1,10 +1,16 @@
 //! Checks, tests, benchmarks and measurements of this repository: `cargo xtask test`, `bench`, and their parts.
 
+mod bench;
+mod clients;
 mod content;
+mod damage;
+mod full;
+mod fuzz;
 mod guest;
 mod guest_image;
 mod http;
 mod kill9;
+mod layout;
 mod load;
 mod nbd;
 mod packages;
@@ -12,10 +18,14 @@ mod powerloss;
 mod process;
 mod random;
 mod server;
+mod steps;
+mod test;
+mod tidy;
 mod write_log;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(about, disable_help_subcommand = true)]
@@ -27,8 +37,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     /// Everything that CI runs: style, unit tests, simulation, other people's clients, crashes, power loss, a guest, fuzzing.
+    Test(test::Options),
     /// Compares drystone with its peers on this machine and writes docs/benchmarks.md. Gates nothing.
-    /// Layering, purpose lines, file lengths, licences.
+    Bench(bench::Options),
     /// Rounds of kill -9 under load, against the release binary.
     Kill9(kill9::Options),
     /// Rebuilds disk images at random points of a recorded write log and checks every acknowledged flush.
@@ -39,6 +50,21 @@ enum Verb {
         #[arg(long)]
         peer: bool,
     },
+    /// nbdinfo, nbdcopy, qemu-img, qemu-io, libnbd, fio, bad clients and bad input against the release binary.
+    Clients(clients::Options),
+    /// Layering, purpose lines, file lengths, licences.
+    Tidy,
+    /// Flipped bits, truncation, corrupt and newer superblocks.
+    Damage,
+    /// A full disk.
+    Full,
+    /// A short run of every fuzz target.
+    Fuzz {
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// How flushed appends fare in different layouts on a file system; docs/decisions/0001 is built on it.
+    Layout(layout::Options),
     /// Prints the Debian packages the tests need; `--install` installs them.
     Packages {
         #[arg(long)]
@@ -46,15 +72,37 @@ enum Verb {
     },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Test(options) => test::run(&options),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Kill9(options) => kill9::run_alone(&options),
         Verb::Powerloss(options) => powerloss::run_alone(&options),
         Verb::Guest { peer } => guest::run_alone(peer),
+        Verb::Clients(options) => clients::run_alone(&options),
+        Verb::Tidy => tidy::run().map(|report| println!("{report}")),
+        Verb::Damage => said(server::build().and_then(|()| damage::run())),
+        Verb::Full => said(server::build().and_then(|()| full::run())),
+        Verb::Fuzz { seconds } => said(fuzz::run(seconds)),
+        Verb::Layout(options) => layout::run(&options),
         Verb::Packages { install: true } => packages::install(),
         Verb::Packages { install: false } => {
             println!("{}", packages::NEEDED.join(" "));
             Ok(())
         }
     }
+}
+
+fn said(done: Result<steps::Done>) -> Result<()> {
+    done.map(|done| println!("{}", done.said))
 }

@@ -79,13 +79,6 @@ impl Server {
         })
     }
 
-    /// A started one in a fresh scratch folder.
-    pub fn fresh(name: &str) -> Result<Server> {
-        let mut server = Server::new(&crate::process::scratch(name)?)?;
-        server.start()?;
-        Ok(server)
-    }
-
     /// `drystone up` with this server's addresses.
     pub fn up(&self) -> Command {
         if self.subject == Subject::Nbdkit {

@@ -37,8 +37,6 @@ const FORBIDDEN: [&str; 16] = [
     "tokio", "async-std", "smol", "mio", "io-uring", "rustix", "nix", "hyper", "axum", "ureq", "rustls", "serde_json", "rand",
     "getrandom", "chrono", "parking_lot",
 ];
-/// redb asks the operating system itself; the store is an actor behind `world`.
-const FORBIDDEN_BUT: [(&str, &str); 0] = [];
 
 const LICENCES: [&str; 13] = [
     "Apache-2.0",
@@ -199,7 +197,7 @@ fn engines(metadata: &Value, wrong: &mut Vec<String>) -> Result<()> {
                 if seen.insert(*next) {
                     open.push(next);
                     let found = names.get(next).copied().unwrap_or("");
-                    if FORBIDDEN.contains(&found) && !FORBIDDEN_BUT.contains(&(*name, found)) {
+                    if FORBIDDEN.contains(&found) {
                         let via = names.get(at).copied().unwrap_or("");
                         wrong.push(format!("engine crate {name} reaches {found} (through {via})"));
                     }

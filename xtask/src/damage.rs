@@ -1,0 +1,327 @@
+//! Damaged data directories: flipped bits, truncation, a superblock that is corrupt or newer. What is damaged fails
+//! with a medium error, everything else is served, and nothing wrong is ever returned as data.
+
+use crate::content::{Found, SECTOR, Value, compose, examine};
+use crate::nbd::{self, Client};
+use crate::process::{output, refused, scratch};
+use crate::random::Random;
+use crate::server::Server;
+use crate::steps::Done;
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Blocks of 4 KiB that are written to each vDisk, 64 KiB apart.
+const BLOCKS: u64 = 128;
+const SIZE_BYTES: u64 = 16 << 20;
+const NAMES: [&str; 2] = ["first", "second"];
+/// Random flips, each on a fresh copy of the directory.
+const FLIPS: u64 = 12;
+
+/// All of it; one sentence on what was done.
+pub fn run() -> Result<Done> {
+    let dir = scratch("damage")?;
+    let mut server = Server::new(&dir)?;
+    fill(&mut server)?;
+    let intact = dir.join("intact");
+    output("cp", &["-a", "--sparse=always", &text(&server.data), &text(&intact)])?;
+    let mut case = Case { server, intact };
+    let (mut checks, mut wrong) = (0, Vec::new());
+    let cases: [(&str, fn(&mut Case) -> Result<()>); 6] = [
+        ("a flipped bit in data", Case::flipped_data),
+        ("a newer format", Case::newer_format),
+        ("a corrupt superblock", Case::corrupt_superblock),
+        ("one corrupt copy of the superblock", Case::one_corrupt_copy),
+        ("a truncated slab", Case::truncated),
+        ("random flips", Case::random_flips),
+    ];
+    for (name, check) in cases {
+        case.reset()?;
+        match check(&mut case).with_context(|| name.to_string()) {
+            Ok(()) => checks += 1,
+            Err(error) => wrong.push(format!("{error:#}")),
+        }
+        case.server.kill9();
+    }
+    ensure!(wrong.is_empty(), "{checks} passed, {} failed:\n- {}", wrong.len(), wrong.join("\n- "));
+    Ok(Done::new(checks, format!("{checks} kinds of damage, {FLIPS} random flips")))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn sector_of(block: u64) -> u64 {
+    block * (64 << 10) / SECTOR as u64
+}
+
+/// What block `block` of vDisk `disk` holds.
+fn content(disk: usize, block: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    compose(&mut bytes, disk as u64 + 1, sector_of(block), block + 1);
+    bytes
+}
+
+fn fill(server: &mut Server) -> Result<()> {
+    server.start()?;
+    for (disk, name) in NAMES.iter().enumerate() {
+        server.create(name, &SIZE_BYTES.to_string())?;
+        let mut client = server.connect(name)?;
+        for block in 0..BLOCKS {
+            client.write(sector_of(block) * SECTOR as u64, &content(disk, block))?;
+        }
+        client.flush()?;
+        client.disconnect()?;
+    }
+    server.stop()
+}
+
+struct Case {
+    server: Server,
+    intact: PathBuf,
+}
+
+/// What reading everything gave.
+#[derive(Default, Debug, PartialEq, Eq)]
+struct Seen {
+    right: u64,
+    medium_errors: u64,
+    /// vDisks that could not be opened at all.
+    closed: u64,
+}
+
+impl Case {
+    fn reset(&mut self) -> Result<()> {
+        let _ = fs::remove_dir_all(&self.server.data);
+        output("cp", &["-a", "--sparse=always", &text(&self.intact), &text(&self.server.data)])?;
+        Ok(())
+    }
+
+    /// Reads every block; anything but its content or EIO is an error.
+    fn read_all(&self) -> Result<Seen> {
+        let mut seen = Seen::default();
+        for (disk, name) in NAMES.iter().enumerate() {
+            let Ok(mut client) = self.server.connect(name) else {
+                seen.closed += 1;
+                continue;
+            };
+            for block in 0..BLOCKS {
+                match read_block(&mut client, sector_of(block))? {
+                    None => seen.medium_errors += 1,
+                    Some(bytes) if bytes == content(disk, block) => seen.right += 1,
+                    Some(bytes) => {
+                        let found = examine(&bytes[..SECTOR], disk as u64 + 1, sector_of(block));
+                        let kind = if found == Found::Value(Value::Zero) { "zeros" } else { "wrong bytes" };
+                        bail!("{name}: block {block} was read as {kind} instead of its content or an error");
+                    }
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    fn flipped_data(&mut self) -> Result<()> {
+        let victim = 37;
+        let (slab, offset) = self.find(&content(0, victim))?;
+        flip(&slab, offset + 1000, 3)?;
+        self.server.start()?;
+        let seen = self.read_all()?;
+        ensure!(seen == Seen { right: 2 * BLOCKS - 1, medium_errors: 1, closed: 0 }, "{seen:?}");
+        ensure!(self.server.metric("drystone_checksum_errors_total")? >= 1.0, "the bad checksum is not counted");
+        ensure!(self.server.log().contains("checksum"), "the log does not name it:\n{}", self.server.log());
+        // A new write heals the block.
+        let mut client = self.server.connect(NAMES[0])?;
+        client.write(sector_of(victim) * SECTOR as u64, &content(0, victim))?;
+        client.disconnect()?;
+        let seen = self.read_all()?;
+        ensure!(seen.right == 2 * BLOCKS, "after overwriting the damaged block: {seen:?}");
+        self.server.stop()
+    }
+
+    fn newer_format(&mut self) -> Result<()> {
+        for path in self.files("superblock")? {
+            for copy in [0, 4096] {
+                rewrite_page(&path, copy, |page| page[8..12].copy_from_slice(&2u32.to_le_bytes()))?;
+            }
+        }
+        let before = self.digest()?;
+        refused(self.server.up(), &["newer"])?;
+        ensure!(self.digest()? == before, "a refused directory was changed");
+        Ok(())
+    }
+
+    fn corrupt_superblock(&mut self) -> Result<()> {
+        for path in self.files("superblock")? {
+            flip(&path, 100, 0)?;
+            flip(&path, 4096 + 100, 0)?;
+        }
+        refused(self.server.up(), &["superblock"])
+    }
+
+    fn one_corrupt_copy(&mut self) -> Result<()> {
+        for path in self.files("superblock")? {
+            // The older copy, whichever that is: the newer one says what was promised last.
+            let serial = |copy: u64| -> Result<u64> {
+                let mut bytes = [0; 8];
+                File::open(&path)?.read_exact_at(&mut bytes, copy + 24)?;
+                Ok(u64::from_le_bytes(bytes))
+            };
+            let older = if serial(0)? < serial(4096)? { 0 } else { 4096 };
+            flip(&path, older + 100, 0)?;
+        }
+        self.server.start()?;
+        ensure!(self.read_all()?.right == 2 * BLOCKS);
+        self.server.stop()
+    }
+
+    fn truncated(&mut self) -> Result<()> {
+        let (slab, offset) = self.find(&content(1, BLOCKS / 2))?;
+        File::options().write(true).open(&slab)?.set_len(offset)?;
+        self.server.start()?;
+        let seen = self.read_all()?;
+        ensure!(seen.medium_errors > 0 || seen.closed > 0, "half the data is gone and nobody said so: {seen:?}");
+        Ok(())
+    }
+
+    fn random_flips(&mut self) -> Result<()> {
+        let seed = Random::seed_from_clock();
+        let mut random = Random::new(seed);
+        for round in 0..FLIPS {
+            self.reset()?;
+            let slabs = self.files("slab-")?;
+            let slab = &slabs[random.below(slabs.len() as u64) as usize];
+            let Some(offset) = some_written_byte(slab, &mut random)? else { continue };
+            let bit = random.below(8) as u8;
+            flip(slab, offset, bit)?;
+            let what = format!("seed {seed}, round {round}: bit {bit} of byte {offset} of {}", slab.display());
+            self.server.start().with_context(|| what.clone())?;
+            self.read_all().with_context(|| what.clone())?;
+            self.server.stop().with_context(|| what)?;
+        }
+        Ok(())
+    }
+
+    /// All files of the data directory whose name starts with `prefix`.
+    fn files(&self, prefix: &str) -> Result<Vec<PathBuf>> {
+        let (mut open, mut found) = (vec![self.server.data.clone()], Vec::new());
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(&dir)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    open.push(path);
+                } else if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)) {
+                    found.push(path);
+                }
+            }
+        }
+        found.sort();
+        ensure!(!found.is_empty(), "no file {prefix}* in {}", self.server.data.display());
+        Ok(found)
+    }
+
+    /// In which slab, and where, these bytes lie.
+    fn find(&self, bytes: &[u8]) -> Result<(PathBuf, u64)> {
+        for path in self.files("slab-")? {
+            let mut found = None;
+            each_written_chunk(&path, |offset, chunk| {
+                if found.is_none()
+                    && let Some(at) = chunk.windows(64).position(|window| window == &bytes[..64])
+                {
+                    found = Some(offset + at as u64);
+                }
+            })?;
+            if let Some(offset) = found {
+                return Ok((path, offset));
+            }
+        }
+        bail!("the content of a written block is in no slab")
+    }
+
+    fn digest(&self) -> Result<Vec<u8>> {
+        let mut whole = Vec::new();
+        for path in self.files("superblock")? {
+            File::open(path)?.read_to_end(&mut whole)?;
+        }
+        Ok(whole)
+    }
+}
+
+/// `None`: a medium error.
+fn read_block(client: &mut Client, sector: u64) -> Result<Option<Vec<u8>>> {
+    client.send(nbd::READ, 0, sector, sector * SECTOR as u64, 4096, &[])?;
+    let answer = client.answer()?;
+    match answer.error {
+        0 => {
+            let mut bytes = vec![0; 4096];
+            client.stream.read_exact(&mut bytes)?;
+            Ok(Some(bytes))
+        }
+        5 => Ok(None),
+        error => bail!("a damaged block was answered with error {error}, expected EIO"),
+    }
+}
+
+fn flip(path: &Path, offset: u64, bit: u8) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset)?;
+    byte[0] ^= 1 << bit;
+    file.write_all_at(&byte, offset)?;
+    Ok(file.sync_all()?)
+}
+
+/// Changes a page of 4 KiB that ends with its crc32c.
+fn rewrite_page(path: &Path, offset: u64, change: impl Fn(&mut [u8])) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut page = [0; 4096];
+    file.read_exact_at(&mut page, offset)?;
+    change(&mut page);
+    let crc = base::crc::crc32c(&page[..4092]);
+    page[4092..].copy_from_slice(&crc.to_le_bytes());
+    file.write_all_at(&page, offset)?;
+    Ok(file.sync_all()?)
+}
+
+/// Slabs are sparse and big: holes are skipped, and so are chunks of zeros.
+fn each_written_chunk(path: &Path, mut visit: impl FnMut(u64, &[u8])) -> Result<()> {
+    const CHUNK: usize = 1 << 20;
+    let file = File::open(path)?;
+    let (size, mut chunk, mut offset) = (file.metadata()?.len(), vec![0; CHUNK + 64], 0u64);
+    while offset < size {
+        offset = match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => data / CHUNK as u64 * CHUNK as u64,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let mut filled = 0;
+        while filled < chunk.len() {
+            match file.read_at(&mut chunk[filled..], offset + filled as u64)? {
+                0 => break,
+                more => filled += more,
+            }
+        }
+        if chunk[..filled].iter().any(|byte| *byte != 0) {
+            visit(offset, &chunk[..filled]);
+        }
+        offset += CHUNK as u64;
+    }
+    Ok(())
+}
+
+fn some_written_byte(path: &Path, random: &mut Random) -> Result<Option<u64>> {
+    let mut sectors = Vec::new();
+    each_written_chunk(path, |offset, chunk| {
+        for (index, sector) in chunk.chunks(SECTOR).enumerate() {
+            if sector.iter().any(|byte| *byte != 0) {
+                sectors.push(offset + (index * SECTOR) as u64);
+            }
+        }
+    })?;
+    if sectors.is_empty() {
+        return Ok(None);
+    }
+    let sector = sectors[random.below(sectors.len() as u64) as usize];
+    Ok(Some(sector + random.below(SECTOR as u64)))
+}

@@ -1,0 +1,158 @@
+//! A full disk: writes fail with "no space left", reads go on, nothing acknowledged is lost, and once space is freed
+//! writes go on without a restart.
+
+use crate::content::{SECTOR, compose};
+use crate::nbd::{self, Client};
+use crate::powerloss::Mount;
+use crate::process::{output, scratch, wait_until};
+use crate::server::Server;
+use crate::steps::Done;
+use anyhow::{Result, bail, ensure};
+use std::fs::File;
+use std::time::Duration;
+
+/// The disk. What a controller keeps in reserve must fit several times.
+const DISK_BYTES: u64 = 2 << 30;
+/// A file beside the data directory, whose deletion frees space from outside.
+const BALLAST_BYTES: u64 = 400 << 20;
+const CHUNK: u64 = 1 << 20;
+const SALT: u64 = 77;
+const ENOSPC: u32 = 28;
+/// From freeing space to the first write that goes on.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn run() -> Result<Done> {
+    ensure!(rustix::process::geteuid().is_root(), "loop devices and mounts need root");
+    let dir = scratch("full")?;
+    let image = dir.join("disk.img");
+    File::create(&image)?.set_len(DISK_BYTES)?;
+    output("mkfs.ext4", &["-q", &image.to_string_lossy()])?;
+    let mount = Mount::new(&image, &dir.join("mnt"))?;
+    let ballast = mount.path.join("ballast");
+    output("fallocate", &["-l", &BALLAST_BYTES.to_string(), &ballast.to_string_lossy()])?;
+    let mut server = Server::new(&mount.path)?;
+    server.start()?;
+    for (name, size) in [("big", "8GiB"), ("other", "1GiB"), ("victim", "1GiB")] {
+        server.create(name, size)?;
+    }
+    let mut other = Region::new(&server, "other")?;
+    other.grow(16)?;
+    Region::new(&server, "victim")?.grow(300)?;
+    let mut big = Region::new(&server, "big")?;
+
+    // From outside.
+    let filled = big.fill()?;
+    ensure!(filled > 100, "the disk was full after {filled} MiB");
+    big.verify()?;
+    other.verify()?;
+    big.client.flush()?;
+    std::fs::remove_file(&ballast)?;
+    big.wait_for_space("after a file was deleted")?;
+
+    // By trimming.
+    big.fill()?;
+    big.trim(200)?;
+    big.wait_for_space("after a trim")?;
+
+    // By deleting a vDisk; that must work on a full disk.
+    big.fill()?;
+    server.run(&["vdisk", "delete", "victim"])?;
+    big.wait_for_space("after a vDisk was deleted")?;
+
+    // A crash while full.
+    big.fill()?;
+    let (grown, trimmed) = (big.grown, big.trimmed);
+    server.kill9();
+    server.start()?;
+    let mut big = Region { grown, trimmed, client: server.connect("big")? };
+    big.verify()?;
+    let mut other = Region { grown: other.grown, trimmed: 0, client: server.connect("other")? };
+    other.verify()?;
+    server.stop()?;
+    mount.unmount()?;
+    std::fs::remove_file(&image)?;
+    Ok(Done::new(6, format!("{grown} MiB written to a disk of {} MiB, 4 times full", DISK_BYTES >> 20)))
+}
+
+/// A vDisk filled from its start on, MiB by MiB, trimmed from its start on.
+struct Region {
+    client: Client,
+    /// MiB acknowledged.
+    grown: u64,
+    trimmed: u64,
+}
+
+impl Region {
+    fn new(server: &Server, name: &str) -> Result<Region> {
+        Ok(Region { client: server.connect(name)?, grown: 0, trimmed: 0 })
+    }
+
+    fn content(index: u64) -> Vec<u8> {
+        let mut bytes = vec![0; CHUNK as usize];
+        compose(&mut bytes, SALT, index * CHUNK / SECTOR as u64, index + 1);
+        bytes
+    }
+
+    /// True if the write was acknowledged, false on ENOSPC; every other answer is an error.
+    fn write_one(&mut self) -> Result<bool> {
+        let data = Region::content(self.grown);
+        self.client.send(nbd::WRITE, 0, 1, self.grown * CHUNK, CHUNK as u32, &data)?;
+        match self.client.answer()?.error {
+            0 => {
+                self.grown += 1;
+                Ok(true)
+            }
+            ENOSPC => Ok(false),
+            error => bail!("a write to a full disk was answered with error {error}, expected ENOSPC ({ENOSPC})"),
+        }
+    }
+
+    fn grow(&mut self, count: u64) -> Result<()> {
+        for _ in 0..count {
+            ensure!(self.write_one()?, "full after {} MiB already", self.grown);
+        }
+        Ok(())
+    }
+
+    /// Until it is full; how many MiB that took.
+    fn fill(&mut self) -> Result<u64> {
+        let before = self.grown;
+        while self.write_one()? {
+            ensure!(self.grown < DISK_BYTES / CHUNK * 2, "the disk never gets full");
+        }
+        Ok(self.grown - before)
+    }
+
+    fn trim(&mut self, count: u64) -> Result<()> {
+        self.client.trim(self.trimmed * CHUNK, (count * CHUNK) as u32)?;
+        self.trimmed += count;
+        self.client.flush()
+    }
+
+    /// Writes go on, and several of them do.
+    fn wait_for_space(&mut self, when: &str) -> Result<()> {
+        wait_until(&format!("writes {when}"), PATIENCE, || {
+            let goes_on = self.write_one()?;
+            if !goes_on {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Ok(goes_on)
+        })?;
+        self.grow(16)?;
+        self.verify()
+    }
+
+    fn verify(&mut self) -> Result<()> {
+        let mut bytes = vec![0; CHUNK as usize];
+        for index in 0..self.grown {
+            self.client.read(index * CHUNK, &mut bytes)?;
+            let right = if index < self.trimmed {
+                bytes.iter().all(|byte| *byte == 0)
+            } else {
+                bytes == Region::content(index)
+            };
+            ensure!(right, "MiB {index} of {} is not what was acknowledged", self.grown);
+        }
+        Ok(())
+    }
+}

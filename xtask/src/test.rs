@@ -1,0 +1,135 @@
+//! `cargo xtask test`: everything that CI runs, in order of what fails soonest.
+
+use crate::process::{command, logged, repository, target_dir};
+use crate::server::Subject;
+use crate::steps::{self, Done, Step};
+use crate::{clients, damage, full, fuzz, guest, kill9, packages, powerloss, tidy};
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+const CARGO_LIMIT: Duration = Duration::from_secs(3600);
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only these steps, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// All but these steps.
+    #[arg(long, value_delimiter = ',')]
+    skip: Vec<String>,
+    /// Go on behind a failed step.
+    #[arg(long)]
+    keep_going: bool,
+    /// Names the steps and runs nothing.
+    #[arg(long)]
+    list: bool,
+    /// Rounds of kill -9.
+    #[arg(long, default_value_t = 25)]
+    rounds: u64,
+    /// Points at which the power fails.
+    #[arg(long, default_value_t = 12)]
+    points: u64,
+    /// Seconds for each fuzz target.
+    #[arg(long, default_value_t = 30)]
+    fuzz_seconds: u64,
+    /// Seconds of fresh seeds in the simulation.
+    #[arg(long, default_value_t = 150)]
+    sim_seconds: u64,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let all = all(options);
+    if options.list {
+        for step in &all {
+            println!("{:<10} {}", step.name, step.what);
+        }
+        return Ok(());
+    }
+    for name in options.only.iter().chain(&options.skip) {
+        if !all.iter().any(|step| step.name == name) {
+            bail!("there is no step {name:?}; `cargo xtask test --list` names them");
+        }
+    }
+    let only = |step: &Step| options.only.is_empty() || options.only.iter().any(|name| name == step.name);
+    let chosen: Vec<Step> =
+        all.into_iter().filter(|step| only(step) && !options.skip.iter().any(|name| name == step.name)).collect();
+    std::fs::create_dir_all(target_dir().join("blackbox"))?;
+    steps::run(&chosen, options.keep_going)
+}
+
+fn all(options: &Options) -> Vec<Step> {
+    let kill9 = kill9::Options { rounds: options.rounds, seed: None, load_ms: 1500, peer: false };
+    let powerloss = powerloss::Options { points: options.points, seed: None, load_ms: 6000, peer: false };
+    let (fuzz_seconds, sim_seconds) = (options.fuzz_seconds, options.sim_seconds);
+    vec![
+        Step::new("packages", "Debian packages that the tests need", || {
+            packages::install()?;
+            Ok(Done::new(0, ""))
+        }),
+        Step::new("fmt", "cargo fmt", || cargo("fmt", &["fmt", "--all", "--check"], 1)),
+        Step::new("tidy", "purpose lines, layers, licences, documents", || Ok(Done::new(1, tidy::run()?))),
+        Step::new("clippy", "cargo clippy, warnings are errors", || {
+            cargo("clippy", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], 1)
+        }),
+        Step::new("unit", "unit and property tests", unit),
+        Step::new("build", "release build of drystone and sim", || {
+            cargo("build", &["build", "--release", "--locked", "-p", "drystone", "-p", "sim"], 0)
+        }),
+        Step::new("sim", "simulated crashes and faults, fresh seeds", move || simulation(sim_seconds)),
+        Step::new("clients", "other people's clients, and bad ones", || {
+            clients::run(&clients::Options { check: None, peer: false })
+        }),
+        Step::new("damage", "flipped bits, truncation, newer formats", damage::run),
+        Step::new("full", "a full disk", || as_root(full::run)),
+        Step::new("kill9", "kill -9 under load, metadata store deleted", move || {
+            Ok(Done::new(kill9.rounds, kill9::run(&kill9)?))
+        }),
+        Step::new("powerloss", "power loss replayed from a recorded write log", move || {
+            as_root(|| Ok(Done::new(powerloss.points, powerloss::run(&powerloss)?)))
+        }),
+        Step::new("guest", "a Debian guest, its controller killed", || {
+            as_root(|| Ok(Done::new(1, guest::run(Subject::Drystone)?)))
+        }),
+        Step::new("fuzz", "a short run of each fuzz target", move || fuzz::run(fuzz_seconds)),
+    ]
+}
+
+/// Loop devices, mounts and debootstrap: without root the step is left out, and says so.
+fn as_root(run: impl Fn() -> Result<Done>) -> Result<Done> {
+    if rustix::process::geteuid().is_root() { run() } else { Ok(Done::new(0, "LEFT OUT: needs root")) }
+}
+
+fn in_repository(arguments: &[&str]) -> Command {
+    let mut cargo = command("cargo", arguments);
+    cargo.current_dir(repository());
+    cargo
+}
+
+fn log(name: &str) -> PathBuf {
+    target_dir().join("blackbox").join(format!("{name}.log"))
+}
+
+fn cargo(name: &str, arguments: &[&str], checks: u64) -> Result<Done> {
+    logged(in_repository(arguments), &log(name), CARGO_LIMIT)?;
+    Ok(Done::new(checks, ""))
+}
+
+fn unit() -> Result<Done> {
+    let said = logged(in_repository(&["test", "--workspace", "--locked", "--no-fail-fast"]), &log("unit"), CARGO_LIMIT)?;
+    let passed = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u64>().ok())
+        .sum();
+    Ok(Done::new(passed, format!("{passed} tests")))
+}
+
+/// The simulator prints the command that repeats a failure; it is in the log that a failed step shows.
+fn simulation(seconds: u64) -> Result<Done> {
+    let program = target_dir().join("release/sim");
+    let arguments = ["many", "--seconds", &seconds.to_string()];
+    let said = logged(command(&program.to_string_lossy(), &arguments), &log("sim"), CARGO_LIMIT)?;
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").to_string();
+    Ok(Done::new(1, last))
+}
