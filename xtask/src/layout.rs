@@ -41,6 +41,9 @@ pub struct Options {
     /// Repeat what was measured while other programs used more than this share of the processors.
     #[arg(long, default_value_t = 10.0)]
     busy_percent_max: f64,
+    /// Minutes to wait for quiet in all; what is left after that is measured as it comes.
+    #[arg(long, default_value_t = 20)]
+    patience: u64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -114,6 +117,8 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn measure_all(options: &Options, place: &Path) -> Result<()> {
+    let patient_until = Instant::now() + Duration::from_secs(options.patience * 60);
+    let quiet = quiet::Quiet { busy_percent_max: options.busy_percent_max, patient_until };
     for &writers in &options.writers {
         if writers == 0 {
             bail!("--writers wants numbers above 0");
@@ -122,7 +127,7 @@ fn measure_all(options: &Options, place: &Path) -> Result<()> {
         for round in 0..options.rounds {
             for (case, samples) in CASES.iter().zip(&mut samples) {
                 let duration = Duration::from_secs(options.seconds);
-                let sample = quiet::insist(options.busy_percent_max, || measure(*case, writers, place, duration))?;
+                let sample = quiet.insist(|| measure(*case, writers, place, duration))?;
                 eprintln!("{writers} writers, round {round}, {}: {:.0}/s", case.name, sample.appends_per_second);
                 samples.push(sample);
             }

@@ -115,7 +115,7 @@ impl Servers {
                 let image = self.dir.join("peer.qcow2");
                 output(
                     "qemu-img",
-                    &["convert", "-f", "raw", "-O", "qcow2", &raw.to_string_lossy(), &image.to_string_lossy()],
+                    &["convert", "-U", "-f", "raw", "-O", "qcow2", &raw.to_string_lossy(), &image.to_string_lossy()],
                 )?;
                 qemu_nbd("qcow2", &image, &socket)
             }

@@ -2,41 +2,44 @@
 
 use anyhow::{Context, Result};
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Attempts at a run in a quiet moment; after these the least disturbed one is taken.
-const ATTEMPTS: usize = 12;
 const LISTEN: Duration = Duration::from_millis(500);
-/// How often to listen for a quiet moment before going on regardless.
-const LISTEN_TIMES: usize = 60;
 
-/// Runs `measure` until other programs used less than `busy_percent_max` of the processors meanwhile. Only time in user
-/// mode is looked at: in the kernel it cannot be told who the work was for.
-pub fn insist<T>(busy_percent_max: f64, mut measure: impl FnMut() -> Result<T>) -> Result<T> {
-    let mut best: Option<(f64, T)> = None;
-    for _ in 0..ATTEMPTS {
-        for _ in 0..LISTEN_TIMES {
-            let before = Times::now()?;
-            std::thread::sleep(LISTEN);
-            if Times::now()?.others_percent_since(&before) < busy_percent_max {
-                break;
+/// What counts as quiet, and how long to wait for it over all measurements together.
+pub struct Quiet {
+    pub busy_percent_max: f64,
+    pub patient_until: Instant,
+}
+
+impl Quiet {
+    /// Runs `measure` until other programs used less than `busy_percent_max` of the processors meanwhile; when patience
+    /// ends, the least disturbed run is taken. Only time in user mode is looked at: in the kernel it cannot be told who
+    /// the work was for.
+    pub fn insist<T>(&self, mut measure: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut best: Option<(f64, T)> = None;
+        loop {
+            while Instant::now() < self.patient_until {
+                let before = Times::now()?;
+                std::thread::sleep(LISTEN);
+                if Times::now()?.others_percent_since(&before) < self.busy_percent_max {
+                    break;
+                }
             }
-        }
-        let before = Times::now()?;
-        let sample = measure()?;
-        let busy_percent = Times::now()?.others_percent_since(&before);
-        if best.as_ref().is_none_or(|(least, _)| busy_percent < *least) {
-            best = Some((busy_percent, sample));
-        }
-        if busy_percent < busy_percent_max {
-            break;
+            let before = Times::now()?;
+            let sample = measure()?;
+            let busy_percent = Times::now()?.others_percent_since(&before);
+            let (least_percent, sample) = match best.take() {
+                Some((least_percent, best)) if least_percent < busy_percent => (least_percent, best),
+                _ => (busy_percent, sample),
+            };
+            if least_percent < self.busy_percent_max || Instant::now() >= self.patient_until {
+                eprint!("others had {least_percent:.0} % of the processors; ");
+                return Ok(sample);
+            }
+            best = Some((least_percent, sample));
         }
     }
-    let (busy_percent, sample) = best.context("at least one attempt was made")?;
-    if busy_percent >= busy_percent_max {
-        eprintln!("disturbed: other programs used {busy_percent:.0} % of the processors");
-    }
-    Ok(sample)
 }
 
 /// Clock ticks since boot, over all processors.
