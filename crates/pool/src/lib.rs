@@ -20,6 +20,7 @@ mod ballast;
 mod free;
 mod space;
 
+mod hash;
 mod header;
 mod ids;
 mod slab;

@@ -1,5 +1,6 @@
 //! The pool of one shard: its slabs, its groups, and reads of them.
 
+use crate::hash::IdState;
 use crate::ids::Ids;
 use crate::slab::{Slab, SlabHeader};
 use crate::slots::{Blocks, Slots};
@@ -11,7 +12,6 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::hash::BuildHasherDefault;
 use std::rc::{Rc, Weak};
 use world::local::{Notify, Semaphore};
 use world::{Completion, Disk, DiskUsage, World};
@@ -53,7 +53,7 @@ pub struct Pool {
     /// The number of the next slab file; above every number in sight, loaded or not.
     slab_next: Cell<Option<SlabId>>,
     creating_slab: Rc<Semaphore>,
-    groups: RefCell<HashMap<GroupId, Rc<Group>, BuildHasherDefault<IdHasher>>>,
+    groups: RefCell<HashMap<GroupId, Rc<Group>, IdState>>,
     pub(crate) space: Space,
     /// Groups that take no more appends and may have blocks behind their tail.
     pub(crate) untrimmed: RefCell<Vec<Rc<Group>>>,
@@ -128,29 +128,6 @@ impl Drop for Busy {
         if self.0.busy.get() == 0 {
             self.0.idle.notify();
         }
-    }
-}
-
-/// Group ids are unique already; one multiplication spreads them over the table.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
-
-impl std::hash::Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(byte.into());
-        }
-    }
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(value.into());
-    }
-    fn write_u64(&mut self, value: u64) {
-        // 2^64 / golden ratio: neighbours end up far apart; the fold brings the good upper bits down to the bucket index.
-        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ (product >> 32);
     }
 }
 

@@ -200,7 +200,8 @@ impl Disk for Handle {
     }
     fn list(&self) -> LocalFuture<Result<Vec<FileEntry>>> {
         let files = self.0.files.borrow();
-        let entry = |(name, c): (&String, &Rc<RefCell<Content>>)| FileEntry { name: name.clone(), size_bytes: c.borrow().size };
+        let entry =
+            |(name, c): (&String, &Rc<RefCell<Content>>)| FileEntry { name: name.clone(), size_bytes: c.borrow().size };
         let list = files.iter().map(entry).collect();
         Box::pin(async move { Ok(list) })
     }

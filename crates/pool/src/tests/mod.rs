@@ -1,7 +1,7 @@
 //! Whole pools on a disk in memory.
 
 mod append;
-mod disk;
+pub(crate) mod disk;
 mod history;
 mod space;
 mod start;
