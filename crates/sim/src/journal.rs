@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
 
-/// Enough to see what led to a failure, little enough to read.
-const EVENTS_KEPT: usize = 400;
+/// Enough to see how a failure came about, even over a few restarts.
+const EVENTS_KEPT: usize = 20_000;
 
 #[derive(Clone)]
 pub struct Event {

@@ -6,3 +6,5 @@ pub mod executor;
 pub mod journal;
 pub mod oracle;
 pub mod rng;
+pub mod run;
+pub mod toy;

@@ -165,6 +165,10 @@ impl SimDisk {
         self.store.borrow().crash_reached
     }
 
+    pub fn journal(&self) -> Rc<Journal> {
+        self.store.borrow().journal.clone()
+    }
+
     pub fn set_faults(&self, plan: FaultPlan) {
         self.store.borrow_mut().plan = plan;
     }

@@ -19,11 +19,13 @@ pub struct Entry {
     pub id: Option<u64>,
     /// The first is the last acknowledged one; the others may have come about.
     states: Vec<State>,
+    /// What it was before; damage to the end of a log may bring that back.
+    past: Vec<State>,
 }
 
 impl Entry {
     pub fn new() -> Self {
-        Entry { id: None, states: vec![None] }
+        Entry { id: None, states: vec![None], past: Vec::new() }
     }
 
     /// The last acknowledged state.
@@ -36,6 +38,14 @@ impl Entry {
         self.states.len() == 1
     }
 
+    pub fn may_have_name(&self, name: &str) -> bool {
+        self.states.iter().flatten().any(|state| state.name == name)
+    }
+
+    pub fn may_be_read_only(&self) -> bool {
+        self.states.iter().flatten().any(|state| state.read_only)
+    }
+
     /// A verb begins. Verbs on one vDisk go one at a time; only I/O runs beside them.
     pub fn begin(&mut self, state: State) {
         self.states.push(state);
@@ -44,6 +54,7 @@ impl Entry {
     /// The verb was acknowledged.
     pub fn succeed(&mut self) {
         let state = self.states.pop().expect("a verb was begun");
+        self.past.append(&mut self.states);
         self.states = vec![state];
     }
 
@@ -52,18 +63,19 @@ impl Entry {
         self.states.pop();
     }
 
-    fn settle(&mut self, found: Option<&VdiskInfo>) -> Result<(), String> {
+    fn settle(&mut self, found: Option<&VdiskInfo>, is_damaged: bool) -> Result<(), String> {
         let state = found.map(|info| Attributes {
             name: info.name.clone(),
             size_bytes: info.size_bytes,
             read_only: info.read_only,
         });
-        if !self.states.contains(&state) {
+        if !self.states.contains(&state) && !(is_damaged && self.past.contains(&state)) {
             return Err(format!("vDisk {:?} is {state:?}, legal would be {:?}", self.id, self.states));
         }
         if let Some(info) = found {
             self.id = Some(info.id);
         }
+        self.past.append(&mut self.states);
         self.states = vec![state];
         Ok(())
     }
@@ -77,7 +89,8 @@ impl Entry {
 }
 
 /// Compares a list that was taken while no verb was under way; afterwards no entry is in doubt.
-pub fn check_list(entries: &mut [Entry], list: &[VdiskInfo]) -> Result<(), String> {
+/// On a disk that `is_damaged` the last verbs may be lost.
+pub fn check_list(entries: &mut [Entry], list: &[VdiskInfo], is_damaged: bool) -> Result<(), String> {
     for info in list {
         let owners = entries.iter().filter(|entry| entry.may_be(info)).count();
         if owners != 1 {
@@ -87,8 +100,8 @@ pub fn check_list(entries: &mut [Entry], list: &[VdiskInfo]) -> Result<(), Strin
     for entry in entries {
         let found: Vec<&VdiskInfo> = list.iter().filter(|info| entry.may_be(info)).collect();
         match found[..] {
-            [] => entry.settle(None)?,
-            [info] => entry.settle(Some(info))?,
+            [] => entry.settle(None, is_damaged)?,
+            [info] => entry.settle(Some(info), is_damaged)?,
             _ => return Err(format!("one vDisk is listed twice: {found:?}")),
         }
     }
@@ -120,7 +133,7 @@ mod tests {
             prepare(&mut entries[0]);
             let mut list = list.to_vec();
             list.push(info(8, "z", 4096));
-            check_list(&mut entries, &list).is_ok()
+            check_list(&mut entries, &list, false).is_ok()
         };
         let nothing: fn(&mut Entry) = |_| {};
         let rename: fn(&mut Entry) = |entry| entry.begin(Some(attributes("b", 4096)));
@@ -142,10 +155,10 @@ mod tests {
             entry.begin(Some(attributes("a", 4096)));
             [entry]
         };
-        assert!(check_list(&mut begun(), &[]).is_ok());
+        assert!(check_list(&mut begun(), &[], false).is_ok());
         let mut entries = begun();
-        check_list(&mut entries, &[info(5, "a", 4096)]).expect("the name is the one that was asked for");
+        check_list(&mut entries, &[info(5, "a", 4096)], false).expect("the name is the one that was asked for");
         assert_eq!(entries[0].id, Some(5));
-        assert!(check_list(&mut begun(), &[info(5, "a", 512)]).is_err());
+        assert!(check_list(&mut begun(), &[info(5, "a", 512)], false).is_err());
     }
 }

@@ -4,7 +4,7 @@
 //! answered before `b` was submitted; everything else is concurrent and may take effect in either order, each 4 KiB
 //! block whole.
 
-use super::pattern::{Foreign, SECTOR, Value, WriteId, decode};
+use super::pattern::{Foreign, SECTOR, Value, decode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -83,6 +83,9 @@ pub struct History {
     past: BTreeMap<u64, BTreeSet<Value>>,
     pub keeps_past: bool,
 }
+
+/// Everything acknowledged before this time has survived; and the sector that proves it, if it is not the floor.
+type Cut = (Time, Option<u64>);
 
 /// A sector that an audit read: its value, or nothing if the read failed with a medium error.
 pub type Observed = BTreeMap<u64, Option<Value>>;
@@ -241,10 +244,10 @@ impl History {
 
     /// After a crash and a recovery: is what an audit saw a legal state? If so it becomes the new base.
     pub fn check_recovered(&mut self, floor: Floor, now: Time, observed: &Observed) -> Result<(), String> {
-        let mut cut = self.certain_until(floor, now);
+        let mut cut = (self.certain_until(floor, now), None);
         let shown = loop {
             let (shown, needed) = self.explain(floor, cut, observed)?;
-            if needed <= cut {
+            if needed.0 <= cut.0 {
                 break shown;
             }
             cut = needed;
@@ -269,9 +272,9 @@ impl History {
     /// Finds for each sector the requests it can have come from if everything acknowledged before `cut` survived, and
     /// the cut that this in turn implies: the log is in order, so what was acknowledged before a survivor was even
     /// submitted has survived too.
-    fn explain(&self, floor: Floor, cut: Time, seen: &Observed) -> Result<(BTreeMap<u64, RequestId>, Time), String> {
+    fn explain(&self, floor: Floor, (cut, cause): Cut, seen: &Observed) -> Result<(BTreeMap<u64, RequestId>, Cut), String> {
         let mut shown = BTreeMap::new();
-        let mut needed = cut;
+        let mut needed = (cut, cause);
         for (sector, value) in seen.iter().filter_map(|(sector, value)| value.map(|value| (*sector, value))) {
             let base = [Version { request: BASE, value: Value::Zero, seen: None, gone: None }];
             let versions = self.versions.get(&sector).map_or(&base[..], Vec::as_slice);
@@ -290,9 +293,12 @@ impl History {
             match found[..] {
                 [] if floor > Floor::Flushed && self.past.get(&sector).is_some_and(|past| past.contains(&value)) => {}
                 [] => {
+                    let cause = cause.map_or(String::new(), |sector| {
+                        format!("\n    because of a survivor in sector {sector}:{}", self.describe(sector))
+                    });
                     return Err(format!(
                         "sector {sector} of vDisk tag {} holds {value:?} after recovery, which is not legal: {floor:?}, \
-                         everything acknowledged before {cut} must be there{}",
+                         everything acknowledged before {cut} must be there{}{cause}",
                         self.tag,
                         self.describe(sector)
                     ));
@@ -302,7 +308,10 @@ impl History {
                 }
                 _ => {}
             }
-            needed = needed.max(found.iter().map(|id| self.requests[id.0].submitted).min().unwrap_or(0));
+            let implied = found.iter().map(|id| self.requests[id.0].submitted).min().unwrap_or(0);
+            if implied > needed.0 {
+                needed = (implied, Some(sector));
+            }
         }
         Ok((shown, needed))
     }
@@ -351,16 +360,5 @@ impl History {
             );
         }
         text + &format!("\n      flushes submitted at {:?}", self.flushes)
-    }
-}
-
-/// The next write's number; a run's oracle hands them out.
-#[derive(Debug, Default)]
-pub struct WriteIds(u64);
-
-impl WriteIds {
-    pub fn fresh(&mut self) -> WriteId {
-        self.0 += 1;
-        WriteId(self.0)
     }
 }

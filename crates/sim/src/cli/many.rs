@@ -1,0 +1,108 @@
+//! `sim many`: as many seeds as the time allows, on several threads, each seed a simulation of its own.
+
+use super::Many;
+use super::run::shorten;
+use sim::run::{Outcome, TRACE_LINES, run_random};
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// One seed in so many is run twice, to compare the digests.
+const REPEATED: u64 = 16;
+
+struct Progress {
+    next: AtomicU64,
+    steps: AtomicU64,
+    stop: AtomicBool,
+    /// Seeds run, by profile.
+    passed: Mutex<BTreeMap<&'static str, u64>>,
+    failed: Mutex<Vec<u64>>,
+}
+
+/// A time of day as a first seed: fresh seeds on every run, printed so that they can be run again.
+#[expect(clippy::disallowed_methods, reason = "the binary's own clock, outside every simulation")]
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |since| since.as_secs() * 1_000)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the binary's own clock, outside every simulation")]
+pub fn run(arguments: &Many) -> ExitCode {
+    let from = arguments.from.unwrap_or_else(fresh_seed);
+    if let Err(error) = arguments.common.engine().and(arguments.common.profile(from)) {
+        eprintln!("{error}");
+        return ExitCode::from(2);
+    }
+    println!("seeds from {from}, at most {} s", arguments.seconds);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(arguments.seconds);
+    let progress = Progress {
+        next: AtomicU64::new(from),
+        steps: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        passed: Mutex::default(),
+        failed: Mutex::default(),
+    };
+    let work = || {
+        while std::time::Instant::now() < end && !progress.stop.load(Ordering::Relaxed) {
+            let seed = progress.next.fetch_add(1, Ordering::Relaxed);
+            if seed - from >= arguments.seeds {
+                return;
+            }
+            one(arguments, seed, &progress);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.threads {
+            scope.spawn(work);
+        }
+    });
+    summarise(&progress)
+}
+
+fn one(arguments: &Many, seed: u64, progress: &Progress) {
+    let once = || -> Option<(&'static str, Outcome)> {
+        let profile = arguments.common.profile(seed).ok()?;
+        Some((profile.name, run_random(seed, profile, arguments.common.engine().ok()?, u64::MAX, TRACE_LINES)))
+    };
+    let Some((name, outcome)) = once() else { return };
+    progress.steps.fetch_add(outcome.steps, Ordering::Relaxed);
+    if let Some(failure) = outcome.failure {
+        report(arguments, seed, outcome.steps, &format!("{}\n{}", failure.trace, failure.what), progress);
+        return;
+    }
+    if seed.is_multiple_of(REPEATED)
+        && let Some((_, second)) = once()
+        && second.digest != outcome.digest
+    {
+        let what = format!("not repeatable: digests {:016x} and {:016x}", outcome.digest, second.digest);
+        report(arguments, seed, outcome.steps, &what, progress);
+        return;
+    }
+    *progress.passed.lock().expect("no thread panics with the lock").entry(name).or_default() += 1;
+}
+
+fn report(arguments: &Many, seed: u64, steps: u64, what: &str, progress: &Progress) {
+    let Ok(profile) = arguments.common.profile(seed) else { return };
+    let fewer = if arguments.keep_going { steps } else { shorten(seed, &arguments.common, steps) };
+    let mut failed = progress.failed.lock().expect("no thread panics with the lock");
+    println!("\n--- seed {seed} failed ---\n{what}");
+    let flags = arguments.common.flags(&profile);
+    println!("to see it again: cargo run -p sim -- run --seed {seed} --steps {fewer} {flags}");
+    failed.push(seed);
+    if !arguments.keep_going {
+        progress.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn summarise(progress: &Progress) -> ExitCode {
+    let passed = progress.passed.lock().expect("the threads have ended");
+    let failed = progress.failed.lock().expect("the threads have ended");
+    let count: u64 = passed.values().sum();
+    println!("{count} seeds passed, {} steps, by profile {passed:?}", progress.steps.load(Ordering::Relaxed));
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("{} seeds failed: {failed:?}", failed.len());
+    ExitCode::FAILURE
+}

@@ -1,0 +1,119 @@
+//! The command line of `sim`.
+
+pub mod exhaustive;
+pub mod many;
+pub mod run;
+
+use clap::{Args, Parser, Subcommand};
+use sim::engine::Engine;
+use sim::run::profile::{NAMES, Profile};
+use sim::toy::{Bug, Toy};
+use std::rc::Rc;
+
+/// Simulates whole nodes on faulty disks and checks that they keep their promises.
+#[derive(Parser)]
+#[command(name = "sim")]
+pub struct Command {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Runs one seed, twice, and compares the digests.
+    Run(Run),
+    /// Runs many seeds until the time is up.
+    Many(Many),
+    /// Crashes a short history at every disk operation.
+    Exhaustive(Exhaustive),
+}
+
+#[derive(Args, Clone)]
+pub struct Common {
+    /// One of calm, crash, deep, wide, sync, error, full, corrupt, metadata; by default the seed chooses.
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// What to test: node, or toy (which is correct and only proves the simulation itself).
+    #[arg(long, default_value = "toy")]
+    pub engine: String,
+}
+
+impl Common {
+    pub fn profile(&self, seed: u64) -> Result<Profile, String> {
+        match &self.profile {
+            None => Ok(Profile::of_seed(seed)),
+            Some(name) => {
+                Profile::named(name).ok_or_else(|| format!("unknown profile {name:?}; there are {}", NAMES.join(", ")))
+            }
+        }
+    }
+
+    pub fn engine(&self) -> Result<Rc<dyn Engine>, String> {
+        match self.engine.as_str() {
+            "toy" => Ok(Rc::new(Toy { bug: Bug::None })),
+            other => Err(format!("unknown engine {other:?}; there are node, toy")),
+        }
+    }
+
+    /// The flags that a command to reproduce needs besides the seed.
+    pub fn flags(&self, profile: &Profile) -> String {
+        format!("--profile {} --engine {}", profile.name, self.engine)
+    }
+}
+
+#[derive(Args)]
+pub struct Run {
+    #[arg(long)]
+    pub seed: u64,
+    /// Events shown with a failure.
+    #[arg(long, default_value_t = sim::run::TRACE_LINES)]
+    pub trace: usize,
+    /// Stops after so many steps of the workload.
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    pub steps: u64,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args)]
+pub struct Many {
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    pub seeds: u64,
+    /// First seed; without it one is drawn from the clock and printed.
+    #[arg(long)]
+    pub from: Option<u64>,
+    #[arg(long, default_value_t = 180)]
+    pub seconds: u64,
+    #[arg(long, default_value_t = 2)]
+    pub threads: u64,
+    /// Goes on after a failure, to see how many there are.
+    #[arg(long)]
+    pub keep_going: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args)]
+pub struct Exhaustive {
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Length of the history.
+    #[arg(long, default_value_t = 30)]
+    pub steps: u64,
+    /// Crashes at every n-th disk operation.
+    #[arg(long, default_value_t = 1)]
+    pub stride: u64,
+    /// Also crashes at every operation of each recovery.
+    #[arg(long)]
+    pub deep: bool,
+    #[arg(long, default_value_t = 180)]
+    pub seconds: u64,
+    /// Runs this case alone: DEATH,OPERATION or DEATH,OPERATION,OPERATION-IN-RECOVERY.
+    #[arg(long)]
+    pub case: Option<String>,
+    /// Events shown with a failure.
+    #[arg(long, default_value_t = sim::run::TRACE_LINES)]
+    pub trace: usize,
+    #[command(flatten)]
+    pub common: Common,
+}

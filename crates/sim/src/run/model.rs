@@ -1,0 +1,138 @@
+//! What the clients of a run share: the oracle's knowledge of every vDisk, the clock of events, the first failure.
+
+use super::profile::Profile;
+use crate::disk::{Damage, SimDisk};
+use crate::oracle::catalog::Entry;
+use crate::oracle::history::{History, Time};
+use crate::oracle::pattern::WriteId;
+use block::{BlockDevice, Kind};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// A vDisk as the workload drives it; its catalog entry is `entries` at the same index.
+pub struct Slot {
+    pub history: History,
+    pub device: Option<Rc<dyn BlockDevice>>,
+    /// A verb is under way.
+    pub is_busy: bool,
+    /// It is being deleted, or nobody knows whether it is.
+    pub is_closing: bool,
+    /// Verbs begun so far: tells whether an attribute held all the time.
+    pub verbs: u64,
+    /// The node reports it as damaged.
+    pub is_damaged: bool,
+    /// Where sequential requests go on.
+    pub next_sector: u64,
+}
+
+pub struct Model {
+    pub seed: u64,
+    pub profile: Profile,
+    pub disk: SimDisk,
+    pub entries: Vec<Entry>,
+    pub slots: Vec<Slot>,
+    pub failure: Option<String>,
+    /// Steps taken so far, in all rounds.
+    pub steps: u64,
+    /// Where the current round ends.
+    pub steps_end: u64,
+    /// For reports: what waits for an answer.
+    pub under_way: BTreeMap<u64, String>,
+    /// The disk's damage when the incarnation began.
+    pub damage_before: Damage,
+    /// The disk is, or has just been, too small.
+    pub is_tight: bool,
+    pub shutting_down: bool,
+    time: Time,
+    writes: u64,
+}
+
+impl Model {
+    pub fn new(seed: u64, profile: Profile, disk: SimDisk) -> Self {
+        Model {
+            seed,
+            profile,
+            disk,
+            entries: Vec::new(),
+            slots: Vec::new(),
+            failure: None,
+            steps: 0,
+            steps_end: 0,
+            under_way: BTreeMap::new(),
+            damage_before: Damage::default(),
+            is_tight: false,
+            shutting_down: false,
+            time: 0,
+            writes: 0,
+        }
+    }
+
+    pub fn tick(&mut self) -> Time {
+        self.time += 1;
+        self.time
+    }
+
+    pub fn fresh_write(&mut self) -> WriteId {
+        self.writes += 1;
+        WriteId(self.writes)
+    }
+
+    pub fn add_slot(&mut self) -> usize {
+        let tag = self.slots.len() as u64 + 1;
+        let mut history = History::new(tag);
+        history.keeps_past = self.can_corrupt();
+        self.entries.push(Entry::new());
+        self.slots.push(Slot {
+            history,
+            device: None,
+            is_busy: false,
+            is_closing: false,
+            verbs: 0,
+            is_damaged: false,
+            next_sector: 0,
+        });
+        self.slots.len() - 1
+    }
+
+    pub fn can_corrupt(&self) -> bool {
+        let faults = &self.profile.faults;
+        self.profile.rot_max + u64::from(faults.lost_write.0) + u64::from(faults.misdirected_write.0) > 0
+    }
+
+    /// The vDisks that can be given work.
+    pub fn live(&self) -> Vec<usize> {
+        let live = |index: &usize| {
+            let slot = &self.slots[*index];
+            slot.device.is_some() && !slot.is_closing && self.entries[*index].current().is_some()
+        };
+        (0..self.slots.len()).filter(live).collect()
+    }
+
+    /// The first failure is the one that counts.
+    pub fn fail(&mut self, what: String) {
+        let step = self.steps;
+        self.failure.get_or_insert_with(|| format!("after step {step}: {what}"));
+    }
+
+    pub fn errors_so_far(&self) -> bool {
+        self.disk.damage().errors > self.damage_before.errors
+    }
+
+    /// Whether a request may be answered with this error, given what has been done to the disk.
+    pub fn excuses(&self, kind: Kind, index: usize, changes: bool) -> bool {
+        let slot = &self.slots[index];
+        let damage = self.disk.damage();
+        match kind {
+            Kind::Io => self.errors_so_far() || damage.corruptions > 0,
+            Kind::Full => changes && self.is_tight,
+            // What a failed sync has forgotten, a read may find gone.
+            Kind::Corrupt => damage.corruptions > 0 || damage.failed_syncs > self.damage_before.failed_syncs,
+            Kind::ReadOnly => {
+                let by_user = self.entries[index].may_be_read_only() || slot.is_busy;
+                changes && (by_user || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
+            }
+            Kind::Unavailable => slot.is_closing || self.shutting_down || self.errors_so_far(),
+            Kind::Invalid | Kind::Fenced | Kind::Unsupported => false,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a run does and which faults it meets: named sets, so that a seed and a name are the whole story.
+
+use crate::disk::{DiskOptions, FaultPlan};
+use crate::rng::{Chance, Rng};
+
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub name: &'static str,
+    pub disk: DiskOptions,
+    pub faults: FaultPlan,
+    /// Bits rotted between rounds, at most.
+    pub rot_max: u64,
+    /// Whether the disk gets full now and then.
+    pub fills_disk: bool,
+    /// Whether power fails, or only processes die.
+    pub loses_power: bool,
+    /// Whether unsynced pages may turn to garbage at power loss.
+    pub garbage: bool,
+    /// Whether vDisks are created, renamed, resized and deleted along the way.
+    pub verbs: bool,
+    pub loses_metadata: bool,
+    pub vdisks_max: usize,
+    pub vdisk_bytes_max: u64,
+    pub request_bytes_max: u64,
+    pub depth_max: u64,
+    pub rounds_max: u64,
+    pub steps_per_round_max: u64,
+}
+
+pub const NAMES: [&str; 9] =
+    ["calm", "crash", "deep", "wide", "sync", "error", "full", "corrupt", "metadata"];
+
+fn crash() -> Profile {
+    Profile {
+        name: "crash",
+        disk: DiskOptions::default(),
+        faults: FaultPlan::none(),
+        rot_max: 0,
+        fills_disk: false,
+        loses_power: true,
+        garbage: false,
+        verbs: true,
+        loses_metadata: false,
+        vdisks_max: 3,
+        vdisk_bytes_max: 1 << 20,
+        request_bytes_max: 64 << 10,
+        depth_max: 16,
+        rounds_max: 6,
+        steps_per_round_max: 150,
+    }
+}
+
+impl Profile {
+    pub fn named(name: &str) -> Option<Profile> {
+        let base = crash();
+        let profile = match name {
+            // No crash at all but the final restart: the engine by itself.
+            "calm" => Profile { name: "calm", rounds_max: 1, steps_per_round_max: 1500, ..base },
+            "crash" => base,
+            // Long rounds on little space: checkpoints, re-packing, reclaim.
+            "deep" => Profile {
+                name: "deep",
+                vdisks_max: 2,
+                vdisk_bytes_max: 512 << 10,
+                steps_per_round_max: 1200,
+                rounds_max: 3,
+                ..base
+            },
+            "wide" => Profile { name: "wide", vdisks_max: 8, vdisk_bytes_max: 64 << 20, request_bytes_max: 512 << 10, ..base },
+            "sync" => Profile {
+                name: "sync",
+                faults: FaultPlan { sync_error: Chance::percent(2), ..FaultPlan::none() },
+                ..base
+            },
+            "error" => Profile {
+                name: "error",
+                faults: FaultPlan {
+                    write_error: Chance(4_000),
+                    read_error: Chance(4_000),
+                    sync_error: Chance(5_000),
+                    name_error: Chance(5_000),
+                    stall: Chance(500),
+                    ..FaultPlan::none()
+                },
+                ..base
+            },
+            "full" => Profile { name: "full", fills_disk: true, loses_power: true, ..base },
+            "corrupt" => Profile {
+                name: "corrupt",
+                faults: FaultPlan { lost_write: Chance(300), misdirected_write: Chance(300), ..FaultPlan::none() },
+                rot_max: 1,
+                // The last verb may be what one damaged place hides.
+                verbs: false,
+                ..base
+            },
+            "metadata" => Profile { name: "metadata", loses_metadata: true, ..base },
+            _ => return None,
+        };
+        Some(profile)
+    }
+
+    /// The profile of a seed when none is asked for.
+    pub fn of_seed(seed: u64) -> Profile {
+        let name = NAMES[(seed % NAMES.len() as u64) as usize];
+        Profile::named(name).expect("every name in the list is known")
+    }
+
+    /// Small differences from seed to seed within one profile.
+    pub fn vary(mut self, rng: &mut Rng) -> Profile {
+        self.disk.controls_space = rng.below(8) != 0;
+        self.disk.evict_after_failed_sync = rng.chance(Chance::HALF);
+        self.disk.instant_percent = *rng.pick(&[0, 30, 90]).expect("three of them");
+        self.depth_max = rng.between(1, self.depth_max);
+        self
+    }
+}

@@ -1,0 +1,234 @@
+//! A trivially simple engine that keeps every promise, and the same with one deliberate bug at a time.
+//!
+//! It is how the oracle is tested: the correct one must pass everything, each broken one must be caught.
+//! One log file holds every record; a recovery copies what is valid into a new file and goes on there.
+
+mod device;
+mod log;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+use crate::disk::Crash;
+use crate::engine::{Engine, Node, VdiskInfo};
+use crate::rng::Rng;
+use block::{BlockDevice, Error, Kind, Result};
+use log::Log;
+use record::{Place, Record, Verb};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use world::local::Semaphore;
+use world::{Disk, LocalFuture, World};
+
+/// What a broken engine does wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    None,
+    /// Writes are acknowledged when they are submitted.
+    AcksBeforeWrite,
+    /// A flush is acknowledged without a sync.
+    ForgetsSync,
+    /// FUA is ignored.
+    ForgetsFua,
+    /// Reports a flush done although its sync failed.
+    HidesFailedSync,
+    /// After a failed sync it syncs again and believes the second answer.
+    RetriesSync,
+    /// Recovery takes payloads on trust.
+    TrustsPayload,
+    /// Recovery leaves out a broken record and goes on with the next.
+    SkipsHoles,
+    /// Appends behind the cut in the same file without a chain: old tails come back.
+    Resurrects,
+    /// Now and then a read comes from the state before the last write.
+    ReadsStale,
+    /// Reads verify nothing.
+    TrustsReads,
+    /// A write that crosses a block boundary swaps two sectors.
+    Misplaces,
+    /// Writes are split into records of less than a block.
+    TearsBlocks,
+    /// Trims are forgotten by a restart.
+    ForgetsTrims,
+    /// Names are changed in memory only.
+    ForgetsRename,
+    /// Accepts writes to a read-only vDisk.
+    WritesReadOnly,
+    /// Now and then an answer never comes.
+    LosesAnswers,
+}
+
+pub struct Toy {
+    pub bug: Bug,
+}
+
+impl Engine for Toy {
+    fn open(&self, world: World, disk: Rc<dyn Disk>) -> LocalFuture<Result<Rc<dyn Node>>> {
+        let bug = self.bug;
+        Box::pin(async move {
+            let mut state = State::default();
+            let log = Log::recover(bug, disk, &mut state).await?;
+            let shared = Shared { bug, world, log, state: RefCell::new(state), order: Semaphore::new(1) };
+            Ok(Rc::new(ToyNode { shared: Rc::new(shared) }) as Rc<dyn Node>)
+        })
+    }
+    fn crash(&self, _crash: Crash, _rng: &mut Rng) {}
+    fn lose_metadata(&self) -> bool {
+        false
+    }
+    fn recover(&self, world: World, disk: Rc<dyn Disk>) -> LocalFuture<Result<Rc<dyn Node>>> {
+        self.open(world, disk)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    vdisks: BTreeMap<u64, Vdisk>,
+    next_id: u64,
+    damaged: bool,
+}
+
+struct Vdisk {
+    name: String,
+    size_bytes: u64,
+    read_only: bool,
+    sectors: BTreeMap<u64, Place>,
+    /// For `Bug::ReadsStale`: the sectors as they were before the last write.
+    stale: BTreeMap<u64, Place>,
+}
+
+struct Shared {
+    bug: Bug,
+    world: World,
+    log: Log,
+    state: RefCell<State>,
+    /// One append at a time.
+    order: Rc<Semaphore>,
+}
+
+impl State {
+    /// What a record does, when it is written as when it is replayed.
+    fn apply(&mut self, record: &Record, place: &Place) {
+        if let Verb::Create { name, size_bytes } = &record.verb {
+            let vdisk = Vdisk {
+                name: name.clone(),
+                size_bytes: *size_bytes,
+                read_only: false,
+                sectors: BTreeMap::new(),
+                stale: BTreeMap::new(),
+            };
+            self.vdisks.insert(record.vdisk, vdisk);
+            self.next_id = self.next_id.max(record.vdisk + 1);
+            return;
+        }
+        let Some(vdisk) = self.vdisks.get_mut(&record.vdisk) else { return };
+        match &record.verb {
+            Verb::Create { .. } => {}
+            Verb::Write { sector } => {
+                for index in 0..record.payload.len() as u64 / 512 {
+                    let before = vdisk.sectors.insert(sector + index, Place { index, ..place.clone() });
+                    if let Some(before) = before {
+                        vdisk.stale.insert(sector + index, before);
+                    }
+                }
+            }
+            Verb::Zero { sector, sectors } => {
+                let mut tail = vdisk.sectors.split_off(sector);
+                vdisk.sectors.append(&mut tail.split_off(&(sector + sectors)));
+            }
+            Verb::Rename { name } => vdisk.name = name.clone(),
+            Verb::Resize { size_bytes } => vdisk.size_bytes = *size_bytes,
+            Verb::SetReadOnly { read_only } => vdisk.read_only = *read_only,
+            Verb::Delete => {
+                self.vdisks.remove(&record.vdisk);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Appends, then applies: nothing that is not in the log shows.
+    async fn append(&self, record: Record, sync: bool) -> Result<()> {
+        let permit = self.order.acquire(1).await;
+        let place = self.log.append(&record).await?;
+        self.state.borrow_mut().apply(&record, &place);
+        drop(permit);
+        if sync { self.log.sync().await } else { Ok(()) }
+    }
+
+    async fn control(self: Rc<Self>, vdisk: u64, verb: Verb) -> Result<()> {
+        if self.bug == Bug::ForgetsRename
+            && let Verb::Rename { name } = verb
+        {
+            let mut state = self.state.borrow_mut();
+            state.vdisks.get_mut(&vdisk).ok_or_else(gone)?.name = name;
+            return Ok(());
+        }
+        if !self.state.borrow().vdisks.contains_key(&vdisk) {
+            return Err(gone());
+        }
+        self.append(Record { vdisk, verb, payload: bytes::Bytes::new() }, true).await
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::Unavailable, "no such vDisk")
+}
+
+struct ToyNode {
+    shared: Rc<Shared>,
+}
+
+impl Node for ToyNode {
+    fn list(&self) -> LocalFuture<Result<Vec<VdiskInfo>>> {
+        let state = self.shared.state.borrow();
+        let info = |(id, vdisk): (&u64, &Vdisk)| VdiskInfo {
+            id: *id,
+            name: vdisk.name.clone(),
+            size_bytes: vdisk.size_bytes,
+            read_only: vdisk.read_only,
+            damaged: state.damaged,
+        };
+        Box::pin(std::future::ready(Ok(state.vdisks.iter().map(info).collect())))
+    }
+
+    fn create(&self, name: String, size_bytes: u64) -> LocalFuture<Result<u64>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let vdisk = {
+                let mut state = shared.state.borrow_mut();
+                state.next_id += 1;
+                state.next_id
+            };
+            let verb = Verb::Create { name, size_bytes };
+            shared.append(Record { vdisk, verb, payload: bytes::Bytes::new() }, true).await?;
+            Ok(vdisk)
+        })
+    }
+
+    fn device(&self, id: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>> {
+        let device = device::ToyDevice { shared: self.shared.clone(), id };
+        let known = self.shared.state.borrow().vdisks.contains_key(&id);
+        let device = if known { Ok(Rc::new(device) as Rc<dyn BlockDevice>) } else { Err(gone()) };
+        Box::pin(std::future::ready(device))
+    }
+
+    fn rename(&self, id: u64, name: String) -> LocalFuture<Result<()>> {
+        Box::pin(self.shared.clone().control(id, Verb::Rename { name }))
+    }
+    fn resize(&self, id: u64, size_bytes: u64) -> LocalFuture<Result<()>> {
+        Box::pin(self.shared.clone().control(id, Verb::Resize { size_bytes }))
+    }
+    fn set_read_only(&self, id: u64, read_only: bool) -> LocalFuture<Result<()>> {
+        Box::pin(self.shared.clone().control(id, Verb::SetReadOnly { read_only }))
+    }
+    fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
+        Box::pin(self.shared.clone().control(id, Verb::Delete))
+    }
+    fn shutdown(&self) -> LocalFuture<Result<()>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.log.sync().await })
+    }
+}
