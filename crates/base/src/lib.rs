@@ -5,6 +5,7 @@
 pub mod buffer;
 pub mod crc;
 pub mod cursor;
+pub mod hash;
 pub mod id;
 pub mod units;
 

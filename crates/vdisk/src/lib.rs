@@ -1,1 +1,33 @@
 //! One vDisk's engine: log, map, read, write, trim, flush, checkpoint, recovery, reclaim.
+//!
+//! Reading order: [`vdisk`] (the state and its invariants), [`write`] and [`log`] (how bytes get in), [`read`],
+//! [`flush`], [`checkpoint`], [`recovery`], [`reclaim`].
+//!
+//! Must not know: NBD or any protocol, threads, the operating system, other vDisks.
+
+mod account;
+pub mod address;
+mod checkpoint;
+mod device;
+mod error;
+mod flush;
+mod lifecycle;
+pub mod log;
+pub mod map;
+mod read;
+mod reclaim;
+mod recovery;
+mod settings;
+mod stats;
+mod vdisk;
+mod write;
+
+pub use error::{Error, Kind, Result};
+pub use lifecycle::{Closed, free_in_order};
+pub use recovery::{Found, Recovered};
+pub use settings::Settings;
+pub use stats::{Histogram, LATENCY_BOUNDS_US, OperationKind, Stats};
+pub use vdisk::{Attributes, Context, Health, Index, Load, Space, Vdisk, meta_hint};
+
+#[cfg(test)]
+mod tests;

@@ -58,9 +58,13 @@ impl<T> Future for OneshotReceiver<T> {
 }
 
 /// Wakes every task that waits; a wake-up with nobody waiting is remembered for the next [`Notify::notified`].
+/// Wake-ups may be spurious: whoever waits looks at the state that it waits for.
 #[derive(Default)]
 pub struct Notify {
-    signalled: Cell<bool>,
+    /// Counts the wake-ups: a waiter is done when it has moved.
+    count: Cell<u64>,
+    /// No waiter has returned since the last wake-up.
+    remembered: Cell<bool>,
     wakers: RefCell<Vec<Waker>>,
 }
 
@@ -70,18 +74,24 @@ impl Notify {
     }
 
     pub fn notify(&self) {
-        self.signalled.set(true);
+        self.count.set(self.count.get() + 1);
+        self.remembered.set(true);
         let wakers = std::mem::take(&mut *self.wakers.borrow_mut());
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Consumes the signal: with several waiters, each must look at the state it waits for and wait again.
     pub async fn notified(&self) {
+        let start = self.count.get();
         poll_fn(|context| {
-            if self.signalled.replace(false) {
+            if self.remembered.get() || self.count.get() != start {
+                self.remembered.set(false);
                 return Poll::Ready(());
             }
-            self.wakers.borrow_mut().push(context.waker().clone());
+            let mut wakers = self.wakers.borrow_mut();
+            // A waiter that is polled again for another reason is already in the list.
+            if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+                wakers.push(context.waker().clone());
+            }
             Poll::Pending
         })
         .await
@@ -149,3 +159,6 @@ impl Drop for Permit {
         self.semaphore.release(self.count);
     }
 }
+
+#[cfg(test)]
+mod tests;

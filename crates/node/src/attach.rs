@@ -1,0 +1,74 @@
+//! Connections to vDisks: counted, and ended when the vDisk goes away.
+
+use crate::{Result, Shard};
+use base::VdiskId;
+use block::BlockDevice;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use world::LocalFuture;
+use world::local::{OneshotSender, oneshot};
+
+#[derive(Default)]
+pub(crate) struct Attachments {
+    next: Cell<u64>,
+    open: Rc<RefCell<BTreeMap<(VdiskId, u64), OneshotSender<()>>>>,
+}
+
+/// One connection's hold on a vDisk; dropping it ends the hold.
+pub struct Attachment {
+    pub device: Rc<dyn BlockDevice>,
+    /// Completes when the connection is to end.
+    pub closed: LocalFuture<()>,
+    pub hold: Hold,
+}
+
+pub struct Hold {
+    open: Rc<RefCell<BTreeMap<(VdiskId, u64), OneshotSender<()>>>>,
+    key: (VdiskId, u64),
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let sender = self.open.borrow_mut().remove(&self.key);
+        drop(sender);
+    }
+}
+
+impl Attachments {
+    pub fn count(&self, id: VdiskId) -> u32 {
+        self.open.borrow().range((id, 0)..=(id, u64::MAX)).count() as u32
+    }
+    pub fn total(&self) -> u32 {
+        self.open.borrow().len() as u32
+    }
+    /// Asks every connection to end; they are gone when the count says so.
+    pub fn end(&self, id: Option<VdiskId>) {
+        let mut open = self.open.borrow_mut();
+        for ((of, _), sender) in open.iter_mut() {
+            if id.is_none_or(|id| id == *of) {
+                // The entry stays until the connection lets go of it; the sender in its place is never used.
+                let (unused, _) = oneshot();
+                std::mem::replace(sender, unused).send(());
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Waits for the vDisk to be recovered, if it is not yet.
+    pub async fn attach(self: &Rc<Self>, id: VdiskId) -> Result<Attachment> {
+        let vdisk = self.vdisk(id).await?;
+        let number = self.attachments.next.get();
+        self.attachments.next.set(number + 1);
+        let (sender, receiver) = oneshot();
+        let open = self.attachments.open.clone();
+        open.borrow_mut().insert((id, number), sender);
+        let closed = Box::pin(async move {
+            if receiver.await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        });
+        Ok(Attachment { device: vdisk.device(), closed, hold: Hold { open, key: (id, number) } })
+    }
+}

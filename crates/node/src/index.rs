@@ -1,0 +1,154 @@
+//! The shard's records in the metadata store: an index of what the logs say, kept in memory too.
+
+use crate::{Error, Kind, Result};
+use base::VdiskId;
+use meta::{CheckpointHint, Outcome, ShardRecord, Store, TailHint, Transaction, VdiskRecord, keys};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use vdisk::meta_hint;
+use world::LocalFuture;
+
+/// Records read by one scan.
+const SCAN_PAGE: usize = 512;
+
+pub(crate) struct MetaIndex {
+    pub store: Rc<dyn Store>,
+    pub shard: u16,
+    pub records: RefCell<BTreeMap<VdiskId, VdiskRecord>>,
+}
+
+impl MetaIndex {
+    /// Reads all records of this shard.
+    pub async fn load(store: Rc<dyn Store>, shard: u16) -> Result<Rc<MetaIndex>> {
+        let mut records = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let page = store.scan(keys::VDISKS, after.as_deref(), SCAN_PAGE).await?;
+            for (_, value) in &page {
+                let record = VdiskRecord::decode(value)?;
+                if record.shard == shard {
+                    records.insert(record.id, record);
+                }
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == SCAN_PAGE => after = Some(key.clone()),
+                _ => break,
+            }
+        }
+        Ok(Rc::new(MetaIndex { store, shard, records: records.into() }))
+    }
+
+    pub fn record(&self, id: VdiskId) -> Option<VdiskRecord> {
+        self.records.borrow().get(&id).cloned()
+    }
+
+    pub async fn shard_record(&self) -> Result<Option<ShardRecord>> {
+        let bytes = self.store.get(&keys::shard(self.shard)).await?;
+        Ok(bytes.map(|bytes| ShardRecord::decode(&bytes)).transpose()?)
+    }
+
+    pub async fn put_shard(&self, record: ShardRecord) -> Result<()> {
+        committed(self.store.commit(Transaction::new().put(keys::shard(self.shard), record.encode())).await?)
+    }
+
+    /// A new vDisk, or one that was found in the logs. `Exists` if the name is taken.
+    pub async fn insert(&self, record: VdiskRecord) -> Result<()> {
+        let name = keys::name(&record.name);
+        let transaction = Transaction::new()
+            .compare(name.clone(), None)
+            .put(name, keys::vdisk(record.id))
+            .put(keys::vdisk(record.id), record.encode());
+        match self.store.commit(transaction).await? {
+            Outcome::Committed => {}
+            Outcome::Conflict => {
+                return Err(Error::new(Kind::Exists, format!("a vDisk {:?} exists already", record.name)));
+            }
+        }
+        self.records.borrow_mut().insert(record.id, record);
+        Ok(())
+    }
+
+    /// Changes what is not the name.
+    pub async fn update(&self, id: VdiskId, change: impl FnOnce(&mut VdiskRecord)) -> Result<()> {
+        let Some(mut record) = self.record(id) else { return Ok(()) };
+        change(&mut record);
+        // In memory first: two updates under way at once must not undo each other.
+        self.records.borrow_mut().insert(id, record.clone());
+        committed(self.store.commit(Transaction::new().put(keys::vdisk(id), record.encode())).await?)
+    }
+
+    pub async fn rename(&self, id: VdiskId, new_name: &str) -> Result<()> {
+        let Some(mut record) = self.record(id) else { return Ok(()) };
+        let old_name = std::mem::replace(&mut record.name, new_name.to_string());
+        if old_name == new_name {
+            return Ok(());
+        }
+        let name = keys::name(new_name);
+        let transaction = Transaction::new()
+            .compare(name.clone(), None)
+            .delete(keys::name(&old_name))
+            .put(name, keys::vdisk(id))
+            .put(keys::vdisk(id), record.encode());
+        match self.store.commit(transaction).await? {
+            Outcome::Committed => {}
+            Outcome::Conflict => return Err(Error::new(Kind::Exists, format!("a vDisk {new_name:?} exists already"))),
+        }
+        if let Some(record) = self.records.borrow_mut().get_mut(&id) {
+            record.name = new_name.to_string();
+        }
+        Ok(())
+    }
+
+    /// The name is free again; the record stays until the groups are.
+    pub async fn tombstone(&self, id: VdiskId) -> Result<()> {
+        let Some(mut record) = self.record(id) else { return Ok(()) };
+        record.deleted = true;
+        self.records.borrow_mut().insert(id, record.clone());
+        let transaction = Transaction::new().delete(keys::name(&record.name)).put(keys::vdisk(id), record.encode());
+        committed(self.store.commit(transaction).await?)
+    }
+
+    pub async fn remove(&self, id: VdiskId) -> Result<()> {
+        self.records.borrow_mut().remove(&id);
+        committed(self.store.commit(Transaction::new().delete(keys::vdisk(id))).await?)
+    }
+}
+
+fn committed(outcome: Outcome) -> Result<()> {
+    match outcome {
+        Outcome::Committed => Ok(()),
+        Outcome::Conflict => unreachable!("a transaction without compares has no conflict"),
+    }
+}
+
+/// For the vDisks: told of each checkpoint.
+pub(crate) struct CheckpointIndex(pub Rc<MetaIndex>);
+
+impl vdisk::Index for CheckpointIndex {
+    fn checkpointed(&self, vdisk: VdiskId, place: meta_hint::Place) -> LocalFuture<vdisk::Result<()>> {
+        let index = self.0.clone();
+        Box::pin(async move {
+            let stored = index
+                .update(vdisk, |record| {
+                    record.checkpoint = Some(hint(place));
+                    record.tail = None;
+                })
+                .await;
+            stored.map_err(|error| vdisk::Error::new(vdisk::Kind::Io, error.to_string()))
+        })
+    }
+}
+
+pub(crate) fn hint(place: meta_hint::Place) -> CheckpointHint {
+    CheckpointHint { group: place.group, offset: place.offset, len: place.len, sequence: place.sequence }
+}
+
+pub(crate) fn place(hint: CheckpointHint) -> meta_hint::Place {
+    meta_hint::Place { group: hint.group, offset: hint.offset, len: hint.len, sequence: hint.sequence }
+}
+
+/// A tail behind which nothing can follow.
+pub(crate) fn clean_tail(record: &VdiskRecord) -> Option<base::Sequence> {
+    record.tail.filter(|tail| tail.clean).map(|tail: TailHint| tail.sequence)
+}

@@ -1,0 +1,97 @@
+//! What concerns all vDisks of a shard together: bounds on the sum of their logs and of their map pages, the reserve.
+
+use crate::Shard;
+use std::rc::Rc;
+use vdisk::{Health, Vdisk};
+
+/// The reserve and the disk's free space are looked at this often, ns: once a second while the disk is full or the
+/// reserve is touched, once in 30 s else.
+const LOOK_SOON_NS: u64 = 1_000_000_000;
+const LOOK_NS: u64 = 30_000_000_000;
+/// Eviction goes on to this part of the limit, so that it is not needed again at once.
+const EVICT_PERCENT: u64 = 90;
+/// Pause when nothing could be done, ns.
+const PAUSE_NS: u64 = 50_000_000;
+
+impl Shard {
+    pub(crate) async fn run_maintenance(self: Rc<Self>) {
+        let this = self.clone();
+        self.context.world.spawn(async move { this.watch_space().await });
+        loop {
+            self.context.load.over_limit.notified().await;
+            if self.stopping.get() {
+                return;
+            }
+            let done = self.evict_map_pages().await | self.shorten_logs().await;
+            if !done {
+                self.context.world.clock.sleep(PAUSE_NS).await;
+            }
+        }
+    }
+
+    /// Map pages over their limit go; if all that is left is dirty, a checkpoint makes it clean.
+    async fn evict_map_pages(&self) -> bool {
+        let map = &self.context.load.map;
+        let limit = self.context.settings.map_bytes_max;
+        if map.bytes() <= limit {
+            return false;
+        }
+        let goal = limit * EVICT_PERCENT / 100;
+        let before = map.bytes();
+        let open = self.open_vdisks();
+        // Two rounds: the first takes the marks off what was used since the last time.
+        for vdisk in open.iter().chain(&open) {
+            if map.bytes() <= goal {
+                return true;
+            }
+            vdisk.evict_map(map.bytes() - goal);
+        }
+        if map.bytes() > limit
+            && let Some(vdisk) = fullest(&open)
+        {
+            let _ = vdisk.checkpoint().await;
+            for vdisk in open.iter().chain(&open) {
+                if map.bytes() > goal {
+                    vdisk.evict_map(map.bytes() - goal);
+                }
+            }
+        }
+        map.bytes() < before
+    }
+
+    /// The replay after a crash is bounded in sum: the longest log is checkpointed first.
+    async fn shorten_logs(&self) -> bool {
+        let load = &self.context.load.log_bytes;
+        if load.get() <= self.context.settings.shard_log_bytes_max {
+            return false;
+        }
+        let before = load.get();
+        if let Some(vdisk) = fullest(&self.open_vdisks()) {
+            let _ = vdisk.checkpoint().await;
+        }
+        load.get() < before
+    }
+
+    async fn watch_space(&self) {
+        loop {
+            let usage = self.context.pool.usage();
+            let pause = if usage.ballast_whole { LOOK_NS } else { LOOK_SOON_NS };
+            self.context.world.clock.sleep(pause).await;
+            if self.stopping.get() {
+                return;
+            }
+            if let Err(error) = self.context.pool.refresh_usage().await {
+                tracing::warn!(%error, "the disk's free space cannot be read");
+            }
+            if !self.context.pool.usage().ballast_whole
+                && let Err(error) = self.context.pool.replenish().await
+            {
+                tracing::warn!(%error, "the reserve could not be made whole");
+            }
+        }
+    }
+}
+
+fn fullest(open: &[Rc<Vdisk>]) -> Option<&Rc<Vdisk>> {
+    open.iter().filter(|vdisk| vdisk.health() == Health::Online).max_by_key(|vdisk| (vdisk.space().log_bytes, vdisk.id))
+}

@@ -1,0 +1,199 @@
+//! Making a shard, starting one, and stopping it cleanly.
+
+use crate::index::MetaIndex;
+use crate::shard::{Entry, Listener};
+use crate::{Error, Kind, Result, Shard};
+use base::{DiskId, VdiskId};
+use meta::{ShardRecord, Store, TailHint};
+use pool::{Cache, FaultDomains, GroupHeader, Identity, Pool, PoolConfig};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use vdisk::{Context, Load, Settings};
+use world::{Disk, World};
+
+/// vDisks recovered at once in the background: enough to keep a disk busy, few enough that one asked for is not behind
+/// many.
+const RECOVER_AT_ONCE: usize = 4;
+
+#[derive(Clone)]
+pub struct ShardConfig {
+    pub pool: PoolConfig,
+    pub settings: Settings,
+}
+
+impl Shard {
+    /// Makes the pool of a new shard. `node`: the number that goes into every id.
+    pub async fn format(world: &World, disk: &Rc<dyn Disk>, config: &ShardConfig, node: u16, shard: u16) -> Result<()> {
+        let identity = Identity {
+            disk: DiskId(world.random.next_u64()),
+            node,
+            shard,
+            pool: "default".into(),
+            tier: "ssd".into(),
+            domains: FaultDomains::default(),
+        };
+        Ok(Pool::format(world, disk, &config.pool, &identity).await?)
+    }
+
+    /// Starts a shard. `NeedsRecover` if the metadata store does not know this disk although it holds data.
+    pub async fn open(
+        world: World,
+        disk: Rc<dyn Disk>,
+        store: Rc<dyn Store>,
+        cache: Arc<Cache>,
+        config: ShardConfig,
+        listener: Listener,
+    ) -> Result<Rc<Shard>> {
+        let opened = Pool::open(world.clone(), disk, config.pool.clone()).await?;
+        let identity = opened.pool.identity();
+        let index = MetaIndex::load(store, identity.shard).await?;
+        let known = index.shard_record().await?;
+        match &known {
+            None if !opened.groups.is_empty() => {
+                return Err(Error::new(
+                    Kind::NeedsRecover,
+                    "the metadata store knows nothing of this disk, which holds data; run `drystone recover --data DIR`",
+                ));
+            }
+            Some(record) if record.disk != identity.disk => {
+                return Err(Error::new(
+                    Kind::NeedsRecover,
+                    format!("the metadata store belongs to disk {}, this one is {}", record.disk, identity.disk),
+                ));
+            }
+            Some(record) if record.generation > opened.generation_before => {
+                return Err(Error::new(
+                    Kind::Damaged,
+                    format!(
+                        "the disk is an old copy: it was last started as generation {}, but generation {} is on record; \
+                         bring back the current disk, or give up what was written since with `drystone recover`",
+                        opened.generation_before, record.generation
+                    ),
+                ));
+            }
+            _ => {}
+        }
+        // A store that is behind the disk was restored, or a crash came between the two: its hints may be stale.
+        let hints_are_good = known.as_ref().is_some_and(|record| record.generation == opened.generation_before);
+        let clean = opened.clean && hints_are_good && known.as_ref().is_some_and(|record| record.clean);
+        let generation = opened.pool.epoch().0;
+        index.put_shard(ShardRecord { disk: identity.disk, generation, clean: false }).await?;
+        for place in &opened.quarantined {
+            tracing::warn!(?place, "a slot cannot be read; it is kept and not used");
+        }
+        let context = Context {
+            world,
+            pool: opened.pool,
+            cache,
+            settings: Rc::new(config.settings),
+            load: Rc::new(Load::default()),
+        };
+        let shard = Rc::new(Shard {
+            number: identity.shard,
+            context,
+            entries: Default::default(),
+            headers: by_vdisk(opened.groups).into(),
+            hints_are_good,
+            opened: Default::default(),
+            attachments: Default::default(),
+            listener,
+            stopping: Default::default(),
+            quarantined: opened.quarantined.len(),
+            to_recover: Default::default(),
+            replayed_bytes: Default::default(),
+            replay_ns: Default::default(),
+            index,
+        });
+        shard.list_entries();
+        shard.start_recovery(clean);
+        shard.context.world.spawn(shard.clone().run_maintenance());
+        Ok(shard)
+    }
+
+    fn list_entries(&self) {
+        let mut entries = self.entries.borrow_mut();
+        let records = self.index.records.borrow();
+        let known = records.values().map(|record| record.id);
+        let found = self.headers.borrow().keys().copied().collect::<Vec<_>>();
+        for id in known.chain(found) {
+            entries.insert(id, Entry::Closed);
+        }
+    }
+
+    /// After a crash everything is recovered; after a clean stop only what the records do not account for.
+    fn start_recovery(self: &Rc<Self>, clean: bool) {
+        let todo: Vec<VdiskId> = {
+            let records = self.index.records.borrow();
+            let needs = |id: &VdiskId| !clean || records.get(id).is_none_or(|record| record.deleted);
+            self.entries.borrow().keys().copied().filter(needs).collect()
+        };
+        self.to_recover.set(todo.len());
+        let todo = Rc::new(std::cell::RefCell::new(std::collections::VecDeque::from(todo)));
+        for _ in 0..RECOVER_AT_ONCE {
+            let (shard, todo) = (self.clone(), todo.clone());
+            self.context.world.spawn(async move {
+                loop {
+                    let next = todo.borrow_mut().pop_front();
+                    let Some(id) = next else { return };
+                    // Errors are logged there and stay with the entry.
+                    let _ = shard.vdisk(id).await;
+                    shard.to_recover.set(shard.to_recover.get() - 1);
+                }
+            });
+        }
+    }
+
+    /// Checkpoints every vDisk and closes the pool: the next start replays nothing. New attachments are refused.
+    pub async fn close(self: &Rc<Self>) -> Result<()> {
+        self.stopping.set(true);
+        self.attachments.end(None);
+        let mut first_error = None;
+        for vdisk in self.open_vdisks() {
+            match vdisk.close().await {
+                Ok(closed) => {
+                    let noted = self
+                        .index
+                        .update(vdisk.id, |record| {
+                            record.checkpoint = closed.checkpoint.map(crate::index::hint);
+                            record.tail = Some(TailHint {
+                                group: base::GroupId::NONE,
+                                len: 0,
+                                sequence: closed.tail,
+                                chain: 0,
+                                clean: true,
+                            });
+                        })
+                        .await;
+                    first_error = first_error.or(noted.err());
+                }
+                Err(error) => {
+                    tracing::error!(vdisk = %vdisk.id, %error, "not closed cleanly; the next start replays its log");
+                    first_error = first_error.or(Some(error.into()));
+                }
+            }
+        }
+        self.context.pool.close().await?;
+        self.context.load.over_limit.notify();
+        if let Some(error) = first_error {
+            return Err(error);
+        }
+        let identity = self.context.pool.identity();
+        let generation = self.context.pool.epoch().0;
+        let all_known = self.to_recover.get() == 0;
+        self.index.put_shard(ShardRecord { disk: identity.disk, generation, clean: all_known }).await
+    }
+
+    /// How many vDisks are still to be closed.
+    pub fn open_count(&self) -> usize {
+        self.open_vdisks().len()
+    }
+}
+
+pub(crate) fn by_vdisk(groups: Vec<GroupHeader>) -> BTreeMap<VdiskId, Vec<GroupHeader>> {
+    let mut by_id: BTreeMap<VdiskId, Vec<GroupHeader>> = BTreeMap::new();
+    for header in groups {
+        by_id.entry(header.vdisk).or_default().push(header);
+    }
+    by_id
+}

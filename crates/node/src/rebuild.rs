@@ -1,0 +1,113 @@
+//! Rebuilding the metadata store from the logs alone.
+
+use crate::index::{CheckpointIndex, MetaIndex};
+use crate::open::by_vdisk;
+use crate::shard::{free_name, record_of};
+use crate::{Kind, Result, Shard, ShardConfig};
+use base::VdiskId;
+use meta::{ShardRecord, Store};
+use pool::{Cache, Pool};
+use std::rc::Rc;
+use std::sync::Arc;
+use vdisk::{Context, Found, Health, Load, Vdisk};
+use world::{Disk, World};
+
+/// What was found on one shard's disk.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    pub vdisks: Vec<RebuiltVdisk>,
+    /// Ids of deleted vDisks whose groups are still there; the next start frees them.
+    pub deleted: Vec<VdiskId>,
+    /// vDisks of which not even a read-only view can be had, with the reason.
+    pub lost: Vec<(VdiskId, String)>,
+    pub groups: usize,
+    pub quarantined: usize,
+}
+
+#[derive(Debug)]
+pub struct RebuiltVdisk {
+    pub id: VdiskId,
+    pub name: String,
+    pub size_bytes: u64,
+    pub mapped_bytes: u64,
+    /// Frames behind the checkpoint that were read again.
+    pub frames: u64,
+    pub damage: Option<String>,
+    /// It had the name of another one and got this one instead.
+    pub renamed_from: Option<String>,
+}
+
+impl Shard {
+    /// Reads every log of the disk and writes the records. `node` must be a number that was never in use: ids made after
+    /// this must not meet ids made before. Nothing is freed.
+    pub async fn rebuild(
+        world: World,
+        disk: Rc<dyn Disk>,
+        store: Rc<dyn Store>,
+        cache: Arc<Cache>,
+        config: ShardConfig,
+        node: u16,
+    ) -> Result<Rebuilt> {
+        let opened = Pool::open(world.clone(), disk, config.pool.clone()).await?;
+        opened.pool.set_node(node).await?;
+        let identity = opened.pool.identity();
+        let index = MetaIndex::load(store, identity.shard).await?;
+        let context = Context {
+            world,
+            pool: opened.pool.clone(),
+            cache,
+            settings: Rc::new(config.settings),
+            load: Rc::new(Load::default()),
+        };
+        let mut rebuilt =
+            Rebuilt { groups: opened.groups.len(), quarantined: opened.quarantined.len(), ..Rebuilt::default() };
+        for (id, headers) in by_vdisk(opened.groups) {
+            let found = Found { headers: headers.clone(), checkpoint: None, clean_tail: None };
+            let told = Rc::new(CheckpointIndex(index.clone()));
+            match Vdisk::recover(context.clone(), told, id, found).await {
+                Ok(recovered) => {
+                    recovered.vdisk.stop().await;
+                    if recovered.vdisk.health() == Health::Deleted {
+                        rebuilt.deleted.push(id);
+                        continue;
+                    }
+                    let record = record_of(&recovered, identity.shard, opened.pool.epoch());
+                    rebuilt.vdisks.push(insert(&index, record, &recovered.vdisk, recovered.replayed_frames).await?);
+                }
+                Err(error) => match Vdisk::find_tombstone(&context, id, &headers).await? {
+                    Some(_) => rebuilt.deleted.push(id),
+                    None => rebuilt.lost.push((id, error.to_string())),
+                },
+            }
+        }
+        let generation = opened.pool.epoch().0;
+        index.put_shard(ShardRecord { disk: identity.disk, generation, clean: false }).await?;
+        opened.pool.close().await?;
+        Ok(rebuilt)
+    }
+}
+
+async fn insert(index: &MetaIndex, mut record: meta::VdiskRecord, vdisk: &Vdisk, frames: u64) -> Result<RebuiltVdisk> {
+    let mut renamed_from = None;
+    if let Err(error) = index.insert(record.clone()).await {
+        if error.kind != Kind::Exists {
+            return Err(error);
+        }
+        // The next start writes the name of the record into the log.
+        renamed_from = Some(std::mem::replace(&mut record.name, String::new()));
+        record.name = free_name(renamed_from.as_deref().unwrap_or_default(), record.id);
+        index.insert(record.clone()).await?;
+    }
+    Ok(RebuiltVdisk {
+        id: record.id,
+        name: record.name,
+        size_bytes: record.size_bytes,
+        mapped_bytes: vdisk.space().mapped_bytes,
+        frames,
+        damage: match vdisk.health() {
+            Health::Damaged(reason) => Some(reason),
+            _ => None,
+        },
+        renamed_from,
+    })
+}

@@ -1,0 +1,307 @@
+//! What one worker runs: a pool, the vDisks that live on it, their records.
+//!
+//! After a clean stop vDisks are opened when they are first asked for; after a crash all of them are recovered in the
+//! background, and one that is asked for comes first.
+
+use crate::attach::Attachments;
+use crate::index::{CheckpointIndex, MetaIndex, clean_tail, place};
+use crate::{Error, Kind, Result};
+use base::VdiskId;
+use meta::VdiskRecord;
+use pool::GroupHeader;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use vdisk::{Context, Found, Health, Recovered, Space, Vdisk, free_in_order};
+use world::local::Notify;
+
+/// Hears of vDisks whose record changed for another reason than a verb: found, renamed back, gone.
+pub type Listener = Rc<dyn Fn(VdiskId, Option<&VdiskRecord>)>;
+
+#[derive(Clone)]
+pub enum Entry {
+    /// On disk only.
+    Closed,
+    Opening,
+    Open(Rc<Vdisk>),
+    /// Not even a read-only view can be had.
+    Broken(String),
+}
+
+pub struct Shard {
+    pub number: u16,
+    pub context: Context,
+    pub(crate) index: Rc<MetaIndex>,
+    pub(crate) entries: RefCell<BTreeMap<VdiskId, Entry>>,
+    /// Headers found at the start, of vDisks that are not open yet.
+    pub(crate) headers: RefCell<BTreeMap<VdiskId, Vec<GroupHeader>>>,
+    /// The hints in the records are those of this very disk.
+    pub(crate) hints_are_good: bool,
+    pub(crate) opened: Rc<Notify>,
+    pub(crate) attachments: Attachments,
+    pub(crate) listener: Listener,
+    pub(crate) stopping: Cell<bool>,
+    pub quarantined: usize,
+    /// Still to be recovered in the background.
+    pub(crate) to_recover: Cell<usize>,
+    /// Sums over vDisks that are gone, so that counters never go back.
+    pub replayed_bytes: Cell<u64>,
+    pub replay_ns: Cell<u64>,
+}
+
+/// What is said of a vDisk.
+#[derive(Clone, Debug)]
+pub struct VdiskSummary {
+    pub record: VdiskRecord,
+    /// `None`: not open. The health of one that was closed cleanly is good.
+    pub health: Option<Health>,
+    pub opening: bool,
+    pub broken: Option<String>,
+    pub space: Space,
+    pub connections: u32,
+    pub in_flight: u64,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ShardSummary {
+    pub vdisks: u32,
+    pub connections: u32,
+    pub in_flight: u64,
+    pub to_recover: usize,
+    pub log_bytes: u64,
+    pub map_bytes: u64,
+    pub dirty_pages: u64,
+    pub unsynced_bytes: u64,
+}
+
+impl Shard {
+    /// Records of all vDisks that exist.
+    pub fn records(&self) -> Vec<VdiskRecord> {
+        self.index.records.borrow().values().filter(|record| !record.deleted).cloned().collect()
+    }
+
+    pub fn open_vdisks(&self) -> Vec<Rc<Vdisk>> {
+        let entries = self.entries.borrow();
+        entries
+            .values()
+            .filter_map(|entry| if let Entry::Open(vdisk) = entry { Some(vdisk.clone()) } else { None })
+            .collect()
+    }
+
+    /// The vDisk, opened or recovered if it is not yet.
+    pub async fn vdisk(self: &Rc<Self>, id: VdiskId) -> Result<Rc<Vdisk>> {
+        loop {
+            let entry = self.entries.borrow().get(&id).cloned();
+            match entry {
+                None => return Err(Error::new(Kind::NotFound, format!("there is no vDisk {id}"))),
+                Some(Entry::Open(vdisk)) => return Ok(vdisk),
+                Some(Entry::Broken(reason)) => return Err(Error::new(Kind::Damaged, reason)),
+                Some(Entry::Opening) => {
+                    let changed = self.opened.clone();
+                    changed.notified().await;
+                    // Others wait for the same bell.
+                    if matches!(self.entries.borrow().get(&id), Some(Entry::Opening)) {
+                        continue;
+                    }
+                    changed.notify();
+                }
+                Some(Entry::Closed) => {
+                    if self.stopping.get() {
+                        return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
+                    }
+                    self.entries.borrow_mut().insert(id, Entry::Opening);
+                    let entry = match self.recover(id).await {
+                        Ok(Some(vdisk)) => Some(Entry::Open(vdisk)),
+                        Ok(None) => None,
+                        Err(error) => {
+                            tracing::error!(vdisk = %id, %error, "the vDisk cannot be opened");
+                            Some(Entry::Broken(error.to_string()))
+                        }
+                    };
+                    {
+                        let mut entries = self.entries.borrow_mut();
+                        match entry {
+                            Some(entry) => drop(entries.insert(id, entry)),
+                            None => drop(entries.remove(&id)),
+                        }
+                    }
+                    self.opened.notify();
+                }
+            }
+        }
+    }
+
+    /// `None`: it turned out to be deleted.
+    async fn recover(self: &Rc<Self>, id: VdiskId) -> Result<Option<Rc<Vdisk>>> {
+        let headers = self.headers.borrow().get(&id).cloned().unwrap_or_default();
+        let record = self.index.record(id);
+        let good = record.as_ref().filter(|_| self.hints_are_good);
+        let found = Found {
+            headers: headers.clone(),
+            checkpoint: good.and_then(|record| record.checkpoint).map(place),
+            clean_tail: good.and_then(clean_tail),
+        };
+        let was_clean = found.clean_tail.is_some();
+        let index = Rc::new(CheckpointIndex(self.index.clone()));
+        let recovered = match Vdisk::recover(self.context.clone(), index, id, found).await {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                if self.finish_deletion(id, &headers, record.as_ref()).await? {
+                    return Ok(None);
+                }
+                return Err(error.into());
+            }
+        };
+        self.headers.borrow_mut().remove(&id);
+        self.replayed_bytes.set(self.replayed_bytes.get() + recovered.replayed_bytes);
+        self.replay_ns.set(self.replay_ns.get() + recovered.vdisk.stats.replay_ns.get());
+        if recovered.vdisk.health() == Health::Deleted {
+            recovered.vdisk.stop().await;
+            free_in_order(&self.context, &recovered.void).await?;
+            self.forget(id).await?;
+            return Ok(None);
+        }
+        self.settle(&recovered, record, was_clean).await?;
+        Ok(Some(recovered.vdisk))
+    }
+
+    /// Makes record and log agree: the log's size and switches win; an unfinished rename is taken back.
+    async fn settle(&self, recovered: &Recovered, record: Option<VdiskRecord>, was_clean: bool) -> Result<()> {
+        let Recovered { vdisk, attributes, .. } = recovered;
+        if !was_clean {
+            tracing::info!(
+                vdisk = %vdisk.id, name = attributes.name, frames = recovered.replayed_frames,
+                bytes = recovered.replayed_bytes, ms = vdisk.stats.replay_ns.get() / 1_000_000, "recovered"
+            );
+        }
+        for group in &recovered.void {
+            self.context.pool.free(*group).await?;
+        }
+        let Some(record) = record else { return self.adopt(recovered).await };
+        if record.name != attributes.name && vdisk.health() == Health::Online {
+            vdisk.rename(&record.name).await?;
+        }
+        let epoch = self.context.pool.epoch();
+        self.index
+            .update(vdisk.id, |record| {
+                record.size_bytes = attributes.size_bytes;
+                record.read_only = attributes.read_only;
+                record.epoch = epoch;
+                record.tail = None;
+            })
+            .await?;
+        (self.listener)(vdisk.id, self.index.record(vdisk.id).as_ref());
+        Ok(())
+    }
+
+    /// A vDisk that the metadata store does not know: its birth was synced, its record was not written or is lost.
+    async fn adopt(&self, recovered: &Recovered) -> Result<()> {
+        let vdisk = &recovered.vdisk;
+        let mut record = record_of(recovered, self.number, self.context.pool.epoch());
+        if let Err(error) = self.index.insert(record.clone()).await {
+            if error.kind != Kind::Exists {
+                return Err(error);
+            }
+            record.name = free_name(&record.name, vdisk.id);
+            vdisk.rename(&record.name).await?;
+            self.index.insert(record.clone()).await?;
+        }
+        tracing::warn!(vdisk = %vdisk.id, name = record.name, "found in the log, unknown to the metadata store; taken over");
+        (self.listener)(vdisk.id, Some(&record));
+        Ok(())
+    }
+
+    /// Groups without a chain: the rest of a deleted vDisk, if a tombstone or the record says so.
+    async fn finish_deletion(
+        &self,
+        id: VdiskId,
+        headers: &[GroupHeader],
+        record: Option<&VdiskRecord>,
+    ) -> Result<bool> {
+        let tombstone = Vdisk::find_tombstone(&self.context, id, headers).await?;
+        if tombstone.is_none() && !record.is_some_and(|record| record.deleted) {
+            return Ok(false);
+        }
+        let mut groups: Vec<_> =
+            headers.iter().map(|header| header.group).filter(|group| Some(*group) != tombstone).collect();
+        groups.extend(tombstone);
+        free_in_order(&self.context, &groups).await?;
+        self.forget(id).await?;
+        Ok(true)
+    }
+
+    pub(crate) async fn forget(&self, id: VdiskId) -> Result<()> {
+        self.headers.borrow_mut().remove(&id);
+        (self.listener)(id, None);
+        if self.index.record(id).is_some_and(|record| !record.deleted) {
+            self.index.tombstone(id).await?;
+        }
+        self.index.remove(id).await
+    }
+
+    pub fn summary_of(&self, id: VdiskId) -> Option<VdiskSummary> {
+        let record = self.index.record(id).filter(|record| !record.deleted)?;
+        let mut summary = VdiskSummary {
+            record,
+            health: None,
+            opening: false,
+            broken: None,
+            space: Space::default(),
+            connections: self.attachments.count(id),
+            in_flight: 0,
+            epoch: self.context.pool.epoch().0,
+        };
+        match self.entries.borrow().get(&id) {
+            Some(Entry::Open(vdisk)) => {
+                summary.health = Some(vdisk.health());
+                summary.space = vdisk.space();
+                summary.in_flight = vdisk.stats.in_flight.get();
+            }
+            Some(Entry::Opening) => summary.opening = true,
+            Some(Entry::Closed) => summary.opening = self.to_recover.get() > 0,
+            Some(Entry::Broken(reason)) => summary.broken = Some(reason.clone()),
+            None => {}
+        }
+        Some(summary)
+    }
+
+    pub fn summary(&self) -> ShardSummary {
+        let open = self.open_vdisks();
+        ShardSummary {
+            vdisks: self.records().len() as u32,
+            connections: self.attachments.total(),
+            in_flight: open.iter().map(|vdisk| vdisk.stats.in_flight.get()).sum(),
+            to_recover: self.to_recover.get(),
+            log_bytes: self.context.load.log_bytes.get(),
+            map_bytes: self.context.load.map.bytes(),
+            dirty_pages: self.context.load.map.dirty_pages.get(),
+            unsynced_bytes: open.iter().map(|vdisk| vdisk.unsynced_bytes()).sum(),
+        }
+    }
+}
+
+pub(crate) fn record_of(recovered: &Recovered, shard: u16, epoch: base::Epoch) -> VdiskRecord {
+    let attributes = &recovered.attributes;
+    VdiskRecord {
+        id: recovered.vdisk.id,
+        name: attributes.name.clone(),
+        size_bytes: attributes.size_bytes,
+        sector_bytes: attributes.sector_bytes,
+        read_only: attributes.read_only,
+        created_wall_ns: attributes.created_ns,
+        shard,
+        epoch,
+        checkpoint: recovered.checkpoint.map(crate::index::hint),
+        tail: None,
+        deleted: false,
+    }
+}
+
+/// `name` with the id behind it, cut to the 63 characters that a name may have.
+pub(crate) fn free_name(name: &str, id: VdiskId) -> String {
+    let suffix = format!("-{id}");
+    let keep = 63_usize.saturating_sub(suffix.len());
+    let head: String = name.chars().take(keep).collect();
+    format!("{head}{suffix}")
+}

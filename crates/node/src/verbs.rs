@@ -1,0 +1,116 @@
+//! The verbs on a shard's vDisks: log first, then the metadata store, then the answer.
+
+use crate::index::CheckpointIndex;
+use crate::shard::Entry;
+use crate::{Error, Kind, Result, Shard};
+use base::VdiskId;
+use meta::VdiskRecord;
+use std::rc::Rc;
+use vdisk::{Attributes, Vdisk};
+
+/// How long a forced deletion waits for connections to end, ns: 5 s, in steps of 10 ms.
+const END_WAIT_NS: u64 = 5_000_000_000;
+const END_STEP_NS: u64 = 10_000_000;
+
+impl Shard {
+    /// Durable when it completes. Names are unique over all shards of the store.
+    pub async fn create(self: &Rc<Self>, name: &str, size_bytes: u64, sector_bytes: u32) -> Result<VdiskRecord> {
+        if self.stopping.get() {
+            return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
+        }
+        let id = self.context.pool.next_vdisk_id().await?;
+        let created_ns = self.context.world.clock.wall().0;
+        let attributes = Attributes { name: name.to_string(), size_bytes, sector_bytes, read_only: false, created_ns };
+        let index = Rc::new(CheckpointIndex(self.index.clone()));
+        let vdisk = Vdisk::create(self.context.clone(), index, id, attributes).await?;
+        let record = VdiskRecord {
+            id,
+            name: name.to_string(),
+            size_bytes,
+            sector_bytes,
+            read_only: false,
+            created_wall_ns: created_ns,
+            shard: self.number,
+            epoch: self.context.pool.epoch(),
+            checkpoint: None,
+            tail: None,
+            deleted: false,
+        };
+        if let Err(error) = self.index.insert(record.clone()).await {
+            // Nobody has heard of it yet: take it back.
+            vdisk.delete().await?;
+            vdisk.free_groups().await?;
+            return Err(error);
+        }
+        self.entries.borrow_mut().insert(id, Entry::Open(vdisk));
+        Ok(record)
+    }
+
+    pub async fn rename(self: &Rc<Self>, id: VdiskId, new_name: &str) -> Result<()> {
+        let vdisk = self.vdisk(id).await?;
+        let old_name = vdisk.attributes().name;
+        vdisk.rename(new_name).await?;
+        if let Err(error) = self.index.rename(id, new_name).await {
+            vdisk.rename(&old_name).await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    pub async fn resize(self: &Rc<Self>, id: VdiskId, size_bytes: u64) -> Result<()> {
+        self.vdisk(id).await?.resize(size_bytes).await?;
+        self.index.update(id, |record| record.size_bytes = size_bytes).await
+    }
+
+    pub async fn set_read_only(self: &Rc<Self>, id: VdiskId, on: bool) -> Result<()> {
+        self.vdisk(id).await?.set_read_only(on).await?;
+        self.index.update(id, |record| record.read_only = on).await
+    }
+
+    /// `Busy` while connected, unless `force`. The space comes back in the background.
+    pub async fn delete(self: &Rc<Self>, id: VdiskId, force: bool) -> Result<()> {
+        if self.attachments.count(id) > 0 {
+            if !force {
+                return Err(Error::new(Kind::Busy, format!("{} clients are connected", self.attachments.count(id))));
+            }
+            self.end_connections(id).await?;
+        }
+        match self.vdisk(id).await {
+            Ok(vdisk) => {
+                vdisk.delete().await?;
+                self.index.tombstone(id).await?;
+                self.entries.borrow_mut().remove(&id);
+                let shard = self.clone();
+                self.context.world.spawn(async move {
+                    let freed = async {
+                        vdisk.free_groups().await?;
+                        shard.index.remove(id).await
+                    };
+                    if let Err(error) = freed.await {
+                        tracing::error!(vdisk = %id, %error, "space of a deleted vDisk is not free yet; the next start goes on");
+                    }
+                });
+            }
+            // Beyond reading: the record alone says that it is to go; groups without a chain stay in quarantine.
+            Err(error) if error.kind == Kind::Damaged && force => {
+                self.index.tombstone(id).await?;
+                self.entries.borrow_mut().remove(&id);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn end_connections(&self, id: VdiskId) -> Result<()> {
+        self.attachments.end(Some(id));
+        let mut waited = 0;
+        while self.attachments.count(id) > 0 {
+            if waited >= END_WAIT_NS {
+                return Err(Error::new(Kind::Busy, "clients are still connected after 5 s; try again"));
+            }
+            self.context.world.clock.sleep(END_STEP_NS).await;
+            waited += END_STEP_NS;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! What each extent group of a vDisk holds: hints for choosing, never the proof that something is dead.
+
+use base::hash::FixedState;
+use base::{GroupId, Sequence};
+use hashbrown::HashMap;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GroupAccount {
+    /// Bytes up to the end of the last frame.
+    pub len: u32,
+    /// Bytes of data extents that the live map refers to.
+    pub data: u32,
+    /// Bytes of map pages that the last checkpoint refers to.
+    pub pages: u32,
+    /// Bytes given back by punching.
+    pub punched: u32,
+    pub last_sequence: Sequence,
+}
+
+impl GroupAccount {
+    pub fn live(&self) -> u64 {
+        u64::from(self.data) + u64::from(self.pages)
+    }
+    pub fn occupied(&self) -> u64 {
+        u64::from(self.len.saturating_sub(self.punched))
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct Accounts {
+    pub groups: HashMap<GroupId, GroupAccount, FixedState>,
+    live_data: u64,
+    live_pages: u64,
+    occupied: u64,
+}
+
+impl Accounts {
+    pub fn live_data(&self) -> u64 {
+        self.live_data
+    }
+    pub fn live_bytes(&self) -> u64 {
+        self.live_data + self.live_pages
+    }
+    pub fn occupied_bytes(&self) -> u64 {
+        self.occupied
+    }
+
+    pub fn insert(&mut self, group: GroupId, account: GroupAccount) {
+        self.remove(group);
+        self.live_data += u64::from(account.data);
+        self.live_pages += u64::from(account.pages);
+        self.occupied += account.occupied();
+        self.groups.insert(group, account);
+    }
+
+    pub fn remove(&mut self, group: GroupId) {
+        if let Some(old) = self.groups.remove(&group) {
+            self.live_data -= u64::from(old.data);
+            self.live_pages -= u64::from(old.pages);
+            self.occupied -= old.occupied();
+        }
+    }
+
+    fn change(&mut self, group: GroupId, change: impl FnOnce(&mut GroupAccount)) {
+        let account = self.groups.entry(group).or_default();
+        let before = *account;
+        change(account);
+        let after = *account;
+        self.live_data = self.live_data + u64::from(after.data) - u64::from(before.data);
+        self.live_pages = self.live_pages + u64::from(after.pages) - u64::from(before.pages);
+        self.occupied = self.occupied + after.occupied() - before.occupied();
+    }
+
+    pub fn appended(&mut self, group: GroupId, end: u32, sequence: Sequence) {
+        self.change(group, |account| {
+            account.len = account.len.max(end);
+            account.last_sequence = account.last_sequence.max(sequence);
+        });
+    }
+
+    /// Counters are hints: one that would go below zero stays at zero.
+    pub fn data_dead(&mut self, group: GroupId, bytes: u32) {
+        self.change(group, |account| account.data = account.data.saturating_sub(bytes));
+    }
+    pub fn data_live(&mut self, group: GroupId, bytes: u32) {
+        self.change(group, |account| account.data += bytes);
+    }
+    pub fn page_dead(&mut self, group: GroupId, bytes: u32) {
+        self.change(group, |account| account.pages = account.pages.saturating_sub(bytes));
+    }
+    pub fn page_live(&mut self, group: GroupId, bytes: u32) {
+        self.change(group, |account| account.pages += bytes);
+    }
+    pub fn punched(&mut self, group: GroupId, bytes: u32) {
+        self.change(group, |account| account.punched = (account.punched + bytes).min(account.len));
+    }
+}

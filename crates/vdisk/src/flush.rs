@@ -1,0 +1,149 @@
+//! Flush: what was acknowledged becomes safe from power loss. Also the syncs that nobody asked for, which bound what has
+//! to be kept in memory.
+
+use crate::log::Item;
+use crate::stats::Stats;
+use crate::vdisk::{Health, Vdisk};
+use crate::{Error, Kind, Result};
+use base::Sequence;
+use pool::SlabId;
+use std::rc::Rc;
+
+/// After this many rewrites the disk is not worth another try.
+const REWRITES_MAX: u32 = 3;
+
+impl Vdisk {
+    /// Everything acknowledged before the call survives power loss. A failed sync is answered by writing the unsynced
+    /// frames elsewhere and syncing there; only when that fails too, the caller hears of it, and so does every later one.
+    pub async fn flush(self: &Rc<Self>) -> Result<()> {
+        let target = self.sequence();
+        self.flush_through(target).await
+    }
+
+    pub(crate) async fn flush_through(self: &Rc<Self>, target: Sequence) -> Result<()> {
+        let mut rewrites = 0;
+        loop {
+            if let Health::Failed(reason) = self.health() {
+                return Err(Error::new(Kind::Io, reason));
+            }
+            let (through, slabs) = {
+                let mut state = self.state.borrow_mut();
+                if state.durable.sequence >= target {
+                    return Ok(());
+                }
+                state.new_sector = true;
+                let mut slabs: Vec<SlabId> = state.unsynced.iter().map(|frame| frame.slab).collect();
+                slabs.sort_unstable();
+                slabs.dedup();
+                (state.position.sequence, slabs)
+            };
+            let before = self.state.borrow().rewrites;
+            match self.context.pool.sync(&slabs).await {
+                Ok(()) => self.mark_durable(through, before),
+                Err(error) => {
+                    tracing::warn!(vdisk = %self.id, %error, "sync failed");
+                    rewrites += 1;
+                    if rewrites > REWRITES_MAX {
+                        let reason = format!("syncs keep failing: {error}");
+                        self.state.borrow_mut().health = Health::Failed(reason.clone());
+                        return Err(Error::new(Kind::Io, reason));
+                    }
+                    self.state.borrow_mut().failed_slabs.extend(slabs);
+                    self.ask(|done| Item::Rewrite { done }).await??;
+                }
+            }
+        }
+    }
+
+    /// `rewrites`: as it was when the sync began. A sync of places that were given up meanwhile proves nothing.
+    fn mark_durable(&self, through: Sequence, rewrites: u64) {
+        let mut released = Vec::new();
+        {
+            let mut state = self.state.borrow_mut();
+            if state.rewrites != rewrites {
+                return;
+            }
+            while state.unsynced.front().is_some_and(|frame| frame.at.sequence <= through) {
+                let frame = state.unsynced.pop_front().expect("looked at it");
+                state.unsynced_bytes -= frame.bytes;
+                state.durable = frame.at;
+                match released.last_mut() {
+                    Some((group, _, end)) if *group == frame.at.group => *end = frame.at.end,
+                    _ => released.push((frame.at.group, frame.offset, frame.at.end)),
+                }
+            }
+            if let Some(group) = state.open.as_mut() {
+                group.synced();
+            }
+        }
+        // The bytes are on the medium and, as far as they are wanted, in our own cache: memory is not paid twice.
+        for (group, start, end) in released {
+            self.context.pool.release(group, start, end - start);
+        }
+        self.synced.notify();
+    }
+
+    /// Bounds what is unsynced by bytes and by age, and rings for what the new frame makes due.
+    pub(crate) fn after_append(self: &Rc<Self>) {
+        let (unsynced_bytes, log_bytes) = {
+            let state = self.state.borrow();
+            (state.unsynced_bytes, state.log_bytes)
+        };
+        let settings = &self.context.settings;
+        self.last_write_ns.set(self.context.world.now().0);
+        if !self.sync_timer.replace(true) {
+            let this = self.clone();
+            self.context.world.spawn(async move {
+                this.sync_unasked().await;
+            });
+        } else if unsynced_bytes > settings.unsynced_bytes_soft {
+            self.synced_early.notify();
+        }
+        if log_bytes >= self.checkpoint_interval() || self.space_is_due() {
+            self.maintenance.notify();
+        }
+        if self.context.load.log_bytes.get() > settings.shard_log_bytes_max {
+            self.context.load.over_limit.notify();
+        }
+        if log_bytes > 0 {
+            self.arm_quiet_checkpoint();
+        }
+    }
+
+    /// One unasked sync: after the allowed age, or sooner when many bytes have come together.
+    async fn sync_unasked(self: Rc<Self>) {
+        let clock = &self.context.world.clock;
+        let settings = &self.context.settings;
+        let deadline = clock.now().0 + settings.unsynced_age_ns_max;
+        while clock.now().0 < deadline && self.state.borrow().unsynced_bytes <= settings.unsynced_bytes_soft {
+            let left = deadline - clock.now().0;
+            first_of(clock.sleep(left), self.synced_early.notified()).await;
+        }
+        let result = self.flush().await;
+        self.sync_timer.set(false);
+        if let Err(error) = result {
+            // The next flush that a client asks for is answered with it.
+            Stats::add(&self.stats.unasked_sync_failures, 1);
+            tracing::error!(vdisk = %self.id, %error, "an unasked sync failed");
+            return;
+        }
+        // Frames that came while it ran have nobody watching their age yet.
+        if !self.state.borrow().unsynced.is_empty() && !self.sync_timer.replace(true) {
+            let this = self.clone();
+            self.context.world.spawn(async move { this.sync_unasked().await });
+        }
+    }
+}
+
+/// Completes when either does; the other is dropped.
+pub(crate) async fn first_of(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
+    let mut a = std::pin::pin!(a);
+    let mut b = std::pin::pin!(b);
+    std::future::poll_fn(|context| {
+        if a.as_mut().poll(context).is_ready() || b.as_mut().poll(context).is_ready() {
+            return std::task::Poll::Ready(());
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,164 @@
+//! Birth, change of attributes, close and deletion of a vDisk: each first a control frame in its log.
+
+use crate::address::Address;
+use crate::log::{Item, Record};
+use crate::map::{Tree, height_for};
+use crate::vdisk::{Attributes, Context, Health, Index, State, Vdisk, meta_hint};
+use crate::{Error, Kind, Result};
+use base::units::{BLOCK, VDISK_SIZE_MAX};
+use base::{GroupId, Sequence, VdiskId};
+use pool::SlabId;
+use std::rc::Rc;
+
+/// What the metadata store notes of a vDisk that was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub checkpoint: Option<meta_hint::Place>,
+    pub tail: Sequence,
+}
+
+impl Vdisk {
+    /// A new, empty vDisk. Its birth is synced when this completes.
+    pub async fn create(
+        context: Context,
+        index: Rc<dyn Index>,
+        id: VdiskId,
+        attributes: Attributes,
+    ) -> Result<Rc<Vdisk>> {
+        check_size(attributes.size_bytes)?;
+        let height = height_for(attributes.size_bytes / BLOCK);
+        let tree = Tree::new(Address::NONE, height, context.load.map.clone());
+        let vdisk = Vdisk::assemble(context, index, id, State::new(attributes.clone(), tree));
+        vdisk.start();
+        let born = async { vdisk.control(Record::Birth(attributes)).await };
+        if let Err(error) = born.await {
+            vdisk.stop().await;
+            return Err(error);
+        }
+        Ok(vdisk)
+    }
+
+    /// Appends a control record and syncs it.
+    async fn control(self: &Rc<Self>, record: Record) -> Result<()> {
+        let placed = self.ask(|done| Item::Control { record, done }).await??;
+        self.flush_through(placed.at.sequence).await
+    }
+
+    fn changeable(&self) -> Result<()> {
+        if self.closing.get() {
+            return Err(Error::new(Kind::Closed, "the vDisk is being closed"));
+        }
+        match self.health() {
+            Health::Online => Ok(()),
+            Health::Damaged(reason) => Err(Error::new(Kind::ReadOnly, format!("served read-only: {reason}"))),
+            Health::Failed(reason) => Err(Error::new(Kind::Io, reason)),
+            Health::Deleted => Err(Error::new(Kind::Closed, "the vDisk was deleted")),
+        }
+    }
+
+    pub async fn rename(self: &Rc<Self>, name: &str) -> Result<()> {
+        self.changeable()?;
+        self.control(Record::Rename(name.to_string())).await
+    }
+
+    /// Grows the vDisk; shrinking is refused.
+    pub async fn resize(self: &Rc<Self>, size_bytes: u64) -> Result<()> {
+        self.changeable()?;
+        check_size(size_bytes)?;
+        let now = self.state.borrow().attributes.size_bytes;
+        if size_bytes < now {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{size_bytes} bytes are less than the {now} it has; shrinking is not possible"),
+            ));
+        }
+        if size_bytes == now { Ok(()) } else { self.control(Record::Resize(size_bytes)).await }
+    }
+
+    pub async fn set_read_only(self: &Rc<Self>, on: bool) -> Result<()> {
+        self.changeable()?;
+        if self.attributes().read_only == on { Ok(()) } else { self.control(Record::ReadOnly(on)).await }
+    }
+
+    /// Writes the tombstone. What is left to do is [`Vdisk::free_groups`], after the metadata store was told. A damaged
+    /// vDisk can be deleted too.
+    pub async fn delete(self: &Rc<Self>) -> Result<()> {
+        match self.health() {
+            Health::Deleted => return Ok(()),
+            Health::Failed(reason) => return Err(Error::new(Kind::Io, reason)),
+            Health::Online | Health::Damaged(_) => {}
+        }
+        self.control(Record::Delete).await
+    }
+
+    /// Gives all space of a deleted vDisk back, the tombstone's group last.
+    pub async fn free_groups(self: &Rc<Self>) -> Result<()> {
+        assert_eq!(self.health(), Health::Deleted, "only a deleted vDisk gives up its groups");
+        self.stop().await;
+        let last = self.state.borrow().position.group;
+        let mut groups = self.groups();
+        groups.sort_unstable();
+        groups.retain(|group| *group != last);
+        groups.push(last);
+        free_in_order(&self.context, &groups).await?;
+        let freed: Vec<GroupId> = groups;
+        let mut state = self.state.borrow_mut();
+        freed.into_iter().for_each(|group| state.accounts.remove(group));
+        Ok(())
+    }
+
+    /// Checkpoint and end of all tasks. New writes are refused from the first moment; those under way are finished.
+    pub async fn close(self: &Rc<Self>) -> Result<Closed> {
+        self.closing.set(true);
+        let result = match self.health() {
+            Health::Online => self.checkpoint().await,
+            _ => Ok(()),
+        };
+        let flushed = self.flush().await;
+        self.stop().await;
+        result.and(flushed)?;
+        let state = self.state.borrow();
+        Ok(Closed { checkpoint: state.checkpoint.map(|checkpoint| checkpoint.place), tail: state.position.sequence })
+    }
+
+    /// Ends the tasks without writing anything.
+    pub async fn stop(self: &Rc<Self>) {
+        if self.stopped.replace(true) {
+            return;
+        }
+        self.closing.set(true);
+        let _ = self.ask(|done| Item::Stop { done }).await;
+        self.maintenance.notify();
+        let load = &self.context.load.log_bytes;
+        load.set(load.get().saturating_sub(self.state.borrow().log_bytes));
+    }
+
+    /// Forgets clean state that only costs memory; the vDisk stays usable. Returns the bytes freed.
+    pub fn shrink(&self) -> u64 {
+        self.evict_map(u64::MAX)
+    }
+}
+
+/// Frees groups so that the last one goes only when the others are durably gone.
+pub async fn free_in_order(context: &Context, groups: &[GroupId]) -> Result<()> {
+    let Some((last, others)) = groups.split_last() else { return Ok(()) };
+    let mut slabs: Vec<SlabId> = groups.iter().filter_map(|group| context.pool.slab_of(*group)).collect();
+    slabs.sort_unstable();
+    slabs.dedup();
+    for group in others {
+        context.pool.free(*group).await?;
+    }
+    if !others.is_empty() {
+        context.pool.sync(&slabs).await?;
+    }
+    context.pool.free(*last).await?;
+    Ok(())
+}
+
+fn check_size(size_bytes: u64) -> Result<()> {
+    if size_bytes == 0 || size_bytes % BLOCK != 0 || size_bytes > VDISK_SIZE_MAX {
+        let text = format!("a size of {size_bytes} bytes: must be a multiple of {BLOCK}, above 0, at most 64 TiB");
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! Walking the frames of a group, as they lie on the disk.
+
+use super::Position;
+use super::frame::{self, Frame, NotAFrame};
+use crate::Result;
+use base::units::{BLOCK, round_up};
+use base::{GroupId, Sequence, VdiskId};
+use bytes::{Bytes, BytesMut};
+use pool::{HEADER_PAGE, Pool};
+use std::rc::Rc;
+
+/// Read from the disk at a time. Large enough that the seek or the round trip does not count.
+const WINDOW: u32 = 4 << 20;
+
+/// A frame with its payload at hand.
+pub struct WalkedFrame {
+    pub frame: Frame,
+    /// The whole frame, header included.
+    pub bytes: Bytes,
+}
+
+impl WalkedFrame {
+    pub fn position(&self) -> Position {
+        Position {
+            group: self.frame.group,
+            end: self.frame.offset + self.frame.len,
+            chain: self.frame.crc,
+            sequence: self.frame.sequence,
+        }
+    }
+
+    /// Payload of a run.
+    pub fn payload(&self, run: &frame::Run) -> Bytes {
+        self.bytes.slice(run.payload_offset as usize..(run.payload_offset + run.payload_len) as usize)
+    }
+
+    /// Every checksum of the payload holds.
+    pub fn payload_is_whole(&self) -> bool {
+        self.frame.runs.iter().all(|run| {
+            let payload = self.payload(run);
+            let first = run.crc_first as usize;
+            let crcs = &self.frame.crcs[first..first + run.crc_count()];
+            match run.crc_count() {
+                0 => true,
+                1 => base::crc::crc32c(&payload) == crcs[0],
+                _ => payload.chunks(BLOCK as usize).zip(crcs).all(|(block, crc)| base::crc::crc32c(block) == *crc),
+            }
+        })
+    }
+}
+
+pub enum Step {
+    Frame(Box<WalkedFrame>),
+    /// No frame that continues the chain starts here.
+    End,
+}
+
+/// Reads forward through one group; each frame must continue the chain.
+pub struct GroupWalk {
+    pool: Rc<Pool>,
+    vdisk: VdiskId,
+    group: GroupId,
+    /// Where the last frame ended, and what the next one must continue.
+    pub at: Position,
+    /// Nothing is believed from here on.
+    limit: u32,
+    window: Bytes,
+    window_start: u32,
+    /// The first frame is taken as it is: what it must continue is not known.
+    first_is_free: bool,
+}
+
+impl GroupWalk {
+    /// Walks a sealed group from its first frame on, up to its sealed length.
+    pub fn whole(pool: Rc<Pool>, vdisk: VdiskId, group: GroupId, limit: u32) -> GroupWalk {
+        let mut walk = GroupWalk::new(pool, vdisk, group, Position::default(), HEADER_PAGE, limit);
+        walk.first_is_free = true;
+        walk
+    }
+
+    /// `at`: the position behind which to start; `at.group` may be the predecessor, then `start` is the group's first
+    /// frame. `limit`: the sealed length, or the group's size.
+    pub fn new(pool: Rc<Pool>, vdisk: VdiskId, group: GroupId, at: Position, start: u32, limit: u32) -> GroupWalk {
+        let limit = limit.min(pool.group_size());
+        let at = Position { group, end: start, ..at };
+        GroupWalk { pool, vdisk, group, at, limit, window: Bytes::new(), window_start: 0, first_is_free: false }
+    }
+
+    /// The frame behind `at`: packed directly behind it, or on the next sector if a sync came between.
+    pub async fn next(&mut self) -> Result<Step> {
+        let packed = round_up(self.at.end.into(), 16) as u32;
+        let sector = round_up(self.at.end.into(), BLOCK) as u32;
+        for offset in [packed, sector] {
+            if let Some(found) = self.frame_at(offset).await? {
+                self.at = found.position();
+                return Ok(Step::Frame(Box::new(found)));
+            }
+            if packed == sector {
+                break;
+            }
+        }
+        Ok(Step::End)
+    }
+
+    async fn frame_at(&mut self, offset: u32) -> Result<Option<WalkedFrame>> {
+        let mut need = frame::FIXED_LEN;
+        let frame = loop {
+            let Some(bytes) = self.bytes(offset, need as u32).await? else { return Ok(None) };
+            match frame::decode(&bytes) {
+                Ok(frame) => break frame,
+                Err(NotAFrame::Incomplete(more)) if more > need => need = more,
+                Err(NotAFrame::Version(version)) => {
+                    return Err(crate::Error::corrupt(format!(
+                        "group {} at {offset:#x}: a frame of format version {version}; this build reads {}",
+                        self.group,
+                        frame::VERSION
+                    )));
+                }
+                Err(_) => return Ok(None),
+            }
+        };
+        let continues = frame.vdisk == self.vdisk
+            && frame.group == self.group
+            && frame.offset == offset
+            && (self.first_is_free
+                || (frame.sequence == self.at.sequence.next() && frame.previous_crc == self.at.chain));
+        if !continues {
+            return Ok(None);
+        }
+        self.first_is_free = false;
+        let len = frame.len;
+        Ok(self.bytes(offset, len).await?.map(|bytes| WalkedFrame { frame, bytes }))
+    }
+
+    /// `len` bytes at `offset`, or nothing if that is beyond the limit.
+    async fn bytes(&mut self, offset: u32, len: u32) -> Result<Option<Bytes>> {
+        let Some(end) = offset.checked_add(len).filter(|end| *end <= self.limit) else { return Ok(None) };
+        let have = self.window_start..self.window_start + self.window.len() as u32;
+        if !(have.contains(&offset) && end <= have.end) {
+            let want = len.max(WINDOW).min(self.limit - offset);
+            self.window = self.pool.read(self.group, offset, want).await?;
+            self.window_start = offset;
+        }
+        let from = (offset - self.window_start) as usize;
+        Ok(Some(self.window.slice(from..from + len as usize)))
+    }
+}
+
+/// Is there, behind a break at `from`, a frame of this group that proves the missing one was synced? Returns the highest
+/// `durable_through` found. Reads what may hold data of the group: only done where the chain ends in an unsealed group.
+pub async fn frame_beyond(pool: &Rc<Pool>, vdisk: VdiskId, group: GroupId, from: u32) -> Result<Sequence> {
+    let end = pool.data_end(group).await?.min(pool.group_size());
+    let mut proof = Sequence(0);
+    let magic = frame::MAGIC.to_le_bytes();
+    let mut at = round_up(from.into(), 16) as u32;
+    while at < end {
+        let len = WINDOW.min(end - at);
+        let bytes = pool.read(group, at, len).await?;
+        let hits = bytes.chunks_exact(16).enumerate().filter(|(_, chunk)| chunk.starts_with(&magic));
+        for (offset, _) in hits {
+            if let Some(frame) = decode_at(pool, group, at + offset as u32 * 16, end).await?
+                && frame.vdisk == vdisk
+                && frame.group == group
+                && frame.offset == at + offset as u32 * 16
+            {
+                proof = proof.max(frame.durable_through);
+            }
+        }
+        at += len;
+    }
+    Ok(proof)
+}
+
+async fn decode_at(pool: &Rc<Pool>, group: GroupId, at: u32, end: u32) -> Result<Option<Frame>> {
+    let mut need = frame::FIXED_LEN as u32;
+    while at + need <= end {
+        let bytes = BytesMut::from(&pool.read(group, at, need).await?[..]);
+        match frame::decode(&bytes) {
+            Ok(frame) => return Ok(Some(frame)),
+            Err(NotAFrame::Incomplete(more)) if more as u32 > need => need = more as u32,
+            Err(_) => return Ok(None),
+        }
+    }
+    Ok(None)
+}

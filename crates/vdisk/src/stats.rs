@@ -1,0 +1,77 @@
+//! Counters of one vDisk: plain cells, read by the metrics.
+
+use std::cell::{Cell, RefCell};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum OperationKind {
+    Read = 0,
+    Write = 1,
+    Flush = 2,
+    Trim = 3,
+    WriteZeroes = 4,
+    Prefetch = 5,
+    BlockStatus = 6,
+}
+
+pub const KINDS: usize = 7;
+/// Upper bounds of the latency buckets, microseconds, inclusive; one more bucket takes what is longer.
+pub const LATENCY_BOUNDS_US: [u64; 19] = [
+    10, 25, 50, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000,
+];
+pub const BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
+
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Histogram {
+    pub count: u64,
+    pub errors: u64,
+    pub bytes: u64,
+    pub total_ns: u64,
+    pub buckets: [u64; BUCKETS],
+}
+
+#[derive(Default)]
+pub struct Stats {
+    operations: RefCell<[Histogram; KINDS]>,
+    pub in_flight: Cell<u64>,
+    /// Bytes appended, by what they are. `header_bytes` has headers and alignment of all kinds.
+    pub data_bytes: Cell<u64>,
+    pub relocated_bytes: Cell<u64>,
+    pub page_bytes: Cell<u64>,
+    pub control_bytes: Cell<u64>,
+    pub header_bytes: Cell<u64>,
+    pub frames: Cell<u64>,
+    pub checkpoints: Cell<u64>,
+    pub checkpoint_failures: Cell<u64>,
+    pub groups_freed: Cell<u64>,
+    pub bytes_punched: Cell<u64>,
+    pub map_page_loads: Cell<u64>,
+    pub checksum_failures: Cell<u64>,
+    pub sync_failures_survived: Cell<u64>,
+    pub unasked_sync_failures: Cell<u64>,
+    pub replayed_bytes: Cell<u64>,
+    pub replay_ns: Cell<u64>,
+}
+
+impl Stats {
+    pub fn add(cell: &Cell<u64>, value: u64) {
+        cell.set(cell.get() + value);
+    }
+
+    pub fn operations(&self) -> [Histogram; KINDS] {
+        *self.operations.borrow()
+    }
+
+    pub fn record(&self, kind: OperationKind, bytes: u64, ns: u64, ok: bool) {
+        let mut operations = self.operations.borrow_mut();
+        let histogram = &mut operations[kind as usize];
+        histogram.count += 1;
+        histogram.bytes += bytes;
+        histogram.total_ns += ns;
+        histogram.errors += u64::from(!ok);
+        let us = ns.div_ceil(1_000);
+        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
+        histogram.buckets[bucket] += 1;
+    }
+}

@@ -1,0 +1,256 @@
+//! The state of one vDisk and what it is allowed to know of its surroundings.
+//!
+//! Invariants, between events:
+//! - frames are appended one at a time; `tree`, `accounts` and `position` are those after frame `position.sequence`;
+//! - `durable.sequence <= position.sequence`, and every frame in between is in `unsynced`, in order;
+//! - only the log task (`log/writer.rs`) appends, changes the tree's content or moves `position`.
+
+use crate::account::Accounts;
+use crate::address::Address;
+use crate::log::{Position, Queue, Unsynced};
+use crate::map::{MapMemory, NeedPage, Tree, decode_page};
+use crate::stats::Stats;
+use crate::{Error, Kind, Result, Settings};
+use base::units::BLOCK;
+use base::{GroupId, Sequence, VdiskId};
+use bytes::Bytes;
+use pool::{Cache, OpenGroup, Pool, SlabId};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use world::World;
+use world::local::{Notify, Semaphore};
+
+/// What the vDisks of one shard share.
+#[derive(Clone)]
+pub struct Context {
+    pub world: World,
+    pub pool: Rc<Pool>,
+    pub cache: Arc<Cache>,
+    pub settings: Rc<Settings>,
+    pub load: Rc<Load>,
+}
+
+/// Sums over the vDisks of a shard, and the bell that wakes its maintenance.
+#[derive(Default)]
+pub struct Load {
+    pub map: Rc<MapMemory>,
+    /// Log behind the checkpoints.
+    pub log_bytes: Cell<u64>,
+    /// Rung when a sum passes its limit.
+    pub over_limit: Notify,
+}
+
+/// What a user set; a part of the log, so that it survives everything else.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    pub name: String,
+    pub size_bytes: u64,
+    /// 512 or 4096.
+    pub sector_bytes: u32,
+    pub read_only: bool,
+    pub created_ns: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Health {
+    Online,
+    /// Bytes that were once synced are missing or rotten: reads only, so that nothing makes it worse.
+    Damaged(String),
+    /// A sync failed and its frames could not be rewritten: no write and no flush is believed until a restart.
+    Failed(String),
+    Deleted,
+}
+
+/// Bytes of a vDisk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Data blocks that are mapped.
+    pub mapped_bytes: u64,
+    /// What its groups occupy, dead bytes and headers included.
+    pub stored_bytes: u64,
+    pub live_bytes: u64,
+    pub groups: u64,
+    /// Log behind the last checkpoint.
+    pub log_bytes: u64,
+}
+
+/// The last checkpoint that is synced and recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checkpoint {
+    pub covers: Position,
+    pub root: Address,
+    pub height: u8,
+    /// Where its record is.
+    pub place: meta_hint::Place,
+}
+
+pub mod meta_hint {
+    //! Where a checkpoint's record lies, for the metadata store.
+    use base::{GroupId, Sequence};
+
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Place {
+        pub group: GroupId,
+        pub offset: u32,
+        pub len: u32,
+        pub sequence: Sequence,
+    }
+}
+
+pub(crate) struct State {
+    pub attributes: Attributes,
+    pub health: Health,
+    pub tree: Tree,
+    pub accounts: Accounts,
+    pub position: Position,
+    pub durable: Position,
+    pub unsynced: VecDeque<Unsynced>,
+    pub unsynced_bytes: u64,
+    pub open: Option<OpenGroup>,
+    /// A sync has started since the last append: the next frame starts on a new physical sector, so that a torn sector
+    /// cannot take flushed bytes with it.
+    pub new_sector: bool,
+    pub failed_slabs: Vec<SlabId>,
+    pub checkpoint: Option<Checkpoint>,
+    /// The last try failed after it may have stored pages.
+    pub checkpoint_failed: bool,
+    /// What the groups held as of `checkpoint`: a group that it still needs is not free, whatever has happened since.
+    pub checkpoint_accounts: Accounts,
+    pub log_bytes: u64,
+    /// Groups that cannot be emptied: something in them cannot be read. Kept for ever, never chosen again.
+    pub unreadable: BTreeSet<GroupId>,
+    /// Raised when unsynced frames were rewritten: a checkpoint under way has lost pages and must start again.
+    pub rewrites: u64,
+    pub evict_hand: u64,
+}
+
+pub struct Vdisk {
+    pub id: VdiskId,
+    pub(crate) context: Context,
+    pub(crate) state: RefCell<State>,
+    pub(crate) queue: RefCell<Queue>,
+    /// Rung when something was queued.
+    pub(crate) queued: Notify,
+    /// Rung after each sync, for writers that wait for room in `unsynced`.
+    pub(crate) synced: Notify,
+    /// Rung when an unasked sync should not wait for the age limit.
+    pub(crate) synced_early: Notify,
+    /// Rung when a checkpoint or re-packing is due.
+    pub(crate) maintenance: Notify,
+    /// The log task is between looking at the map and having changed it: pages may not be evicted.
+    pub(crate) log_busy: Cell<bool>,
+    pub(crate) closing: Cell<bool>,
+    pub(crate) stopped: Cell<bool>,
+    /// The space rule is looked at again when the log has grown to this.
+    pub(crate) next_space_look: Cell<u64>,
+    pub(crate) sync_timer: Cell<bool>,
+    pub(crate) quiet_timer: Cell<bool>,
+    pub(crate) last_write_ns: Cell<u64>,
+    /// One checkpoint, one reclaim pass at a time.
+    pub(crate) one_checkpoint: Rc<Semaphore>,
+    pub(crate) one_reclaim: Rc<Semaphore>,
+    /// Told of every checkpoint before anything it makes free is freed.
+    pub(crate) index: Rc<dyn Index>,
+    pub stats: Stats,
+}
+
+/// The metadata store, as the engine sees it: an index of what the log says.
+pub trait Index {
+    /// Durable when it completes: the next start may look for this checkpoint and no earlier one.
+    fn checkpointed(&self, vdisk: VdiskId, place: meta_hint::Place) -> world::LocalFuture<Result<()>>;
+}
+
+impl Vdisk {
+    pub fn attributes(&self) -> Attributes {
+        self.state.borrow().attributes.clone()
+    }
+    pub fn health(&self) -> Health {
+        self.state.borrow().health.clone()
+    }
+    pub fn size_blocks(&self) -> u64 {
+        self.state.borrow().attributes.size_bytes / BLOCK
+    }
+    pub fn space(&self) -> Space {
+        let state = self.state.borrow();
+        Space {
+            mapped_bytes: state.accounts.live_data(),
+            stored_bytes: state.accounts.occupied_bytes(),
+            live_bytes: state.accounts.live_bytes(),
+            groups: state.accounts.groups.len() as u64,
+            log_bytes: state.log_bytes,
+        }
+    }
+    pub fn sequence(&self) -> Sequence {
+        self.state.borrow().position.sequence
+    }
+    pub fn durable_sequence(&self) -> Sequence {
+        self.state.borrow().durable.sequence
+    }
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.state.borrow().accounts.groups.keys().copied().collect()
+    }
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.state.borrow().unsynced_bytes
+    }
+
+    pub(crate) fn writable(&self) -> Result<()> {
+        if self.closing.get() {
+            return Err(Error::new(Kind::Closed, "the vDisk is being closed"));
+        }
+        let state = self.state.borrow();
+        match &state.health {
+            Health::Online if state.attributes.read_only => {
+                Err(Error::new(Kind::ReadOnly, format!("vDisk {} is set read-only", state.attributes.name)))
+            }
+            Health::Online => Ok(()),
+            Health::Damaged(reason) => Err(Error::new(Kind::ReadOnly, format!("served read-only: {reason}"))),
+            Health::Failed(reason) => Err(Error::new(Kind::Io, format!("not written until a restart: {reason}"))),
+            Health::Deleted => Err(Error::new(Kind::Closed, "the vDisk was deleted")),
+        }
+    }
+
+    /// Brings a page of the map into memory.
+    pub(crate) async fn load(&self, need: NeedPage) -> Result<()> {
+        let bytes = self.page_bytes(need.address).await?;
+        let entries = decode_page(&bytes)
+            .map_err(|error| Error::corrupt(format!("map page {:?} at {:?}: {error}", need.place, need.address)))?;
+        Stats::add(&self.stats.map_page_loads, 1);
+        self.state.borrow_mut().tree.attach(need, entries);
+        self.watch_map_memory();
+        Ok(())
+    }
+
+    /// The bytes of a map page, checked.
+    pub(crate) async fn page_bytes(&self, address: Address) -> Result<Bytes> {
+        let cache = &self.context.cache;
+        if let Some(bytes) = cache.get(address.group(), address.grain()) {
+            return Ok(bytes);
+        }
+        let bytes = self.context.pool.read(address.group(), address.offset(), address.len()).await?;
+        if base::crc::crc32c(&bytes) != address.crc() {
+            Stats::add(&self.stats.checksum_failures, 1);
+            return Err(Error::corrupt(format!("map page at {address:?} fails its checksum")));
+        }
+        let bytes = Bytes::copy_from_slice(&bytes);
+        cache.insert(address.group(), address.grain(), bytes.clone());
+        Ok(bytes)
+    }
+
+    pub(crate) fn watch_map_memory(&self) {
+        if self.context.load.map.bytes() > self.context.settings.map_bytes_max {
+            self.context.load.over_limit.notify();
+        }
+    }
+
+    /// Takes clean map pages out of memory; returns the bytes freed.
+    pub fn evict_map(&self, want_bytes: u64) -> u64 {
+        if self.log_busy.get() {
+            return 0;
+        }
+        let mut state = self.state.borrow_mut();
+        let State { tree, evict_hand, .. } = &mut *state;
+        tree.evict(evict_hand, want_bytes)
+    }
+}
