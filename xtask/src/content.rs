@@ -156,9 +156,9 @@ impl Journal {
     pub fn settle(&mut self, sector: u64, value: Value) {
         let now = self.now;
         let candidates = &mut self.sectors[sector as usize];
-        let issued = candidates.iter().filter(|candidate| candidate.value == value).map(|candidate| candidate.issued).max();
-        *candidates =
-            vec![Candidate { value, issued: issued.unwrap_or(now), acknowledged: now, ruled_out: NEVER }];
+        let issued =
+            candidates.iter().filter(|candidate| candidate.value == value).map(|candidate| candidate.issued).max();
+        *candidates = vec![Candidate { value, issued: issued.unwrap_or(now), acknowledged: now, ruled_out: NEVER }];
     }
 
     /// What may legally be there, for messages.

@@ -29,7 +29,7 @@ pub fn run() -> Result<Done> {
     output("cp", &["-a", "--sparse=always", &text(&server.data), &text(&intact)])?;
     let mut case = Case { server, intact };
     let (mut checks, mut wrong) = (0, Vec::new());
-    let cases: [(&str, fn(&mut Case) -> Result<()>); 6] = [
+    let cases: [(&str, Check); 6] = [
         ("a flipped bit in data", Case::flipped_data),
         ("a newer format", Case::newer_format),
         ("a corrupt superblock", Case::corrupt_superblock),
@@ -77,6 +77,8 @@ fn fill(server: &mut Server) -> Result<()> {
     }
     server.stop()
 }
+
+type Check = fn(&mut Case) -> Result<()>;
 
 struct Case {
     server: Server,

@@ -69,7 +69,8 @@ fn toolchain() -> Result<Toolchain> {
 
 /// cargo-fuzz: the one in the path, or one built into the target folder (about a minute).
 fn install() -> Result<PathBuf> {
-    if finish(command("cargo-fuzz", &["fuzz", "--version"]), Duration::from_secs(60)).is_ok_and(|f| f.status.success()) {
+    if finish(command("cargo-fuzz", &["fuzz", "--version"]), Duration::from_secs(60)).is_ok_and(|f| f.status.success())
+    {
         return Ok("cargo-fuzz".into());
     }
     let root = target_dir().join("tools");

@@ -25,11 +25,8 @@ pub struct GuestImage {
 pub fn prepare() -> Result<GuestImage> {
     let dir = target_dir().join("guest");
     fs::create_dir_all(&dir)?;
-    let image = GuestImage {
-        kernel: dir.join("vmlinuz"),
-        initramfs: dir.join("initramfs.cpio"),
-        root: dir.join("root.img"),
-    };
+    let image =
+        GuestImage { kernel: dir.join("vmlinuz"), initramfs: dir.join("initramfs.cpio"), root: dir.join("root.img") };
     if !image.kernel.exists() || !image.initramfs.exists() {
         let (kernel, modules) = fetch_kernel(&dir)?;
         fs::write(&image.initramfs, initramfs(&modules)?)?;
@@ -130,10 +127,7 @@ fn make_root(tree: &Path, image: &Path) -> Result<()> {
     fs::write(&script, include_str!("../../tests/guest/init.sh"))?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     let _ = fs::remove_file(image);
-    output(
-        "mke2fs",
-        &["-q", "-t", "ext4", "-d", &tree.to_string_lossy(), &image.to_string_lossy(), ROOT_SIZE],
-    )?;
+    output("mke2fs", &["-q", "-t", "ext4", "-d", &tree.to_string_lossy(), &image.to_string_lossy(), ROOT_SIZE])?;
     Ok(())
 }
 

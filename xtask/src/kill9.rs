@@ -3,6 +3,7 @@
 //! The journal of what was acknowledged lives here, outside the controller. Every other round the metadata store is
 //! deleted and rebuilt from the logs alone.
 
+use crate::content::SECTOR;
 use crate::load::{Load, Plan, Target};
 use crate::process::{scratch, succeed};
 use crate::random::Random;
@@ -63,6 +64,7 @@ pub fn run(options: &Options) -> Result<String> {
             format!("round {round}; repeat with: cargo xtask kill9 --seed {seed} --rounds {}", options.rounds)
         })?;
     }
+    rounds.must_notice_a_loss()?;
     rounds.server.stop()?;
     Ok(format!(
         "{} rounds ({} with the metadata store rebuilt), {} acknowledged changes, {} flushes; seed {seed}",
@@ -140,7 +142,8 @@ impl Rounds {
             self.server.run(&["vdisk", "resize", &renamed, "--size", &(SMALL * 2).to_string()])?;
             self.names.insert(renamed, SMALL * 2);
         }
-        let small: Vec<String> = self.names.iter().filter(|(_, size)| **size != SIZE_BYTES).map(|(name, _)| name.clone()).collect();
+        let small: Vec<String> =
+            self.names.iter().filter(|(_, size)| **size != SIZE_BYTES).map(|(name, _)| name.clone()).collect();
         if small.len() > 3 {
             let name = &small[self.random.below(small.len() as u64) as usize];
             self.server.run(&["vdisk", "delete", name])?;
@@ -179,5 +182,23 @@ impl Rounds {
         let found = self.server.list()?;
         ensure!(found == expect, "vDisks after the crash: {found:?}\nacknowledged: {expect:?}");
         Ok(())
+    }
+
+    /// The check itself is checked: a sector that lost its content behind the journal's back must be found.
+    fn must_notice_a_loss(&mut self) -> Result<()> {
+        let target = &self.targets[0];
+        let mut client = self.server.connect(&target.name)?;
+        let (mut offset, mut bytes) = (0, [0; SECTOR]);
+        while bytes == [0; SECTOR] {
+            ensure!(offset < SIZE_BYTES, "{} holds no data after all rounds", target.name);
+            client.read(offset, &mut bytes)?;
+            offset += SECTOR as u64;
+        }
+        client.write(offset - SECTOR as u64, &[0; SECTOR])?;
+        match target.check(&mut client) {
+            Err(error) if format!("{error:#}").contains("1 sectors are wrong") => Ok(()),
+            Err(error) => Err(error.context("expected one lost sector")),
+            Ok(_) => bail!("a lost sector was not noticed"),
+        }
     }
 }

@@ -214,7 +214,11 @@ impl Worker {
         };
         let count = self.random.between(1, longest);
         let first = self.random.below(sectors - count);
-        if self.random.chance(50) { ((first / 8) * 8, count.next_multiple_of(8).min(longest.max(8))) } else { (first, count) }
+        if self.random.chance(50) {
+            ((first / 8) * 8, count.next_multiple_of(8).min(longest.max(8)))
+        } else {
+            (first, count)
+        }
     }
 
     fn send(&mut self) -> std::result::Result<(), Broken> {
@@ -247,7 +251,14 @@ impl Worker {
         }
     }
 
-    fn change(&mut self, verb: u16, flags: u16, first: u64, count: u64, value: Value) -> std::result::Result<(), Broken> {
+    fn change(
+        &mut self,
+        verb: u16,
+        flags: u16,
+        first: u64,
+        count: u64,
+        value: Value,
+    ) -> std::result::Result<(), Broken> {
         let fua = self.random.chance(8);
         let (offset, len) = (first * SECTOR as u64, (count * SECTOR as u64) as usize);
         let mut data = Vec::new();

@@ -155,7 +155,15 @@ impl Client {
         self.flags & CAN_MULTI_CONN != 0
     }
 
-    pub fn send(&mut self, command: u16, flags: u16, cookie: u64, offset: u64, len: u32, data: &[u8]) -> io::Result<()> {
+    pub fn send(
+        &mut self,
+        command: u16,
+        flags: u16,
+        cookie: u64,
+        offset: u64,
+        len: u32,
+        data: &[u8],
+    ) -> io::Result<()> {
         let header = header(command, flags, cookie, offset, len);
         if data.is_empty() {
             return self.stream.write_all(&header);

@@ -45,7 +45,10 @@ pub fn install() -> Result<()> {
         return Ok(());
     }
     if !rustix::process::geteuid().is_root() {
-        bail!("these packages are missing, and only root can install them:\n  sudo apt-get install {}", missing.join(" "));
+        bail!(
+            "these packages are missing, and only root can install them:\n  sudo apt-get install {}",
+            missing.join(" ")
+        );
     }
     logged(apt(&["update"]), &log()?, LIMIT)?;
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];

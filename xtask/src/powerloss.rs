@@ -55,9 +55,8 @@ pub fn run(options: &Options) -> Result<String> {
     let recorded = record(subject, &dir, options.load_ms, &mut random)?;
     let log = WriteLog::open(&dir.join("log.img"))?;
     let images = Images { dir: &dir, log: &log, recorded: &recorded };
-    let mut points: Vec<usize> = (0..options.points)
-        .map(|_| random.between(recorded.begin as u64, log.entries.len() as u64) as usize)
-        .collect();
+    let mut points: Vec<usize> =
+        (0..options.points).map(|_| random.between(recorded.begin as u64, log.entries.len() as u64) as usize).collect();
     points.sort_unstable();
     let mut statistics = Statistics::default();
     images.start_over()?;

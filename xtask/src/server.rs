@@ -151,7 +151,11 @@ impl Server {
     /// SIGTERM; a clean shutdown ends with status 0.
     pub fn stop(&mut self) -> Result<()> {
         let status = self.process.take().context("not started")?.terminate(STOP_LIMIT)?;
-        ensure!(status.success() || self.subject == Subject::Nbdkit, "clean shutdown ended with {status}:\n{}", tail(&self.log()));
+        ensure!(
+            status.success() || self.subject == Subject::Nbdkit,
+            "clean shutdown ended with {status}:\n{}",
+            tail(&self.log())
+        );
         Ok(())
     }
 

@@ -117,7 +117,8 @@ fn cargo(name: &str, arguments: &[&str], checks: u64) -> Result<Done> {
 }
 
 fn unit() -> Result<Done> {
-    let said = logged(in_repository(&["test", "--workspace", "--locked", "--no-fail-fast"]), &log("unit"), CARGO_LIMIT)?;
+    let said =
+        logged(in_repository(&["test", "--workspace", "--locked", "--no-fail-fast"]), &log("unit"), CARGO_LIMIT)?;
     let passed = said
         .lines()
         .filter_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u64>().ok())

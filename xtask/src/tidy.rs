@@ -34,8 +34,22 @@ const LAYERS: [(&str, &[&str]); 15] = [
 const ENGINES: [&str; 7] = ["base", "world", "block", "meta", "pool", "vdisk", "nbd"];
 /// What must not be found anywhere below an engine: runtimes, transports, sources of time and chance.
 const FORBIDDEN: [&str; 16] = [
-    "tokio", "async-std", "smol", "mio", "io-uring", "rustix", "nix", "hyper", "axum", "ureq", "rustls", "serde_json", "rand",
-    "getrandom", "chrono", "parking_lot",
+    "tokio",
+    "async-std",
+    "smol",
+    "mio",
+    "io-uring",
+    "rustix",
+    "nix",
+    "hyper",
+    "axum",
+    "ureq",
+    "rustls",
+    "serde_json",
+    "rand",
+    "getrandom",
+    "chrono",
+    "parking_lot",
 ];
 
 const LICENCES: [&str; 13] = [
@@ -179,9 +193,9 @@ fn engines(metadata: &Value, wrong: &mut Vec<String>) -> Result<()> {
     let mut edges: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for node in nodes {
         for dependency in array(node, "deps") {
-            let normal = array(dependency, "dep_kinds").iter().any(|kind| {
-                kind.get("kind").is_none_or(Value::is_null) && applies_to_linux(text(kind, "target"))
-            });
+            let normal = array(dependency, "dep_kinds")
+                .iter()
+                .any(|kind| kind.get("kind").is_none_or(Value::is_null) && applies_to_linux(text(kind, "target")));
             if normal {
                 edges.entry(text(node, "id")).or_default().push(text(dependency, "pkg"));
             }

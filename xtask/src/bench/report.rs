@@ -83,7 +83,10 @@ impl Report {
         let _ = writeln!(text, "Machine: {}.", self.machine.text);
         let _ = writeln!(text, "Versions: {}.", versions());
         let _ = writeln!(text, "{}; {} s in all.\n", self.how, self.took.as_secs());
-        let _ = writeln!(text, "| job | unit | drystone | qemu-nbd raw | qemu-nbd qcow2 | nbdkit file | ratio (target) | |");
+        let _ = writeln!(
+            text,
+            "| job | unit | drystone | qemu-nbd raw | qemu-nbd qcow2 | nbdkit file | ratio (target) | |"
+        );
         let _ = writeln!(text, "|---|---|--:|--:|--:|--:|---|---|");
         for row in &self.rows {
             let _ = writeln!(text, "{}", row.markdown());

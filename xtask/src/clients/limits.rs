@@ -16,7 +16,7 @@ pub const CHECKS: &[(&str, Check)] = &[
 fn sizes(bench: &mut Bench) -> Result<()> {
     for (size, expect) in [
         ("12XB", "20GiB"),
-        ("", "20GiB"),
+        ("", "--size"),
         ("-5", ""),
         ("1.5GiB", "20GiB"),
         ("0", "size"),

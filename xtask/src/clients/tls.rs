@@ -25,7 +25,8 @@ fn authority(dir: &Path) -> Result<()> {
         ("server", "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n"),
         ("client", "subjectAltName=DNS:client.test\nextendedKeyUsage=clientAuth\n"),
     ] {
-        let (key, request, cert) = (file(&format!("{name}-key.pem")), file("request.pem"), file(&format!("{name}-cert.pem")));
+        let (key, request, cert) =
+            (file(&format!("{name}-key.pem")), file("request.pem"), file(&format!("{name}-cert.pem")));
         let subject = format!("/CN={name}");
         let mut ask = vec!["req", "-subj", &subject];
         ask.extend(new_key);
@@ -34,8 +35,21 @@ fn authority(dir: &Path) -> Result<()> {
         let extensions = file("extensions");
         fs::write(&extensions, format!("basicConstraints=CA:FALSE\n{extension}"))?;
         openssl(&[
-            "x509", "-req", "-days", "2", "-in", &request, "-CA", &ca_cert, "-CAkey", &ca_key, "-CAcreateserial", "-extfile",
-            &extensions, "-out", &cert,
+            "x509",
+            "-req",
+            "-days",
+            "2",
+            "-in",
+            &request,
+            "-CA",
+            &ca_cert,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-extfile",
+            &extensions,
+            "-out",
+            &cert,
         ])?;
     }
     Ok(())
@@ -74,7 +88,8 @@ fn uri(server: &Server, certificates: &str) -> Result<String> {
 
 fn options(authority: &Path, more: &[&str]) -> Vec<String> {
     let file = |name: &str| authority.join(name).to_string_lossy().into_owned();
-    let mut options = vec!["--nbd-tls-cert".into(), file("server-cert.pem"), "--nbd-tls-key".into(), file("server-key.pem")];
+    let mut options =
+        vec!["--nbd-tls-cert".into(), file("server-cert.pem"), "--nbd-tls-key".into(), file("server-key.pem")];
     options.extend(more.iter().map(|word| word.to_string()));
     options
 }
@@ -119,8 +134,7 @@ fn client_certificates(bench: &mut Bench) -> Result<()> {
     let ours = bench.file("ca2");
     authority(&ours)?;
     let ca = ours.join("ca-cert.pem").to_string_lossy().into_owned();
-    let mut server =
-        start(bench, "mutual", &options(&ours, &["--nbd-tls-require", "--nbd-tls-client-ca", &ca]))?;
+    let mut server = start(bench, "mutual", &options(&ours, &["--nbd-tls-require", "--nbd-tls-client-ca", &ca]))?;
     let with = client_folder(&ours, &bench.file("with"), true)?;
     let without = client_folder(&ours, &bench.file("without"), false)?;
     output("nbdinfo", &[&uri(&server, &with)?])?;
