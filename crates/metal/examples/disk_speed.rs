@@ -53,6 +53,9 @@ async fn measure(context: &WorkerContext, directory: &std::path::Path, duration:
     }
     writes(&context.world, &file, 1);
     writes(&context.world, &file, 32);
+    for other in [Other::Nothing, Other::Sync, Other::Allocate, Other::Punch] {
+        writes_beside(&context.world, &file, other, duration).await;
+    }
     syncs(&context.world, &file, duration).await;
     release(&context.world, &file, &directory.join(&name)).await;
     disk.remove(&name).await.expect("removed");
@@ -155,6 +158,52 @@ fn writes(world: &World, file: &Rc<dyn File>, blocks: usize) {
         sample.latencies.push(before.elapsed());
     }
     sample.print(&format!("write {}k, inline", blocks * 4));
+}
+
+/// What goes on in the same file while it is written to.
+#[derive(Clone, Copy, Debug)]
+enum Other {
+    Nothing,
+    Sync,
+    Allocate,
+    Punch,
+}
+
+/// Writes block the worker, so what others do to the file must not block writes: ext4 takes the inode's lock for a write
+/// as well as for a change of space.
+async fn writes_beside(world: &World, file: &Rc<dyn File>, other: Other, duration: Duration) {
+    let stop = Rc::new(Cell::new(false));
+    let stopped = world::local::Notify::new();
+    let task = (world.clone(), file.clone(), stop.clone(), stopped.clone());
+    world.spawn(async move {
+        let (world, file, stop, stopped) = task;
+        let mut round = 0;
+        while !stop.get() {
+            round += 1;
+            match other {
+                Other::Nothing => {}
+                Other::Sync => file.sync().await.expect("synced"),
+                Other::Allocate => file.allocate(FILE_BYTES + (round << 20), 1 << 20).await.expect("allocated"),
+                Other::Punch => file.punch((round % 1024) << 20, 128 << 10).await.expect("punched"),
+            }
+            world.clock.sleep(1).await;
+        }
+        stopped.notify();
+    });
+    let part = Bytes::from(vec![0x5a; BLOCK as usize]);
+    let mut sample = Sample::start();
+    while sample.started.elapsed() < duration {
+        // In the upper half of each MiB; the lower one is punched.
+        let offset = (random_block(world) & !((1 << 20) - 1)) + (512 << 10);
+        let before = Instant::now();
+        file.write(offset, std::slice::from_ref(&part)).await.expect("written");
+        sample.latencies.push(before.elapsed());
+        world.clock.sleep(100_000).await;
+    }
+    let longest = sample.latencies.iter().max().copied().unwrap_or_default();
+    println!("{}  longest {longest:?}", sample.times(&format!("write 4k beside {other:?}")));
+    stop.set(true);
+    stopped.notified().await;
 }
 
 async fn syncs(world: &World, file: &Rc<dyn File>, duration: Duration) {

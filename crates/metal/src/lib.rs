@@ -15,6 +15,7 @@ mod random;
 mod read;
 mod ring;
 mod worker;
+mod write;
 
 pub use actor::{Actor, Stopped};
 pub use directory::Directory;

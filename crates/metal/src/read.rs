@@ -1,7 +1,7 @@
 //! Reading a range that needs no alignment, through reads that do.
 
 use crate::error::{Optional, error};
-use crate::ring::{Descriptors, Operation, ReadInto, Resources, Ring};
+use crate::ring::{Descriptors, Operation, ReadInto, Ring};
 use base::AlignedBuffer;
 use base::buffer::ALIGN;
 use bytes::Bytes;
@@ -73,10 +73,8 @@ impl Future for RangeRead {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let outcome = ready!(Pin::new(&mut self.operation).poll(context));
-            let Resources::Read(_, buffer) = outcome.resources else {
-                unreachable!("a read was started and gives back what a read was lent");
-            };
-            let complete = match outcome.result {
+            let (result, buffer) = (outcome.result, outcome.resources.into_read());
+            let complete = match result {
                 Ok(read_bytes) => {
                     self.filled_bytes += read_bytes as usize;
                     self.is_complete(read_bytes as usize)

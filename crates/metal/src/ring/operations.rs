@@ -3,6 +3,7 @@
 use super::{Operation, Ring};
 use crate::actor::Actor;
 use base::AlignedBuffer;
+use bytes::Bytes;
 use io_uring::{opcode, types};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use std::cell::Cell;
@@ -17,12 +18,19 @@ pub(crate) struct Descriptors {
     direct: Option<OwnedFd>,
     /// The file system opened the second descriptor and refuses to read through it.
     pub(crate) direct_refused: Cell<bool>,
+    space_changes: Cell<usize>,
     closer: Actor<()>,
 }
 
 impl Descriptors {
     pub(crate) fn new(buffered: OwnedFd, direct: Option<OwnedFd>, closer: Actor<()>) -> Self {
-        Descriptors { buffered: Some(buffered), direct, direct_refused: Cell::new(false), closer }
+        Descriptors {
+            buffered: Some(buffered),
+            direct,
+            direct_refused: Cell::new(false),
+            space_changes: Cell::new(0),
+            closer,
+        }
     }
 
     pub(crate) fn buffered(&self) -> &OwnedFd {
@@ -42,6 +50,29 @@ impl Descriptors {
     }
 }
 
+impl Descriptors {
+    /// fallocates under way, each of which may hold the inode's lock.
+    pub(crate) fn space_changes(&self) -> usize {
+        self.space_changes.get()
+    }
+}
+
+/// Counts in [`Descriptors::space_changes`] as long as the kernel is at it.
+pub(crate) struct SpaceChange(Rc<Descriptors>);
+
+impl SpaceChange {
+    fn begin(file: &Rc<Descriptors>) -> Self {
+        file.space_changes.set(file.space_changes.get() + 1);
+        SpaceChange(file.clone())
+    }
+}
+
+impl Drop for SpaceChange {
+    fn drop(&mut self) {
+        self.0.space_changes.set(self.0.space_changes.get() - 1);
+    }
+}
+
 impl Drop for Descriptors {
     /// The last close of a removed file gives back its space, milliseconds for a large one: not on the worker.
     fn drop(&mut self) {
@@ -55,12 +86,32 @@ impl Drop for Descriptors {
 pub(crate) enum Resources {
     None,
     File(Rc<Descriptors>),
+    SpaceChange(SpaceChange),
+    Write(Rc<Descriptors>, Vec<Bytes>, Vec<libc::iovec>),
     Read(Rc<Descriptors>, AlignedBuffer),
     /// A folder's descriptor and a name in it.
     Path(Rc<OwnedFd>, CString),
     /// As `Path`; the result is a new descriptor.
     Open(Rc<OwnedFd>, CString),
     Folder(Rc<OwnedFd>),
+}
+
+impl Resources {
+    /// The parts of a write.
+    pub(crate) fn into_written(self) -> Vec<Bytes> {
+        match self {
+            Resources::Write(_, parts, _) => parts,
+            _ => unreachable!("a write was started and gives back what a write was lent"),
+        }
+    }
+
+    /// The buffer of a read.
+    pub(crate) fn into_read(self) -> AlignedBuffer {
+        match self {
+            Resources::Read(_, buffer) => buffer,
+            _ => unreachable!("a read was started and gives back what a read was lent"),
+        }
+    }
 }
 
 /// A read into a buffer that is partly filled already.
@@ -76,6 +127,8 @@ pub(crate) struct ReadInto {
 const READ_BYTES_MAX: usize = 1 << 30;
 /// The same for advice, whose length field has 32 bits on older kernels.
 pub(crate) const ADVICE_BYTES_MAX: u64 = 1 << 30;
+/// IOV_MAX of Linux.
+const PARTS_MAX: usize = 1024;
 
 impl Ring {
     pub(crate) fn read(self: &Rc<Self>, file: &Rc<Descriptors>, into: ReadInto) -> Operation {
@@ -88,6 +141,17 @@ impl Ring {
         // SAFETY: the buffer's memory does not move with it, `len` ends within it, nobody else can reach it while it is
         // in the resources; the descriptor is one of the file's, which lives in the resources too.
         unsafe { self.start(entry, Resources::Read(file.clone(), buffer)) }
+    }
+
+    /// Writes some of the parts, at most 1,024 of them.
+    pub(crate) fn write(self: &Rc<Self>, file: &Rc<Descriptors>, offset: u64, parts: Vec<Bytes>) -> Operation {
+        let vector = |part: &Bytes| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+        let vectors: Vec<libc::iovec> = parts.iter().take(PARTS_MAX).map(vector).collect();
+        let descriptor = types::Fd(file.buffered().as_raw_fd());
+        let entry = opcode::Writev::new(descriptor, vectors.as_ptr(), vectors.len() as u32).offset(offset).build();
+        // SAFETY: the vectors are on the heap and point to what the parts refer to, neither of which moves with the
+        // handles; a write only reads them; parts, vectors and the file are in the resources.
+        unsafe { self.start(entry, Resources::Write(file.clone(), parts, vectors)) }
     }
 
     pub(crate) fn sync_data(self: &Rc<Self>, file: &Rc<Descriptors>) -> Operation {
@@ -108,7 +172,7 @@ impl Ring {
             .mode(mode.bits() as i32)
             .build();
         // SAFETY: the descriptor belongs to the file in the resources; there are no pointers.
-        unsafe { self.start(entry, Resources::File(file.clone())) }
+        unsafe { self.start(entry, Resources::SpaceChange(SpaceChange::begin(file))) }
     }
 
     /// POSIX_FADV_DONTNEED over at most [`ADVICE_BYTES_MAX`].

@@ -1,0 +1,102 @@
+//! Writing many parts one behind the other, at once or through the ring.
+
+#[cfg(test)]
+mod tests;
+
+use crate::ring::{Descriptors, Ring};
+use bytes::{Buf, Bytes};
+use rustix::io::Errno;
+use std::future::Future;
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+/// Parts handed to one pwritev. The kernel takes 1,024; 64 blocks are 256 KiB, where the call's own cost is gone in that
+/// of the copy, and the array stays small on the stack.
+const PARTS_PER_WRITE: usize = 64;
+
+/// One or more pwritev until all parts are written; an error may leave any part of them in the file.
+pub(crate) fn write_all(file: impl AsFd, offset: u64, parts: &[Bytes]) -> std::result::Result<(), Errno> {
+    write_all_with(offset, parts, |slices, offset| rustix::io::pwritev(&file, slices, offset))
+}
+
+/// `write` writes some of the slices' bytes, at least one, and says how many.
+fn write_all_with(
+    mut offset: u64,
+    mut parts: &[Bytes],
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> std::result::Result<usize, Errno>,
+) -> std::result::Result<(), Errno> {
+    // Bytes of the first part that are written already.
+    let mut skip = 0;
+    let mut slices = [IoSlice::new(&[]); PARTS_PER_WRITE];
+    loop {
+        while let Some(first) = parts.first()
+            && skip >= first.len()
+        {
+            skip -= first.len();
+            parts = &parts[1..];
+        }
+        let Some(first) = parts.first() else { return Ok(()) };
+        let count = parts.len().min(PARTS_PER_WRITE);
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = IoSlice::new(part);
+        }
+        slices[0] = IoSlice::new(&first[skip..]);
+        match write(&slices[..count], offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => {
+                offset += written as u64;
+                skip += written;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// The same through the ring, for a file whose inode somebody may have locked for milliseconds. Begins at once.
+pub(crate) fn write_behind(
+    ring: &Rc<Ring>,
+    file: &Rc<Descriptors>,
+    mut offset: u64,
+    parts: &[Bytes],
+) -> impl Future<Output = std::result::Result<(), Errno>> + use<> {
+    let (ring, file) = (ring.clone(), file.clone());
+    let mut operation = ring.write(&file, offset, parts.iter().filter(|part| !part.is_empty()).cloned().collect());
+    async move {
+        loop {
+            let outcome = operation.await;
+            let mut parts = outcome.resources.into_written();
+            if parts.is_empty() {
+                return Ok(());
+            }
+            match outcome.result {
+                Ok(0) => return Err(Errno::IO),
+                Ok(written) => {
+                    offset += u64::from(written);
+                    drop_front(&mut parts, written as usize);
+                }
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(errno) => return Err(errno),
+            }
+            if parts.is_empty() {
+                return Ok(());
+            }
+            operation = ring.write(&file, offset, parts);
+        }
+    }
+}
+
+/// What is left of `parts` without their first `count` bytes.
+fn drop_front(parts: &mut Vec<Bytes>, mut count: usize) {
+    let whole = parts.iter().take_while(|part| {
+        let fits = part.len() <= count;
+        count -= if fits { part.len() } else { 0 };
+        fits
+    });
+    let whole = whole.count();
+    parts.drain(..whole);
+    if let Some(first) = parts.first_mut() {
+        first.advance(count);
+    }
+}
