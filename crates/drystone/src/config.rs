@@ -5,6 +5,7 @@ mod flags;
 
 pub use flags::{OnOff, UpFlags};
 
+use crate::logging::LogFormat;
 use anyhow::{Context, Result, bail};
 use base::units::{GIB, KIB, MIB, format_size};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -32,6 +33,7 @@ pub struct Config {
     pub api: ApiConfig,
     pub nbd: NbdConfig,
     pub engine: EngineConfig,
+    pub log: LogConfig,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +84,13 @@ pub struct EngineConfig {
     pub unsynced_age_max: Duration,
 }
 
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LogConfig {
+    /// A level or directives; `None`: info.
+    pub filter: Option<String>,
+    pub format: Option<LogFormat>,
+}
+
 impl Config {
     /// What a start without file and flags uses.
     pub fn defaults() -> Config {
@@ -111,6 +120,7 @@ impl Config {
                 unsynced_bytes_max: 64 * MIB,
                 unsynced_age_max: Duration::from_millis(100),
             },
+            log: LogConfig::default(),
         }
     }
 
@@ -148,7 +158,7 @@ impl ApiConfig {
         if !self.listen.ip().is_loopback() && !self.allow_plaintext {
             bail!(
                 "the API would send its token in plaintext over the network on {}; listen on 127.0.0.1 and reach it \
-                 through ssh or a TLS proxy, or accept that with --api-allow-plaintext (api.allow_plaintext = true)",
+                 through `ssh -L`, or accept that with --api-allow-plaintext (api.allow_plaintext = true)",
                 self.listen
             );
         }

@@ -1,3 +1,15 @@
-//! The drystone binary: the controller and the command line.
+//! The drystone binary: the controller (`drystone up`) and the command line.
 
-fn main() {}
+mod cli;
+mod config;
+mod controller;
+mod data_directory;
+mod logging;
+mod nbd;
+mod up;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,6 +1,7 @@
 //! The TOML file: the same settings under the same names, all optional; an unknown key is refused with its line.
 
-use super::{Config, NbdTls, parse_address};
+use super::{Config, LogConfig, NbdTls, parse_address};
+use crate::logging::LogFormat;
 use anyhow::{Context, Result, anyhow};
 use base::units::parse_size;
 use serde::{Deserialize, Deserializer};
@@ -17,6 +18,7 @@ pub(super) struct File {
     api: Api,
     nbd: Nbd,
     engine: Engine,
+    log: Log,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,6 +59,13 @@ struct Engine {
     cache: Option<Size>,
     unsynced_max: Option<Size>,
     unsynced_ms_max: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Log {
+    level: Option<String>,
+    format: Option<LogFormat>,
 }
 
 /// `"20GiB"` or a number of bytes.
@@ -109,6 +118,7 @@ impl File {
         self.api.apply(config)?;
         self.nbd.apply(config)?;
         self.engine.apply(config);
+        config.log = LogConfig { filter: self.log.level, format: self.log.format };
         Ok(())
     }
 }

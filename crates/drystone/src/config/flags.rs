@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct UpFlags {
-    /// Directory that keeps everything [default: ./drystone-data]
-    #[arg(long, value_name = "DIR", env = "DRYSTONE_DATA")]
+    /// From the global flag `--data`, which says the same to `up` and to the client.
+    #[arg(skip)]
     pub data: Option<PathBuf>,
     /// TOML file with these settings and more; flags win
     #[arg(long, value_name = "FILE")]

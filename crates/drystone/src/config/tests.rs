@@ -60,6 +60,9 @@ checkpoint_interval_total = "2GiB"
 cache = 1048576
 unsynced_max = "8MiB"
 unsynced_ms_max = 20
+[log]
+level = "debug"
+format = "json"
 "#;
 
 #[test]
@@ -96,16 +99,16 @@ fn a_file_sets_everything() {
             unsynced_bytes_max: 8 * MIB,
             unsynced_age_max: Duration::from_millis(20),
         },
+        log: LogConfig { filter: Some("debug".into()), format: Some(LogFormat::Json) },
     };
     assert_eq!(config, expect);
 }
 
 #[test]
 fn flags_win() {
-    let flags =
-        ["--data", "/d", "--workers", "1", "--memory", "1GiB", "--nbd", "127.0.0.1:1", "--nbd-tls-cert", "x.pem"];
+    let flags = ["--workers", "1", "--memory", "1GiB", "--nbd", "127.0.0.1:1", "--nbd-tls-cert", "x.pem"];
     let config = load(Some(FULL), &[&flags[..], &["--nbd-tls-key", "y.pem"]].concat()).expect("valid");
-    assert_eq!((config.data, config.workers, config.memory_bytes), ("/d".into(), 1, GIB));
+    assert_eq!((config.workers, config.memory_bytes), (1, GIB));
     assert_eq!(config.nbd.listen.map(|listen| listen.port()), Some(1));
     let tls = config.nbd.tls.expect("TLS stays on");
     assert_eq!((tls.cert, tls.key, tls.require), ("x.pem".into(), "y.pem".into(), true));
@@ -128,6 +131,7 @@ fn bad_settings_are_refused() {
         ("[engine]\ngroup_size = \"1GiB\"", "4 MiB to 256 MiB"),
         ("[engine]\ngroup_size = 4194305", "multiple of 1 MiB"),
         ("[engine]\ncheckpoint_interval = \"8GiB\"", "checkpoint_interval_total"),
+        ("[log]\nformat = \"xml\"", "unknown variant `xml`"),
         ("[engine]\nunsynced_ms_max = 0", "1 to 60000"),
         ("memory = \"64MiB\"\n[engine]\ncache = \"65MiB\"", "engine.cache"),
     ] {
@@ -161,9 +165,11 @@ fn paths_in_the_file_count_from_its_directory() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("drystone.toml");
     std::fs::write(&path, "data = \"state\"\n[nbd]\nsocket = \"/run/x.sock\"").expect("writable");
-    let flags = UpFlags { config: Some(path), ..UpFlags::default() };
+    let mut flags = UpFlags { config: Some(path), ..UpFlags::default() };
     let config = Config::load(&flags).expect("valid");
     assert_eq!(config.data, directory.path().join("state"));
+    flags.data = Some("/d".into());
+    assert_eq!(Config::load(&flags).expect("valid").data, PathBuf::from("/d"), "the flag wins");
     assert_eq!(config.nbd.socket, Some("/run/x.sock".into()));
     let missing = UpFlags { config: Some("/nowhere/x.toml".into()), ..UpFlags::default() };
     assert!(format!("{:#}", Config::load(&missing).expect_err("no file")).contains("/nowhere/x.toml"));

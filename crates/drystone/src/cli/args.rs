@@ -1,0 +1,187 @@
+//! Every command, flag and help text.
+
+use super::output::Format;
+use crate::config::{OnOff, UpFlags};
+use crate::logging::LogFormat;
+use base::units::parse_size;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "drystone",
+    version,
+    about = "Thin virtual disks for VMs, served over NBD",
+    after_help = "Examples:\n  \
+        drystone up --demo                          start a controller with a 20 GiB vDisk \"demo\"\n  \
+        drystone vdisk create web --size 40GiB      create a thin vDisk\n  \
+        drystone vdisk import web image.raw         copy an image into it\n  \
+        qemu-system-x86_64 -drive file=nbd://127.0.0.1:10809/web,format=raw,if=virtio\n  \
+        drystone status                             how the controller is\n\n\
+        Exit codes: 0 done, 1 failed, 2 used wrongly."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub connection: Connection,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub logs: Logs,
+}
+
+/// Where the controller is and how to be let in.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Connection {
+    /// Controller to talk to [default: http://127.0.0.1:7480]
+    #[arg(long, global = true, value_name = "URL", env = "DRYSTONE_SERVER", help_heading = "Connection")]
+    pub server: Option<String>,
+    /// Token of the API; other users of this machine can see it on the command line, so prefer the variable or --data
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "DRYSTONE_TOKEN",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
+    pub token: Option<String>,
+    /// Data directory; its file `token` opens the API [default: ./drystone-data]
+    #[arg(long, global = true, value_name = "DIR", env = "DRYSTONE_DATA", help_heading = "Connection")]
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct Output {
+    /// How to print results
+    #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "Output")]
+    pub output: Format,
+}
+
+#[derive(Args, Debug, Clone, Default)]
+pub struct Logs {
+    /// Log level, or directives such as info,api=debug [default: info]
+    #[arg(long, global = true, value_name = "LEVEL", env = "DRYSTONE_LOG", help_heading = "Output")]
+    pub log: Option<String>,
+    /// How to log [default: text]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", help_heading = "Output")]
+    pub log_format: Option<LogFormat>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Start a controller on this machine, and serve until it is told to stop
+    #[command(after_help = "Examples:\n  \
+        drystone up --demo\n  \
+        drystone up --data /srv/drystone --memory 2GiB --nbd-socket /run/drystone/nbd.sock\n  \
+        drystone up --config /etc/drystone.toml\n  \
+        drystone up --nbd 0.0.0.0:10809 --nbd-tls-cert cert.pem --nbd-tls-key key.pem --nbd-tls-require")]
+    Up(UpFlags),
+    /// Create, list, change, copy and delete vDisks
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk create web --size 40GiB\n  \
+        drystone vdisk list -o json\n  \
+        drystone vdisk resize web --size 60GiB\n  \
+        drystone vdisk set web --read-only on\n  \
+        drystone vdisk export web web.raw\n  \
+        drystone vdisk delete web")]
+    Vdisk {
+        #[command(subcommand)]
+        verb: Vdisk,
+    },
+    /// Say how the controller is: health, disks, memory, vDisks
+    Status,
+    /// Rebuild the metadata store of a stopped controller from its disks alone, and say what was found
+    #[command(after_help = "Examples:\n  \
+        drystone recover --data /srv/drystone\n\n\
+        The controller must not be running. Nothing that was written is changed; the metadata store is only an index\n\
+        of it and may be missing, old or damaged.")]
+    Recover(RecoverFlags),
+    /// Print completions for a shell
+    #[command(after_help = "Examples:\n  \
+        drystone completions bash > ~/.local/share/bash-completion/completions/drystone\n  \
+        drystone completions zsh > ~/.zfunc/_drystone")]
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Vdisk {
+    /// Create a thin vDisk: it takes space when it is written
+    Create {
+        name: String,
+        /// Size, for example 20GiB; a multiple of 4096 bytes, at most 64TiB
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        size: u64,
+        /// Logical sector that clients see
+        #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"], default_value = "512")]
+        sector: String,
+    },
+    /// List all vDisks
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show everything about one vDisk
+    Show { name: String },
+    /// Grow a vDisk, also while it is connected
+    Resize {
+        name: String,
+        /// New size; not smaller than the old one
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        size: u64,
+    },
+    /// Give a vDisk another name; connected clients stay connected
+    Rename { name: String, new_name: String },
+    /// Change settings of a vDisk
+    Set {
+        name: String,
+        /// Refuse writes, or take them again
+        #[arg(long, value_enum, value_name = "SWITCH")]
+        read_only: OnOff,
+    },
+    /// Delete a vDisk and its data, for ever
+    #[command(visible_alias = "rm")]
+    Delete {
+        name: String,
+        /// Disconnect clients first
+        #[arg(long)]
+        force: bool,
+    },
+    /// Copy a raw image into a vDisk, which is created if it is missing; holes and zeros take no space
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk import web image.raw\n  \
+        qemu-img convert -O raw image.qcow2 nbd://127.0.0.1:10809/web      other formats\n\n\
+        What the vDisk held before is gone afterwards. An import that failed can be started again.")]
+    Import {
+        name: String,
+        /// Raw image, or a block device
+        file: PathBuf,
+    },
+    /// Copy a vDisk into a raw image; holes stay holes
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk export web web.raw\n\n\
+        The file appears under its name when it is complete and synced; one that was there before is replaced.\n\
+        What is written to the vDisk meanwhile may be in the copy or not: disconnect its clients for a clean one.")]
+    Export {
+        name: String,
+        /// File to write
+        file: PathBuf,
+    },
+}
+
+#[derive(Args, Debug, Clone, Default)]
+pub struct RecoverFlags {
+    /// TOML file that the controller is started with
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Memory budget [default: a quarter of the machine, at most 4GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    #[arg(skip)]
+    pub data: Option<PathBuf>,
+}
+
+impl From<RecoverFlags> for UpFlags {
+    fn from(flags: RecoverFlags) -> UpFlags {
+        UpFlags { data: flags.data, config: flags.config, memory: flags.memory, ..UpFlags::default() }
+    }
+}

@@ -1,0 +1,244 @@
+//! The REST API from the other side: blocking requests, problem documents as errors.
+
+use super::args::Connection;
+use crate::config::{API_DEFAULT, DATA_DEFAULT};
+use anyhow::{Context, Result, anyhow, bail};
+use api::{PatchVdisk, Problem, ZeroRange};
+use control::{CreateVdisk, Extent, ExtentPage, NodeStatus, VdiskInfo, VdiskPage, rules};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+use ureq::http::{Method, Request, Response, StatusCode};
+use ureq::{Agent, Body};
+
+/// A controller that is there answers the TCP handshake at once; one across the world within seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than the controller itself lets anything take (two minutes by default, one hour at most, which nobody waits for).
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+/// vDisks asked for at once: a page of some 40 KB.
+const LIST_LIMIT: u32 = 100;
+
+#[derive(Clone)]
+pub struct Client {
+    agent: Agent,
+    server: String,
+    token: String,
+}
+
+impl Client {
+    pub fn new(connection: &Connection) -> Result<Client> {
+        let server = server_url(connection.server.as_deref().unwrap_or(API_DEFAULT))?;
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            // A proxy of the environment must not see the token.
+            .proxy(None)
+            .user_agent(concat!("drystone/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            .timeout_recv_body(Some(ANSWER_TIMEOUT))
+            .timeout_send_body(Some(ANSWER_TIMEOUT))
+            .build();
+        Ok(Client { agent: Agent::new_with_config(config), server, token: find_token(connection)? })
+    }
+
+    pub fn status(&self) -> Result<NodeStatus> {
+        self.get("/status")
+    }
+
+    pub fn create(&self, create: &CreateVdisk) -> Result<VdiskInfo> {
+        self.json(Method::POST, "/vdisks", create)
+    }
+
+    /// All of them, page by page.
+    pub fn list(&self) -> Result<Vec<VdiskInfo>> {
+        let mut all = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page: VdiskPage = self.get(&format!("/vdisks?limit={LIST_LIMIT}{after}"))?;
+            all.extend(page.vdisks);
+            match page.next {
+                Some(next) => after = format!("&after={}", encode(&next)),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    pub fn show(&self, name: &str) -> Result<VdiskInfo> {
+        self.get(&vdisk(name, ""))
+    }
+
+    /// `None` if there is no such vDisk.
+    pub fn find(&self, name: &str) -> Result<Option<VdiskInfo>> {
+        let response = self.send(Method::GET, &vdisk(name, ""), None, &[])?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        parse(response).map(Some)
+    }
+
+    pub fn patch(&self, name: &str, patch: &PatchVdisk) -> Result<VdiskInfo> {
+        self.json(Method::PATCH, &vdisk(name, ""), patch)
+    }
+
+    pub fn delete(&self, name: &str, force: bool) -> Result<()> {
+        done(self.send(Method::DELETE, &vdisk(name, &format!("?force={force}")), None, &[])?)
+    }
+
+    /// Exactly `buffer.len()` bytes, or an error.
+    pub fn read(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let path = vdisk(name, &format!("/data?offset={offset}&length={}", buffer.len()));
+        let response = checked(self.send(Method::GET, &path, None, &[])?)?;
+        let mut body = response.into_body().into_reader();
+        body.read_exact(buffer).with_context(|| format!("the answer for offset {offset} was cut off"))?;
+        match body.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => bail!("the answer for offset {offset} is longer than what was asked for"),
+            Err(error) => Err(error).with_context(|| format!("the answer for offset {offset} did not end")),
+        }
+    }
+
+    pub fn write(&self, name: &str, offset: u64, data: &[u8]) -> Result<()> {
+        let path = vdisk(name, &format!("/data?offset={offset}"));
+        done(self.send(Method::PUT, &path, Some("application/octet-stream"), data)?)
+    }
+
+    pub fn write_zeroes(&self, name: &str, offset: u64, length: u64) -> Result<()> {
+        let body = serde_json::to_vec(&ZeroRange { offset, length })?;
+        done(self.send(Method::POST, &vdisk(name, "/zeroes"), Some("application/json"), &body)?)
+    }
+
+    pub fn flush(&self, name: &str) -> Result<()> {
+        done(self.send(Method::POST, &vdisk(name, "/flush"), None, &[])?)
+    }
+
+    /// All of `0 .. size_bytes`, page by page.
+    pub fn extents(&self, name: &str, size_bytes: u64) -> Result<Vec<Extent>> {
+        let mut all = Vec::new();
+        let mut offset = 0;
+        while offset < size_bytes {
+            let range = format!("/extents?offset={offset}&length={}", size_bytes - offset);
+            let page: ExtentPage = self.get(&vdisk(name, &range))?;
+            let end = page.extents.last().map_or(offset, |last| last.offset + last.len);
+            if end <= offset {
+                bail!("the controller said nothing about what lies at offset {offset} of vDisk {name:?}");
+            }
+            all.extend(page.extents);
+            offset = end;
+        }
+        Ok(all)
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        parse(self.send(Method::GET, path, None, &[])?)
+    }
+
+    fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> Result<T> {
+        parse(self.send(method, path, Some("application/json"), &serde_json::to_vec(body)?)?)
+    }
+
+    fn send(&self, method: Method, path: &str, content_type: Option<&str>, body: &[u8]) -> Result<Response<Body>> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}/api/v1{path}", self.server))
+            .header("Authorization", format!("Bearer {}", self.token));
+        if let Some(content_type) = content_type {
+            request = request.header("Content-Type", content_type);
+        }
+        let response = if content_type.is_some() {
+            self.agent.run(request.body(body)?)
+        } else {
+            self.agent.run(request.body(())?)
+        };
+        response.map_err(|error| self.explain(error))
+    }
+
+    fn explain(&self, error: ureq::Error) -> anyhow::Error {
+        let refused = match &error {
+            ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+            ureq::Error::ConnectionFailed => true,
+            _ => false,
+        };
+        let advice = if refused { "; is it running (`drystone up`), and is --server right?" } else { "" };
+        anyhow!("no answer from the controller at {}: {error}{advice}", self.server)
+    }
+}
+
+/// Path of a vDisk; names that are no names must reach the controller as they are, to be refused there.
+fn vdisk(name: &str, rest: &str) -> String {
+    format!("/vdisks/{}{rest}", encode(name))
+}
+
+/// Percent-encoding of everything but the unreserved characters (RFC 3986, section 2.3); a name of dots only is encoded
+/// whole, since `.` and `..` are taken out of paths on the way.
+fn encode(text: &str) -> String {
+    let only_dots = text.bytes().all(|byte| byte == b'.');
+    text.bytes()
+        .map(|byte| match byte {
+            b'.' if only_dots => "%2E".to_string(),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn server_url(server: &str) -> Result<String> {
+    let server = server.trim_end_matches('/');
+    match server.split_once("://") {
+        None => Ok(format!("http://{server}")),
+        Some(("http", _)) => Ok(server.to_string()),
+        Some((scheme, _)) => {
+            bail!(
+                "the server {server:?} asks for {scheme}, which is not spoken here; use http://HOST:PORT, through `ssh -L` if it is far away"
+            )
+        }
+    }
+}
+
+/// From the flag or the variable, else from the data directory.
+fn find_token(connection: &Connection) -> Result<String> {
+    if let Some(token) = &connection.token {
+        return Ok(token.trim().to_string());
+    }
+    let directory = connection.data.as_deref().unwrap_or(Path::new(DATA_DEFAULT));
+    let path = directory.join("token");
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!(
+            "no token: cannot read {}; name the controller's data directory with --data, or set DRYSTONE_TOKEN",
+            path.display()
+        )
+    })?;
+    Ok(text.trim().to_string())
+}
+
+fn parse<T: DeserializeOwned>(response: Response<Body>) -> Result<T> {
+    let mut response = checked(response)?;
+    response
+        .body_mut()
+        .read_json()
+        .context("the controller's answer is not what was expected; are both the same version?")
+}
+
+fn done(response: Response<Body>) -> Result<()> {
+    let mut response = checked(response)?;
+    // Read to its end, so that the connection can be used again.
+    response.body_mut().read_to_vec().context("the answer was cut off")?;
+    Ok(())
+}
+
+/// An error status becomes the problem's own words.
+fn checked(mut response: Response<Body>) -> Result<Response<Body>> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    match response.body_mut().read_json::<Problem>() {
+        Ok(problem) => Err(anyhow!(problem.detail)),
+        Err(_) => Err(anyhow!("the server answered {status} and nothing that a controller says; is --server right?")),
+    }
+}
+
+/// The longest piece of a transfer must fit into a request.
+const _: () = assert!(super::transfer::CHUNK_BYTES <= rules::TRANSFER_BYTES_MAX as u64);

@@ -1,0 +1,5 @@
+//! Real command lines through the real parser, against the real API over the model of the control plane.
+
+mod copies;
+mod lines;
+mod server;

@@ -1,0 +1,97 @@
+//! `drystone vdisk`: one request each, and a table or JSON of what came back.
+
+use super::args::Vdisk;
+use super::client::Client;
+use super::output::{Printer, columns, pairs, time};
+use super::{export, import};
+use crate::config::OnOff;
+use anyhow::{Context, Result};
+use api::PatchVdisk;
+use base::units::format_size;
+use control::{CreateVdisk, VdiskInfo, VdiskState};
+use serde::Serialize;
+
+pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
+    match verb {
+        Vdisk::Create { name, size, sector } => {
+            let sector_bytes = sector.parse().context("the parser accepts only numbers")?;
+            let info = client.create(&CreateVdisk { name, size_bytes: size, sector_bytes })?;
+            printer.print(&info, |info| format!("created {} ({})\n", info.name, format_size(info.size_bytes)))
+        }
+        Vdisk::List => printer.print(&client.list()?, |infos| list_table(infos)),
+        Vdisk::Show { name } => printer.print(&client.show(&name)?, show_table),
+        Vdisk::Resize { name, size } => {
+            let patch = PatchVdisk { size_bytes: Some(size), ..PatchVdisk::default() };
+            printer.print(&client.patch(&name, &patch)?, |info| {
+                format!("{} has {} now\n", info.name, format_size(info.size_bytes))
+            })
+        }
+        Vdisk::Rename { name, new_name } => {
+            let patch = PatchVdisk { name: Some(new_name), ..PatchVdisk::default() };
+            printer.print(&client.patch(&name, &patch)?, |info| format!("{name} is {} now\n", info.name))
+        }
+        Vdisk::Set { name, read_only } => {
+            let patch = PatchVdisk { read_only: Some(read_only == OnOff::On), ..PatchVdisk::default() };
+            printer.print(&client.patch(&name, &patch)?, |info| {
+                format!("{} is {} now\n", info.name, if info.read_only { "read-only" } else { "writable" })
+            })
+        }
+        Vdisk::Delete { name, force } => {
+            client.delete(&name, force)?;
+            printer.print(&Deleted { deleted: name }, |gone| format!("deleted {}\n", gone.deleted))
+        }
+        Vdisk::Import { name, file } => import::run(client, printer, &name, &file),
+        Vdisk::Export { name, file } => export::run(client, printer, &name, &file),
+    }
+}
+
+#[derive(Serialize)]
+struct Deleted {
+    deleted: String,
+}
+
+fn list_table(infos: &[VdiskInfo]) -> String {
+    if infos.is_empty() {
+        return "no vDisks yet; make one: drystone vdisk create NAME --size 20GiB\n".to_string();
+    }
+    let rows: Vec<_> = infos
+        .iter()
+        .map(|info| {
+            [
+                info.name.clone(),
+                format_size(info.size_bytes),
+                format_size(info.mapped_bytes),
+                format_size(info.stored_bytes),
+                state(&info.state),
+                info.connections.to_string(),
+            ]
+        })
+        .collect();
+    columns(["NAME", "SIZE", "DATA", "ON DISK", "STATE", "CONNECTIONS"], &rows)
+}
+
+fn show_table(info: &VdiskInfo) -> String {
+    pairs(&[
+        ("name", info.name.clone()),
+        ("id", info.id.clone()),
+        ("size", format!("{} ({} bytes)", format_size(info.size_bytes), info.size_bytes)),
+        ("sector", format!("{} bytes", info.sector_bytes)),
+        ("read-only", if info.read_only { "on" } else { "off" }.to_string()),
+        ("state", state(&info.state)),
+        ("data", format_size(info.mapped_bytes)),
+        ("on disk", format_size(info.stored_bytes)),
+        ("created", time(info.created_unix_ms)),
+        ("connections", info.connections.to_string()),
+        ("shard", info.shard.to_string()),
+        ("epoch", info.epoch.to_string()),
+    ])
+}
+
+fn state(state: &VdiskState) -> String {
+    match state {
+        VdiskState::Recovering { percent } => format!("recovering ({percent} %)"),
+        VdiskState::Damaged { reason } => format!("damaged: {reason}"),
+        VdiskState::ReadOnly => "read-only".to_string(),
+        VdiskState::Online | VdiskState::Full => state.word().to_string(),
+    }
+}
