@@ -11,8 +11,8 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(900);
 const ROOT_SIZE: &str = "512M";
-/// What the cloud kernel does not have built in but needs to find its root.
-const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
+/// What the kernel needs to find its root; some of it is built in.
+const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 
 pub struct GuestImage {
     pub kernel: PathBuf,
@@ -59,8 +59,9 @@ fn fetch_kernel(dir: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
     output("depmod", &["-b", &tree.to_string_lossy(), &version])?;
     let base = tree.join("lib/modules").join(&version);
     let dependencies = fs::read_to_string(base.join("modules.dep"))?;
+    let built_in = fs::read_to_string(base.join("modules.builtin"))?;
     let mut modules: Vec<PathBuf> = Vec::new();
-    for name in MODULES {
+    for name in MODULES.iter().filter(|name| !built_in.contains(&format!("/{name}.ko"))) {
         let line = dependencies
             .lines()
             .find(|line| line.split(':').next().is_some_and(|path| path.contains(&format!("/{name}.ko"))))
@@ -93,7 +94,7 @@ fn initramfs(modules: &[PathBuf]) -> Result<Vec<u8>> {
     archive.file("bin/busybox", &fs::read("/bin/busybox").context("busybox-static is missing")?);
     for (index, module) in modules.iter().enumerate() {
         let name = format!("module{index}.ko");
-        ensure!(module.extension().is_some_and(|suffix| suffix == "ko"), "{} is compressed", module.display());
+        let module = decompressed(module)?;
         archive.file(&name, &fs::read(module)?);
         load.push_str(&format!("$b insmod /{name}\n"));
     }
@@ -106,6 +107,16 @@ fn initramfs(modules: &[PathBuf]) -> Result<Vec<u8>> {
     );
     archive.file("init", script.as_bytes());
     Ok(archive.finish())
+}
+
+/// Newer kernels come with compressed modules, which busybox cannot load.
+fn decompressed(module: &Path) -> Result<PathBuf> {
+    if module.extension().is_some_and(|suffix| suffix == "xz") {
+        output("xz", &["--decompress", "--keep", "--force", &module.to_string_lossy()])?;
+        return Ok(module.with_extension(""));
+    }
+    ensure!(module.extension().is_some_and(|suffix| suffix == "ko"), "{} is no module", module.display());
+    Ok(module.to_path_buf())
 }
 
 fn debootstrap(dir: &Path, tree: &Path) -> Result<()> {

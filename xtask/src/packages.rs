@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-pub const NEEDED: [&str; 13] = [
+pub const NEEDED: [&str; 14] = [
     "qemu-utils",
     "qemu-system-x86",
     "fio",
@@ -20,6 +20,7 @@ pub const NEEDED: [&str; 13] = [
     "openssl",
     "mount",
     "util-linux",
+    "xz-utils",
 ];
 
 /// The guest's kernel; the package is unpacked for its files, never installed.
