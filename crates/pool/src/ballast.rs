@@ -1,15 +1,16 @@
 //! The reserve: a file that is allocated in advance, and given up piece by piece when nothing else makes room.
 
 use crate::{Error, Kind, Result};
-use base::units::MIB;
+use base::units::{BLOCK, KIB, MIB, round_down, round_up};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use world::{Disk, File};
 
 pub(crate) const NAME: &str = "ballast";
-/// One bite: large enough that a checkpoint seldom needs two, small enough that a reserve of 64 MiB has many.
-const STEP_BYTES: u64 = 4 * MIB;
+/// One bite is a sixteenth of the reserve, within these: large enough that a checkpoint seldom needs two, small enough
+/// that there are many.
+const STEP_BYTES: std::ops::RangeInclusive<u64> = 64 * KIB..=4 * MIB;
 
 /// As many zeros as one write ever carries.
 static ZEROS: [u8; MIB as usize] = [0; MIB as usize];
@@ -80,7 +81,7 @@ impl Ballast {
 
     /// Grows towards the target, and no further than `bytes_max`. `Ok` says nothing of how far it came.
     pub async fn grow(&self, bytes_max: u64) -> Result<()> {
-        let goal = self.target_bytes.min(bytes_max);
+        let goal = round_down(self.target_bytes.min(bytes_max), BLOCK);
         let file = self.file().await?;
         if self.target_bytes < file.size_bytes() {
             // The setting is smaller than it was.
@@ -93,7 +94,7 @@ impl Ballast {
             let end = goal.min(held + step);
             match allocate(&file, held, end).await {
                 Ok(_) => self.held_bytes.set(end),
-                Err(e) if e.kind == world::Kind::Full && step > STEP_BYTES => step = STEP_BYTES,
+                Err(e) if e.kind == world::Kind::Full && end - held > BLOCK => step = round_up((end - held) / 2, BLOCK),
                 Err(e) if e.kind == world::Kind::Full => return Ok(()),
                 Err(e) => return Err(Error::from_disk("cannot allocate the ballast", e)),
             }
@@ -108,7 +109,8 @@ impl Ballast {
             return Ok(false);
         }
         let file = self.file().await?;
-        let rest = held.saturating_sub(STEP_BYTES);
+        let step = (self.target_bytes / 16).clamp(*STEP_BYTES.start(), *STEP_BYTES.end());
+        let rest = held.saturating_sub(round_up(step, BLOCK));
         match file.punch(rest, held - rest).await {
             Ok(()) => self.held_bytes.set(rest),
             Err(e) if e.kind == world::Kind::Unsupported => {

@@ -57,7 +57,7 @@ impl Pool {
     /// Takes an id and a slot; nothing is written before the first append.
     pub async fn open_group(self: &Rc<Self>, new: NewGroup) -> Result<OpenGroup> {
         let id = self.ids.next_group().await?;
-        let (slab, slot, blocks) = self.take_slot().await?;
+        let (slab, slot, blocks) = self.take_slot(new.purpose).await?;
         let header = GroupHeader {
             group: id,
             vdisk: new.vdisk,

@@ -37,7 +37,7 @@ pub use group::{NewGroup, OpenGroup, Purpose};
 pub use header::{GroupHeader, HEADER_PAGE, Predecessor, SlotPage, decode_slot_page};
 pub use pool::{Opened, Place, Pool};
 pub use slab::SlabId;
-pub use usage::{SyncLatency, Usage};
+pub use usage::{SYNC_BOUNDS_US, SyncLatency, Usage};
 
 #[cfg(test)]
 mod tests;

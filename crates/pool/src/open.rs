@@ -56,7 +56,7 @@ impl Pool {
             return Err(no_superblock(!slab_names(&disk).await?.is_empty()));
         };
         let started = Started::begin(found).await?;
-        let scan = scan(&disk, &started.superblock, config.slots_per_slab_max).await?;
+        let scan = scan(&disk, &started.superblock, config.slots_per_slab_max, started.clean).await?;
         let (started, was_old) = started.catch_up(&scan).await?;
         Ok(assemble(world, disk, config, started, scan, was_old).await)
     }
@@ -202,7 +202,7 @@ impl Pool {
             vdisks_reserved: FIRST,
             created_wall_ns: world.clock.wall().0,
         };
-        let highest = scan(disk, &first, u32::MAX).await?.highest(identity.node, identity.shard);
+        let highest = scan(disk, &first, u32::MAX, false).await?.highest(identity.node, identity.shard);
         if highest.group_count.is_some() || highest.vdisk_count.is_some() {
             let text = format!("node number {} was in use on this disk: choose a new one", identity.node);
             return Err(Error::new(Kind::Invalid, text));

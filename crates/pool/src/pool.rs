@@ -6,7 +6,7 @@ use crate::slab::{Slab, SlabHeader};
 use crate::slots::{Blocks, Slots};
 use crate::space::Space;
 use crate::usage::Counters;
-use crate::{Error, GroupHeader, HEADER_PAGE, Kind, PoolConfig, Result, SlabId};
+use crate::{Error, GroupHeader, HEADER_PAGE, Kind, PoolConfig, Purpose, Result, SlabId};
 use base::GroupId;
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -242,7 +242,7 @@ impl Pool {
     }
 
     /// A slot of a slab that takes groups; a new slab if there is none.
-    pub(crate) async fn take_slot(&self) -> Result<(Rc<Slab>, u32, Blocks)> {
+    pub(crate) async fn take_slot(&self, purpose: Purpose) -> Result<(Rc<Slab>, u32, Blocks)> {
         loop {
             if let Some(found) = self.take_free_slot() {
                 return Ok(found);
@@ -251,7 +251,9 @@ impl Pool {
             if let Some(found) = self.take_free_slot() {
                 return Ok(found);
             }
-            self.create_slab().await?;
+            if !self.sync_one_limbo(|slots| slots.has_limbo()).await {
+                self.create_slab(purpose).await?;
+            }
         }
     }
 
@@ -265,18 +267,26 @@ impl Pool {
         Some((slab.clone(), taken.slot, taken.blocks))
     }
 
-    async fn create_slab(&self) -> Result<()> {
+    /// Durable when it completes. A page of the disk is all it takes, but even that may have to be made.
+    async fn create_slab(&self, purpose: Purpose) -> Result<()> {
         let Some(id) = self.slab_next.get() else {
             return Err(Error::new(Kind::Full, "no number is left for another slab file"));
         };
-        self.space.check_capacity(HEADER_PAGE.into(), crate::Purpose::Emergency)?;
-        // The number is used up even if what follows fails: a half-made file is the next start's to look at.
-        self.slab_next.set(id.next());
         let name = id.file_name();
         let file = self.disk.create(&name).await.map_err(|e| Error::from_disk(format!("cannot create {name}"), e))?;
+        self.slab_next.set(id.next());
         let header = SlabHeader { slab: id, disk: self.identity().disk, group_size: self.group_size };
-        let written = file.write(0, &[header.encode()]).await;
-        written.map_err(|e| Error::from_disk(format!("cannot write the header of {name}"), e))?;
+        while let Err(e) = file.write(0, &[header.encode()]).await {
+            let error = Error::from_disk(format!("cannot write the header of {name}"), e);
+            if error.kind == Kind::Full && self.make_room_in_turn(purpose).await? {
+                continue;
+            }
+            // Or else every attempt on a full disk would leave a file behind. What cannot be removed keeps its number.
+            if self.disk.remove(&name).await.is_ok() {
+                self.slab_next.set(Some(id));
+            }
+            return Err(error);
+        }
         file.sync().await.map_err(|e| Error::sync_failed(&name, e))?;
         self.space.charge(HEADER_PAGE.into());
         let slots = Slots::new(self.config.slots_per_slab_max);

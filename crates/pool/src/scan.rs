@@ -30,6 +30,8 @@ pub(crate) struct Scan {
     pub groups: Vec<FoundGroup>,
     pub quarantined: Vec<Place>,
     pub charged_bytes: u64,
+    /// The run before ended with a sync of everything.
+    clean: bool,
     /// Groups that FREE marks name.
     freed: Vec<GroupId>,
     /// Which groups were found, so that a second one of the same id is noticed.
@@ -65,8 +67,8 @@ impl Scan {
 }
 
 /// Reads the headers of all slabs and slots.
-pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max: u32) -> Result<Scan> {
-    let mut scan = Scan { slab_next: Some(SlabId(0)), ..Scan::default() };
+pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max: u32, clean: bool) -> Result<Scan> {
+    let mut scan = Scan { slab_next: Some(SlabId(0)), clean, ..Scan::default() };
     for id in crate::open::slab_names(disk).await? {
         scan.slab_next = id.next();
         let name = id.file_name();
@@ -165,10 +167,10 @@ fn read_header(slab: &Slab, ranges: &Ranges, slot: u32) -> Completion<world::Res
 fn found_slot(scan: &mut Scan, slab: &Rc<Slab>, slot: u32, page: SlotPage, blocks: Blocks, data_end: u32, size: u32) {
     let mut slots = slab.slots.borrow_mut();
     let reason = match page {
-        SlotPage::Blank => return slots.found_free(slot, blocks),
+        SlotPage::Blank => return slots.found_free(slot, blocks, scan.clean),
         SlotPage::Free(group) => {
             scan.freed.push(group);
-            return slots.found_free(slot, blocks);
+            return slots.found_free(slot, blocks, scan.clean);
         }
         SlotPage::Group(header) => match scan.places.insert(header.group, slab.id) {
             None => {

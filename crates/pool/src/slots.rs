@@ -52,9 +52,14 @@ impl Slots {
         self.found(slot);
         self.quarantined += 1;
     }
-    pub fn found_free(&mut self, slot: u32, blocks: Blocks) {
+    /// `durable`: the run before ended with a sync. If not, its FREE mark may be in nothing but the kernel's memory.
+    pub fn found_free(&mut self, slot: u32, blocks: Blocks, durable: bool) {
         self.found(slot);
-        self.put_back(slot, blocks);
+        if durable {
+            self.put_back(slot, blocks);
+        } else {
+            self.limbo.push((slot, blocks));
+        }
     }
     fn found(&mut self, slot: u32) {
         assert_eq!(slot, self.fresh, "slots are found in order");

@@ -2,7 +2,7 @@
 
 use crate::ballast::{Ballast, allocate};
 use crate::pool::Group;
-use crate::slots::Blocks;
+use crate::slots::{Blocks, Slots};
 use crate::{Error, Kind, Pool, Purpose, Result};
 use base::units::{MIB, round_up};
 use std::cell::Cell;
@@ -123,7 +123,7 @@ impl Pool {
             return Completion::Ready(Err(e));
         }
         let (pool, group) = (self.rc(), group.clone());
-        let step_end = step_end(&group, end);
+        let step_end = self.step_end(&group, end, purpose);
         let Ok(growth) = Growth::begin(&pool, &group, step_end, purpose) else {
             return Completion::pending(pool.grow(group, end, purpose));
         };
@@ -155,7 +155,7 @@ impl Pool {
         let _turn = self.space.turn.acquire(1).await;
         loop {
             let mut result = Err(Error::new(Kind::Full, "the disk is full"));
-            for end in [step_end(&group, end), end] {
+            for end in [self.step_end(&group, end, purpose), end] {
                 result = self.try_grow(&group, end, purpose).await;
                 if !matches!(&result, Err(e) if e.kind == Kind::Full) {
                     return result;
@@ -165,6 +165,16 @@ impl Pool {
                 return result;
             }
         }
+    }
+
+    fn step_end(&self, group: &Group, end: u32, purpose: Purpose) -> u32 {
+        if purpose == Purpose::Emergency && !self.space.ballast_whole() {
+            // Nothing of the reserve is taken in advance.
+            return end;
+        }
+        let from = group.blocks.get().allocated_to;
+        let step = if from == 0 { FIRST_STEP_BYTES } else { STEP_BYTES };
+        end.max(from.saturating_add(step)).min(group.size)
     }
 
     async fn try_grow(self: &Rc<Self>, group: &Rc<Group>, end: u32, purpose: Purpose) -> Result<()> {
@@ -185,9 +195,18 @@ impl Pool {
         Ok(())
     }
 
+    /// As [`Pool::grow`] does, for files that are no groups.
+    pub(crate) async fn make_room_in_turn(&self, purpose: Purpose) -> Result<bool> {
+        let _turn = self.space.turn.acquire(1).await;
+        self.make_room(purpose).await
+    }
+
     /// Gives one thing up, the cheapest first. False: there is nothing left to give up.
     async fn make_room(&self, purpose: Purpose) -> Result<bool> {
-        if self.trim_one().await || self.punch_one_recycled().await || self.sync_one_limbo().await {
+        if self.trim_one().await
+            || self.punch_one_recycled().await
+            || self.sync_one_limbo(Slots::has_limbo_with_blocks).await
+        {
             return Ok(true);
         }
         if self.space.ballast_whole() && purpose == Purpose::Normal {
@@ -209,10 +228,10 @@ impl Pool {
         }
     }
 
-    /// Makes freed slots that still hold blocks ready for [`Pool::punch_one_recycled`]. False: there are none.
-    async fn sync_one_limbo(&self) -> bool {
+    /// Syncs one slab of which that can be said, so that what was freed in it can be used. False: there is none.
+    pub(crate) async fn sync_one_limbo(&self, of: impl Fn(&Slots) -> bool) -> bool {
         for slab in self.slabs() {
-            let waits = slab.slots.borrow().has_limbo_with_blocks() && !slab.poisoned.get();
+            let waits = !slab.poisoned.get() && of(&slab.slots.borrow());
             if waits && self.sync_slab(&slab).await.is_ok() {
                 return true;
             }
@@ -302,10 +321,4 @@ impl Pool {
         }
         self.refresh_usage().await
     }
-}
-
-fn step_end(group: &Group, end: u32) -> u32 {
-    let from = group.blocks.get().allocated_to;
-    let step = if from == 0 { FIRST_STEP_BYTES } else { STEP_BYTES };
-    end.max(from.saturating_add(step)).min(group.size)
 }

@@ -189,7 +189,7 @@ fn frequent_syncs_get_space_that_is_written_ahead() {
     let bench = Bench::new(config);
     let pool = bench.pool();
     let mut group = bench.group(&pool);
-    let mut sync = |group: &mut OpenGroup, len| {
+    let sync = |group: &mut OpenGroup, len| {
         bench.fill(group, len);
         bench.sync(&pool, group.slab()).expect("the disk works");
         group.synced();
