@@ -1,7 +1,7 @@
 //! Measures how flushed 4 KiB appends fare in different layouts on a file system; docs/decisions/0001 is built on it.
 //!
-//! Every append is 160 bytes of header and 4 KiB of payload at the next 4 KiB boundary, and counts when a data sync that
-//! began after it has ended. Each writer is a thread. The cases run in turn, several rounds, so that what else the machine
+//! Every append is 160 bytes of header and 4 KiB of payload, padded to whole blocks unless the case says otherwise, and
+//! counts when a data sync that began after it has ended. Pre-written files are cold when a run begins. Each writer is a thread. The cases run in turn, several rounds, so that what else the machine
 //! does meets all of them; rates and latencies are medians over the rounds. A run that shared the processors with other
 //! programs is thrown away and repeated. The bytes at the device are the lowest of the rounds: others can only add to
 //! that counter.
@@ -9,7 +9,7 @@
 mod quiet;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -67,6 +67,8 @@ enum Sync {
 #[derive(Clone, Copy, PartialEq)]
 enum Payload {
     Append,
+    /// Without the padding: the kernel has to read the block that is written in part.
+    AppendUnpadded,
     AppendDirect,
     /// 4 KiB at a random block, without a header.
     Overwrite,
@@ -82,7 +84,7 @@ struct Case {
     payload: Payload,
 }
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     case("file per group, growing", 0, Space::Growing, Sync::Own, Payload::Append),
     case("file per group, fallocated", 0, Space::Fallocated, Sync::Own, Payload::Append),
     case("file per group, recycled", 0, Space::Written, Sync::Own, Payload::Append),
@@ -90,6 +92,7 @@ const CASES: [Case; 10] = [
     case("one slab, fallocated, coalesced sync", 1, Space::Fallocated, Sync::Coalesced, Payload::Append),
     case("one slab, pre-written, a sync each", 1, Space::Written, Sync::Own, Payload::Append),
     case("one slab, pre-written, coalesced sync", 1, Space::Written, Sync::Coalesced, Payload::Append),
+    case("the same, appends not padded", 1, Space::Written, Sync::Coalesced, Payload::AppendUnpadded),
     case("two slabs, pre-written, coalesced sync", 2, Space::Written, Sync::Coalesced, Payload::Append),
     case("one slab, pre-written, O_DIRECT, coalesced", 1, Space::Written, Sync::Coalesced, Payload::AppendDirect),
     case("overwrite in a prefilled file each", 0, Space::Written, Sync::Own, Payload::Overwrite),
@@ -228,7 +231,10 @@ fn prepare(case: Case, writers: usize, region_bytes: u64, place: &Path) -> Resul
                 let direct = OFlags::DIRECT.bits() as i32;
                 OpenOptions::new().write(true).custom_flags(direct).open(&path)?
             }
-            Payload::Append | Payload::Overwrite => file,
+            Payload::Append | Payload::AppendUnpadded | Payload::Overwrite => {
+                rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+                file
+            }
         };
         Ok(Target { file, end: AtomicU64::new(0), syncs: Mutex::default(), ended: Condvar::new() })
     };
@@ -314,8 +320,8 @@ impl Writer<'_> {
                 Space::Fallocated | Space::Written => self.region + appended,
             };
             let (offset, len) = match self.case.payload {
-                Payload::Append => (offset, HEADER_BYTES + BLOCK),
-                Payload::AppendDirect => (offset, 2 * BLOCK),
+                Payload::AppendUnpadded => (offset, HEADER_BYTES + BLOCK),
+                Payload::Append | Payload::AppendDirect => (offset, STRIDE as usize),
                 Payload::Overwrite => (self.region + random_block(&mut random, self.region_bytes), BLOCK),
             };
             self.target.file.write_all_at(&aligned[..len], offset)?;

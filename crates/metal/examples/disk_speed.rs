@@ -169,7 +169,7 @@ enum Other {
     Punch,
 }
 
-/// Writes block the worker, so what others do to the file must not block writes: ext4 takes the inode's lock for a write
+/// For how long a write holds the worker. Writes are inline, so what others do to the file must not block writes: ext4 takes the inode's lock for a write
 /// as well as for a change of space.
 async fn writes_beside(world: &World, file: &Rc<dyn File>, other: Other, duration: Duration) {
     let stop = Rc::new(Cell::new(false));
@@ -196,12 +196,13 @@ async fn writes_beside(world: &World, file: &Rc<dyn File>, other: Other, duratio
         // In the upper half of each MiB; the lower one is punched.
         let offset = (random_block(world) & !((1 << 20) - 1)) + (512 << 10);
         let before = Instant::now();
-        file.write(offset, std::slice::from_ref(&part)).await.expect("written");
+        let write = file.write(offset, std::slice::from_ref(&part));
         sample.latencies.push(before.elapsed());
+        write.await.expect("written");
         world.clock.sleep(100_000).await;
     }
     let longest = sample.latencies.iter().max().copied().unwrap_or_default();
-    println!("{}  longest {longest:?}", sample.times(&format!("write 4k beside {other:?}")));
+    println!("{}  longest {longest:?}", sample.times(&format!("worker held, {other:?} beside")));
     stop.set(true);
     stopped.notified().await;
 }
