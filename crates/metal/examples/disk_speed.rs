@@ -46,10 +46,10 @@ async fn measure(context: &WorkerContext, directory: &std::path::Path, duration:
     // A B A B: what else goes on in the machine then meets both.
     for _ in 0..2 {
         plain_reads(&context.world, &plain, duration);
-        reads(&context.world, &file, 1, duration).await;
+        reads(&context.world, &file, Load { depth: 1, len: BLOCK as usize }, duration).await;
     }
-    for depth in [32, 256] {
-        reads(&context.world, &file, depth, duration).await;
+    for (depth, len) in [(32, BLOCK as usize), (256, BLOCK as usize), (8, 256 << 10)] {
+        reads(&context.world, &file, Load { depth, len }, duration).await;
     }
     writes(&context.world, &file, 1);
     writes(&context.world, &file, 32);
@@ -120,7 +120,14 @@ fn plain_reads(world: &World, file: &std::fs::File, duration: Duration) {
     sample.print("read 4k depth 1, pread");
 }
 
-async fn reads(world: &World, file: &Rc<dyn File>, depth: usize, duration: Duration) {
+/// Random reads.
+struct Load {
+    depth: usize,
+    len: usize,
+}
+
+async fn reads(world: &World, file: &Rc<dyn File>, load: Load, duration: Duration) {
+    let Load { depth, len } = load;
     let sample = Rc::new(RefCell::new(Sample::start()));
     let left = Rc::new(Cell::new(depth));
     let finished = world::local::Notify::new();
@@ -131,7 +138,7 @@ async fn reads(world: &World, file: &Rc<dyn File>, depth: usize, duration: Durat
         world.clone().spawn(async move {
             while started.elapsed() < duration {
                 let before = Instant::now();
-                let read = file.read(random_block(&world), BLOCK as usize).await.expect("read");
+                let read = file.read(random_block(&world).min(FILE_BYTES - len as u64), len).await.expect("read");
                 assert_eq!(read[0], 0x5a);
                 sample.borrow_mut().latencies.push(before.elapsed());
             }
@@ -143,7 +150,7 @@ async fn reads(world: &World, file: &Rc<dyn File>, depth: usize, duration: Durat
         finished.notified().await;
     }
     let mut sample = Rc::into_inner(sample).expect("the readers are gone").into_inner();
-    sample.print(&format!("read 4k depth {depth}, ring"));
+    sample.print(&format!("read {}k depth {depth}, ring", len >> 10));
 }
 
 fn writes(world: &World, file: &Rc<dyn File>, blocks: usize) {
