@@ -25,7 +25,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("node", &["base", "world", "block", "meta", "pool", "vdisk", "control"]),
     ("metal", &["base", "world"]),
     ("sim", &["base", "world", "block", "meta", "pool", "vdisk", "node", "nbd", "control"]),
-    ("drystone", &["base", "world", "block", "nbd", "control", "api", "node", "metal"]),
+    ("drystone", &["base", "world", "block", "meta", "pool", "vdisk", "nbd", "control", "api", "node", "metal"]),
     ("xtask", &["base"]),
     ("drystone-fuzz", &["base", "world", "block", "nbd", "pool", "vdisk"]),
 ];
