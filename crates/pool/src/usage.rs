@@ -25,7 +25,8 @@ pub struct Usage {
     /// Free, but still holding blocks.
     pub slots_recycled: u64,
     pub slots_quarantined: u64,
-    /// What the files of this pool take, an estimate from above; the ballast included.
+    /// What the files of this pool take, the ballast included: an estimate from above, but for space that a run before
+    /// had reserved and not written.
     pub allocated_bytes: u64,
     /// False: the reserve was touched, ordinary appends get `Full` until it is whole again.
     pub ballast_whole: bool,

@@ -108,6 +108,9 @@ impl MemDisk {
                 }
             }
             c.now = c.durable.clone();
+            // What a punch gave back that did not last is taken again.
+            let taken: Vec<u64> = c.now.keys().map(|sector| sector * SECTOR / BLOCK).collect();
+            c.blocks.extend(taken);
             c.size = c.durable_size;
         }
     }
@@ -150,17 +153,29 @@ fn set(map: &mut BTreeMap<u64, Sector>, sector: u64, value: Option<Sector>) {
 }
 
 fn put(c: &mut Content, at: u64, bytes: &[u8]) {
-    for (i, &byte) in bytes.iter().enumerate() {
-        let place = at + i as u64;
-        c.now.entry(place / SECTOR).or_insert([0; 512])[(place % SECTOR) as usize] = byte;
+    let (mut place, mut rest) = (at, bytes);
+    while !rest.is_empty() {
+        let inside = (place % SECTOR) as usize;
+        let (head, tail) = rest.split_at(rest.len().min(SECTOR as usize - inside));
+        let sector = c.now.entry(place / SECTOR).or_insert([0; SECTOR as usize]);
+        sector[inside..inside + head.len()].copy_from_slice(head);
         c.dirty.insert(place / SECTOR);
+        place += head.len() as u64;
+        rest = tail;
     }
     c.size = c.size.max(at + bytes.len() as u64);
 }
 
 fn read(c: &Content, at: u64, len: usize) -> Vec<u8> {
-    let byte = |place: u64| c.now.get(&(place / SECTOR)).map_or(0, |s| s[(place % SECTOR) as usize]);
-    (at..at + len as u64).map(byte).collect()
+    let mut bytes = vec![0; len];
+    let end = at + len as u64;
+    for (i, sector) in c.now.range(at / SECTOR..end.div_ceil(SECTOR)) {
+        let start = i * SECTOR;
+        let (from, to) = (start.max(at), (start + SECTOR).min(end));
+        bytes[(from - at) as usize..(to - at) as usize]
+            .copy_from_slice(&sector[(from - start) as usize..(to - start) as usize]);
+    }
+    bytes
 }
 
 pub struct MemFile {
@@ -215,12 +230,14 @@ impl Disk for Handle {
 impl MemFile {
     /// Blocks of the range, as many as there is room for; how many bytes of the range have one now.
     fn take_blocks(&self, at: u64, len: u64) -> u64 {
+        let mut free_bytes = self.disk.capacity_bytes.get().map(|all| all.saturating_sub(self.disk.used_bytes()));
         for block in at / BLOCK..(at + len).div_ceil(BLOCK) {
-            let room = self.disk.capacity_bytes.get().is_none_or(|capacity| self.disk.used_bytes() + BLOCK <= capacity);
             let mut c = self.content.borrow_mut();
             if !c.blocks.contains(&block) {
-                if !room {
-                    return (block * BLOCK).saturating_sub(at);
+                match &mut free_bytes {
+                    Some(free) if *free < BLOCK => return (block * BLOCK).saturating_sub(at),
+                    Some(free) => *free -= BLOCK,
+                    None => {}
                 }
                 c.blocks.insert(block);
             }
