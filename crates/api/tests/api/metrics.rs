@@ -108,19 +108,25 @@ fn check_unique(families: &BTreeMap<String, Family>) {
 
 /// Buckets rise to +Inf, which equals the count.
 fn check_buckets(name: &str, family: &Family) {
-    let mut series: BTreeMap<Labels, (Vec<(f64, f64)>, Option<f64>, Option<f64>)> = BTreeMap::new();
+    #[derive(Default)]
+    struct Series {
+        buckets: Vec<(f64, f64)>,
+        sum: Option<f64>,
+        count: Option<f64>,
+    }
+    let mut series: BTreeMap<Labels, Series> = BTreeMap::new();
     for sample in &family.samples {
         let mut labels = sample.labels.clone();
         let bound = labels.remove("le");
         let entry = series.entry(labels).or_default();
         match (sample.name.strip_prefix(name), bound) {
-            (Some("_bucket"), Some(bound)) => entry.0.push((bound.parse().expect("a bound"), sample.value)),
-            (Some("_sum"), None) => entry.1 = Some(sample.value),
-            (Some("_count"), None) => entry.2 = Some(sample.value),
+            (Some("_bucket"), Some(bound)) => entry.buckets.push((bound.parse().expect("a bound"), sample.value)),
+            (Some("_sum"), None) => entry.sum = Some(sample.value),
+            (Some("_count"), None) => entry.count = Some(sample.value),
             _ => panic!("{sample:?}"),
         }
     }
-    for (labels, (buckets, sum, count)) in series {
+    for (labels, Series { buckets, sum, count }) in series {
         assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{name} {labels:?}: {buckets:?}");
         let last = buckets.last().expect("buckets");
         assert_eq!((last.0, Some(last.1)), (f64::INFINITY, count), "{name} {labels:?}");
