@@ -1,10 +1,10 @@
 //! Measures how flushed 4 KiB appends fare in different layouts on a file system; docs/decisions/0001 is built on it.
 //!
 //! Every append is 160 bytes of header and 4 KiB of payload, padded to whole blocks unless the case says otherwise, and
-//! counts when a data sync that began after it has ended. Pre-written files are cold when a run begins. Each writer is a thread. The cases run in turn, several rounds, so that what else the machine
-//! does meets all of them; rates and latencies are medians over the rounds. A run that shared the processors with other
-//! programs is thrown away and repeated. The bytes at the device are the lowest of the rounds: others can only add to
-//! that counter.
+//! counts when a data sync that began after it has ended. Pre-written files are cold when a run begins. Each writer is a
+//! thread. The cases run in turn, several rounds, so that what else the machine does meets all of them; rates and
+//! latencies are medians over the rounds. A run that shared the processors with other programs is thrown away and
+//! repeated. The bytes and flushes at the device are the lowest of the rounds: others can only add to these counters.
 
 mod quiet;
 
@@ -109,6 +109,7 @@ struct Sample {
     p50: Duration,
     p99: Duration,
     device_bytes_per_payload_byte: f64,
+    device_flushes_per_write: f64,
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -145,14 +146,17 @@ fn measure_all(options: &Options, place: &Path) -> Result<()> {
 }
 
 fn print_table(writers: usize, samples: &[Vec<Sample>]) {
-    println!("\n| {writers} writing | flushed writes/s | p50 µs | p99 µs | device bytes per payload byte |");
-    println!("|---|---:|---:|---:|---:|");
+    println!(
+        "\n| {writers} writing | flushed writes/s | p50 µs | p99 µs | device bytes per payload byte | device flushes per write |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|");
     for (case, samples) in CASES.iter().zip(samples) {
         let rate = median(samples.iter().map(|sample| sample.appends_per_second));
         let p50 = median(samples.iter().map(|sample| sample.p50.as_secs_f64() * 1e6));
         let p99 = median(samples.iter().map(|sample| sample.p99.as_secs_f64() * 1e6));
         let bytes = samples.iter().map(|sample| sample.device_bytes_per_payload_byte).fold(f64::INFINITY, f64::min);
-        println!("| {} | {rate:.0} | {p50:.0} | {p99:.0} | {bytes:.2} |", case.name);
+        let flushes = samples.iter().map(|sample| sample.device_flushes_per_write).fold(f64::INFINITY, f64::min);
+        println!("| {} | {rate:.0} | {p50:.0} | {p99:.0} | {bytes:.2} | {flushes:.2} |", case.name);
     }
 }
 
@@ -166,7 +170,7 @@ fn measure(case: Case, writers: usize, place: &Path, duration: Duration) -> Resu
     let region_bytes = if writers == 1 { REGION_BYTES_ALONE } else { REGION_BYTES };
     let files = prepare(case, writers, region_bytes, place)?;
     settle(place)?;
-    let device_before = device_bytes_written(place)?;
+    let before = DeviceCounts::now(place)?;
     let stop = AtomicBool::new(false);
     let started = Instant::now();
     let mut latencies: Vec<Duration> = std::thread::scope(|scope| {
@@ -183,7 +187,7 @@ fn measure(case: Case, writers: usize, place: &Path, duration: Duration) -> Resu
         results.collect::<Result<Vec<_>>>().map(|latencies| latencies.concat())
     })?;
     let elapsed = started.elapsed();
-    let device_bytes = device_bytes_written(place)? - device_before;
+    let after = DeviceCounts::now(place)?;
     drop(files);
     if case.space != Space::Written {
         for entry in fs::read_dir(place)? {
@@ -201,7 +205,9 @@ fn measure(case: Case, writers: usize, place: &Path, duration: Duration) -> Resu
         appends_per_second: count as f64 / elapsed.as_secs_f64(),
         p50: at(0.5),
         p99: at(0.99),
-        device_bytes_per_payload_byte: device_bytes as f64 / (count.max(1) * BLOCK) as f64,
+        device_bytes_per_payload_byte: (after.bytes_written - before.bytes_written) as f64
+            / (count.max(1) * BLOCK) as f64,
+        device_flushes_per_write: (after.flushes - before.flushes) as f64 / count.max(1) as f64,
     })
 }
 
@@ -345,12 +351,20 @@ fn random_block(state: &mut u64, region_bytes: u64) -> u64 {
     (mixed ^ (mixed >> 31)) % (region_bytes / BLOCK as u64) * BLOCK as u64
 }
 
-/// Since boot, by everybody, at the device that carries the directory's file system (kernel: Documentation/block/stat).
-fn device_bytes_written(place: &Path) -> Result<u64> {
-    let device = fs::metadata(place)?.dev();
-    let path = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("{path}: the directory must lie on a block device"))?;
-    let sectors = text.split_ascii_whitespace().nth(6).context("a seventh field")?;
-    Ok(sectors.parse::<u64>()? * 512)
+/// Since boot, by everybody, at the device that carries a directory (kernel: Documentation/block/stat).
+struct DeviceCounts {
+    bytes_written: u64,
+    flushes: u64,
+}
+
+impl DeviceCounts {
+    fn now(place: &Path) -> Result<DeviceCounts> {
+        let device = fs::metadata(place)?.dev();
+        let path = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("{path}: the directory must lie on a block device"))?;
+        let fields: Vec<u64> = text.split_ascii_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let field = |index: usize| fields.get(index).copied().with_context(|| format!("{path} has no field {index}"));
+        Ok(DeviceCounts { bytes_written: field(6)? * 512, flushes: field(15)? })
+    }
 }
