@@ -37,7 +37,7 @@ impl Hasher for FixedHasher {
         self.write_u64(value.into());
     }
     fn write_u64(&mut self, value: u64) {
-        let product = u128::from(self.0 ^ value) * 0xbf58_476d_1ce4_e5b9_94d0_49bb_1331_11eb_u128;
+        let product = u128::from(self.0 ^ value) * 0x94d0_49bb_1331_11eb_u128;
         self.0 = (product as u64) ^ ((product >> 64) as u64).rotate_left(31);
     }
     fn write_usize(&mut self, value: usize) {
