@@ -69,10 +69,19 @@ enum State {
     Held(RequestHeader),
     /// A write whose payload has arrived in part.
     Payload(RequestHeader, BytesMut),
-    /// This much payload of a refused write is still to come.
-    Skip(u32),
+    /// A refused write, and how much of its payload is still to come.
+    Skip(Refused, u32),
     Disconnected,
     Broken,
+}
+
+/// A write that gets an error for its answer as soon as its payload has gone by: libnbd hangs up over a reply to a
+/// request that it is still sending.
+#[derive(Debug)]
+struct Refused {
+    header: RequestHeader,
+    errno: Errno,
+    text: &'static str,
 }
 
 /// One connection in the transmission phase.
@@ -173,13 +182,14 @@ impl Session {
                     self.state = State::Header;
                     return Next::Request(Tag { header }, check::write(&header, data));
                 }
-                State::Skip(left) => {
+                State::Skip(refused, left) => {
                     let gone = (*left as usize).min(input.len());
                     *input = input.get(gone..).unwrap_or_default();
                     *left -= gone as u32;
                     if *left > 0 {
                         return Next::Starved;
                     }
+                    reply::error(&refused.header, refused.errno, refused.text, None, self.structured, out);
                     self.state = State::Header;
                 }
                 State::Disconnected => return Next::Disconnect,
@@ -273,17 +283,18 @@ impl Session {
                     if header.command == command::READ { block::Reply::Data(Vec::new()) } else { block::Reply::Done };
                 reply::put(&header, Ok(nothing), self.structured, self.allocation, out);
             }
-            Verdict::Refuse(errno, text) => self.refuse(&header, errno, text, out),
+            Verdict::Refuse(errno, text) => self.refuse(header, errno, text, out),
             Verdict::Disconnect => self.state = State::Disconnected,
         }
         None
     }
 
-    fn refuse(&mut self, header: &RequestHeader, errno: Errno, text: &str, out: &mut Output) {
+    fn refuse(&mut self, header: RequestHeader, errno: Errno, text: &'static str, out: &mut Output) {
         if header.command == command::WRITE && header.len > 0 {
-            self.state = State::Skip(header.len);
+            self.state = State::Skip(Refused { header, errno, text }, header.len);
+        } else {
+            reply::error(&header, errno, text, None, self.structured, out);
         }
-        reply::error(header, errno, text, None, self.structured, out);
     }
 
     fn count(&mut self, header: &RequestHeader) {
