@@ -74,6 +74,7 @@ pub trait File {
     fn sync(&self) -> LocalFuture<Result<()>>;
 
     /// Makes sure that the range can be written later without `Full`. Content stays as it is (zeros if never written).
+    /// The file may become longer by it, and space that was only allocated may still be called a hole by `data_ranges`.
     fn allocate(&self, offset: u64, len: u64) -> Completion<Result<()>>;
 
     /// Gives the range's space back; it reads as zeros afterwards. Durable with the next `sync`.
