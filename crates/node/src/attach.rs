@@ -42,6 +42,10 @@ impl Attachments {
     pub fn total(&self) -> u32 {
         self.open.borrow().len() as u32
     }
+    /// Connections since the start.
+    pub fn accepted(&self) -> u64 {
+        self.next.get()
+    }
     /// Asks every connection to end; they are gone when the count says so.
     pub fn end(&self, id: Option<VdiskId>) {
         let mut open = self.open.borrow_mut();

@@ -6,7 +6,8 @@ use crate::{Error, Kind, Result, Shard};
 use base::{DiskId, VdiskId};
 use meta::{ShardRecord, Store, TailHint};
 use pool::{Cache, FaultDomains, GroupHeader, Identity, Pool, PoolConfig};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use vdisk::{Context, Load, Settings};
@@ -103,6 +104,7 @@ impl Shard {
             to_recover: Default::default(),
             replayed_bytes: Default::default(),
             replay_ns: Default::default(),
+            gone: Default::default(),
             index,
         });
         shard.list_entries();
@@ -121,24 +123,27 @@ impl Shard {
         }
     }
 
-    /// After a crash everything is recovered; after a clean stop only what the records do not account for.
+    /// Opens every vDisk in the background, after a crash with its recovery; one that is asked for comes first. After a
+    /// clean stop nothing waits for that: it is a few small reads each, so that space and health can be told.
     fn start_recovery(self: &Rc<Self>, clean: bool) {
-        let todo: Vec<VdiskId> = {
+        let todo: VecDeque<(VdiskId, bool)> = {
             let records = self.index.records.borrow();
             let needs = |id: &VdiskId| !clean || records.get(id).is_none_or(|record| record.deleted);
-            self.entries.borrow().keys().copied().filter(needs).collect()
+            self.entries.borrow().keys().map(|id| (*id, needs(id))).collect()
         };
-        self.to_recover.set(todo.len());
-        let todo = Rc::new(std::cell::RefCell::new(std::collections::VecDeque::from(todo)));
+        self.to_recover.set(todo.iter().filter(|(_, needs)| *needs).count());
+        let todo = Rc::new(RefCell::new(todo));
         for _ in 0..RECOVER_AT_ONCE {
             let (shard, todo) = (self.clone(), todo.clone());
             self.context.world.spawn(async move {
                 loop {
                     let next = todo.borrow_mut().pop_front();
-                    let Some(id) = next else { return };
+                    let Some((id, counted)) = next.filter(|_| !shard.stopping.get()) else { return };
                     // Errors are logged there and stay with the entry.
                     let _ = shard.vdisk(id).await;
-                    shard.to_recover.set(shard.to_recover.get() - 1);
+                    if counted {
+                        shard.to_recover.set(shard.to_recover.get() - 1);
+                    }
                 }
             });
         }

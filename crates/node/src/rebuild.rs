@@ -4,12 +4,12 @@ use crate::index::{CheckpointIndex, MetaIndex};
 use crate::open::by_vdisk;
 use crate::shard::{free_name, record_of};
 use crate::{Kind, Result, Shard, ShardConfig};
-use base::VdiskId;
+use base::{DiskId, VdiskId};
 use meta::{ShardRecord, Store};
-use pool::{Cache, Pool};
+use pool::{Cache, FaultDomains, Identity, Pool};
 use std::rc::Rc;
 use std::sync::Arc;
-use vdisk::{Context, Found, Health, Load, Vdisk};
+use vdisk::{Context, Found, Health, Load, Recovered, Vdisk};
 use world::{Disk, World};
 
 /// What was found on one shard's disk.
@@ -32,12 +32,35 @@ pub struct RebuiltVdisk {
     pub mapped_bytes: u64,
     /// Frames behind the checkpoint that were read again.
     pub frames: u64,
+    pub replayed_bytes: u64,
     pub damage: Option<String>,
     /// It had the name of another one and got this one instead.
     pub renamed_from: Option<String>,
 }
 
 impl Shard {
+    /// The highest node number that anything on the disk was made under. A lost superblock is made anew, under the first
+    /// number from `node_if_lost` on that was never in use.
+    pub async fn highest_node(
+        world: World,
+        disk: Rc<dyn Disk>,
+        config: &ShardConfig,
+        shard: u16,
+        node_if_lost: u16,
+    ) -> Result<u16> {
+        let opened = match Pool::open(world.clone(), disk.clone(), config.pool.clone()).await {
+            Err(error) if matches!(error.kind, pool::Kind::Corrupt | pool::Kind::NotFound) => {
+                rebuild_superblock(&world, &disk, shard, node_if_lost).await?;
+                Pool::open(world, disk, config.pool.clone()).await?
+            }
+            other => other?,
+        };
+        let of_groups = opened.groups.iter().map(|header| header.group.node().max(header.vdisk.node())).max();
+        let highest = opened.pool.identity().node.max(of_groups.unwrap_or(0));
+        opened.pool.close().await?;
+        Ok(highest)
+    }
+
     /// Reads every log of the disk and writes the records. `node` must be a number that was never in use: ids made after
     /// this must not meet ids made before. Nothing is freed.
     pub async fn rebuild(
@@ -72,7 +95,7 @@ impl Shard {
                         continue;
                     }
                     let record = record_of(&recovered, identity.shard, opened.pool.epoch());
-                    rebuilt.vdisks.push(insert(&index, record, &recovered.vdisk, recovered.replayed_frames).await?);
+                    rebuilt.vdisks.push(insert(&index, record, &recovered).await?);
                 }
                 Err(error) => match Vdisk::find_tombstone(&context, id, &headers).await? {
                     Some(_) => rebuilt.deleted.push(id),
@@ -87,7 +110,29 @@ impl Shard {
     }
 }
 
-async fn insert(index: &MetaIndex, mut record: meta::VdiskRecord, vdisk: &Vdisk, frames: u64) -> Result<RebuiltVdisk> {
+async fn rebuild_superblock(world: &World, disk: &Rc<dyn Disk>, shard: u16, from: u16) -> Result<()> {
+    let mut result = Ok(());
+    // A handful of rebuilds in the life of a node at most; each takes the next number.
+    for node in from..from.saturating_add(64) {
+        let identity = Identity {
+            disk: DiskId(0),
+            node,
+            shard,
+            pool: "default".into(),
+            tier: "ssd".into(),
+            domains: FaultDomains::default(),
+        };
+        result = Pool::rebuild(world, disk, &identity).await;
+        match &result {
+            Err(error) if error.kind == pool::Kind::Invalid => {}
+            _ => break,
+        }
+    }
+    Ok(result?)
+}
+
+async fn insert(index: &MetaIndex, mut record: meta::VdiskRecord, recovered: &Recovered) -> Result<RebuiltVdisk> {
+    let vdisk = &recovered.vdisk;
     let mut renamed_from = None;
     if let Err(error) = index.insert(record.clone()).await {
         if error.kind != Kind::Exists {
@@ -103,7 +148,8 @@ async fn insert(index: &MetaIndex, mut record: meta::VdiskRecord, vdisk: &Vdisk,
         name: record.name,
         size_bytes: record.size_bytes,
         mapped_bytes: vdisk.space().mapped_bytes,
-        frames,
+        frames: recovered.replayed_frames,
+        replayed_bytes: recovered.replayed_bytes,
         damage: match vdisk.health() {
             Health::Damaged(reason) => Some(reason),
             _ => None,

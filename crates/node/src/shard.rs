@@ -44,9 +44,42 @@ pub struct Shard {
     pub quarantined: usize,
     /// Still to be recovered in the background.
     pub(crate) to_recover: Cell<usize>,
-    /// Sums over vDisks that are gone, so that counters never go back.
     pub replayed_bytes: Cell<u64>,
     pub replay_ns: Cell<u64>,
+    /// Sums over vDisks that are gone, so that counters never go back.
+    pub(crate) gone: Cell<Totals>,
+}
+
+/// Sums of the vDisks' counters.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Totals {
+    pub client_bytes: u64,
+    pub data_bytes: u64,
+    pub relocated_bytes: u64,
+    pub page_bytes: u64,
+    pub control_bytes: u64,
+    pub header_bytes: u64,
+    pub checkpoints: u64,
+    pub bytes_freed: u64,
+    pub bytes_punched: u64,
+    pub map_page_loads: u64,
+    pub checksum_failures: u64,
+}
+
+impl Totals {
+    pub fn add(&mut self, stats: &vdisk::Stats) {
+        self.client_bytes += stats.operations()[vdisk::OperationKind::Write as usize].bytes;
+        self.data_bytes += stats.data_bytes.get();
+        self.relocated_bytes += stats.relocated_bytes.get();
+        self.page_bytes += stats.page_bytes.get();
+        self.control_bytes += stats.control_bytes.get();
+        self.header_bytes += stats.header_bytes.get();
+        self.checkpoints += stats.checkpoints.get();
+        self.bytes_freed += stats.bytes_freed.get();
+        self.bytes_punched += stats.bytes_punched.get();
+        self.map_page_loads += stats.map_page_loads.get();
+        self.checksum_failures += stats.checksum_failures.get();
+    }
 }
 
 /// What is said of a vDisk.
@@ -67,6 +100,8 @@ pub struct VdiskSummary {
 pub struct ShardSummary {
     pub vdisks: u32,
     pub connections: u32,
+    /// Connections since the start.
+    pub accepted: u64,
     pub in_flight: u64,
     pub to_recover: usize,
     pub log_bytes: u64,
@@ -266,9 +301,16 @@ impl Shard {
         Some(summary)
     }
 
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.gone.get();
+        self.open_vdisks().iter().for_each(|vdisk| totals.add(&vdisk.stats));
+        totals
+    }
+
     pub fn summary(&self) -> ShardSummary {
         let open = self.open_vdisks();
         ShardSummary {
+            accepted: self.attachments.accepted(),
             vdisks: self.records().len() as u32,
             connections: self.attachments.total(),
             in_flight: open.iter().map(|vdisk| vdisk.stats.in_flight.get()).sum(),

@@ -80,6 +80,9 @@ impl Shard {
                 vdisk.delete().await?;
                 self.index.tombstone(id).await?;
                 self.entries.borrow_mut().remove(&id);
+                let mut gone = self.gone.get();
+                gone.add(&vdisk.stats);
+                self.gone.set(gone);
                 let shard = self.clone();
                 self.context.world.spawn(async move {
                     let freed = async {

@@ -116,6 +116,7 @@ impl Vdisk {
                     self.state.borrow_mut().accounts.remove(group);
                     self.context.pool.free(group).await?;
                     Stats::add(&self.stats.groups_freed, 1);
+                    Stats::add(&self.stats.bytes_freed, account.occupied());
                     freed += 1;
                 }
                 Some(why) => {

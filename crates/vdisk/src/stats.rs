@@ -45,6 +45,7 @@ pub struct Stats {
     pub checkpoints: Cell<u64>,
     pub checkpoint_failures: Cell<u64>,
     pub groups_freed: Cell<u64>,
+    pub bytes_freed: Cell<u64>,
     pub bytes_punched: Cell<u64>,
     pub map_page_loads: Cell<u64>,
     pub checksum_failures: Cell<u64>,

@@ -1,0 +1,17 @@
+//! The running controller: shards on worker threads, front-ends, and the verbs over them.
+//!
+//! Everything on a worker is single-threaded; this module is what crosses threads: it posts closures to workers and
+//! waits for their answers.
+
+mod directory;
+mod errors;
+mod exports;
+mod layout;
+mod recover;
+mod report;
+mod shards;
+mod start;
+mod verbs;
+
+pub use recover::recover;
+pub use start::start;

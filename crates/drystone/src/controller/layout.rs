@@ -1,0 +1,65 @@
+//! Where things are in the data directory, and how the settings are divided among the shards.
+
+use crate::config::Config;
+use node::ShardConfig;
+use pool::PoolConfig;
+use std::path::{Path, PathBuf};
+use vdisk::Settings;
+
+/// The format of the data directory as a whole.
+pub const FORMAT: u32 = 1;
+
+pub fn store_path(data: &Path) -> PathBuf {
+    data.join("meta.redb")
+}
+
+pub fn shard_path(data: &Path, shard: u16) -> PathBuf {
+    data.join(format!("shard-{shard:02}"))
+}
+
+/// Shard directories that are there, in order, without gaps expected.
+pub fn shards_on_disk(data: &Path) -> std::io::Result<Vec<u16>> {
+    let mut shards = Vec::new();
+    for entry in std::fs::read_dir(data)? {
+        let name = entry?.file_name();
+        if let Some(number) = name.to_str().and_then(|name| name.strip_prefix("shard-")).and_then(|n| n.parse().ok()) {
+            shards.push(number);
+        }
+    }
+    shards.sort_unstable();
+    Ok(shards)
+}
+
+/// How the memory budget is divided: a quarter for map pages, what may be unsynced, the rest for the cache.
+pub struct Memory {
+    pub map_bytes: u64,
+    pub cache_bytes: u64,
+}
+
+pub fn memory(config: &Config) -> Memory {
+    let map_bytes = config.memory_bytes / 4;
+    let rest = config.memory_bytes - map_bytes;
+    // Buffers of requests under way and of what is unsynced.
+    let buffers = (config.memory_bytes / 8).max(config.engine.unsynced_bytes_max.min(rest / 2));
+    let cache_bytes = config.engine.cache_bytes.unwrap_or(rest.saturating_sub(buffers));
+    Memory { map_bytes, cache_bytes }
+}
+
+pub fn shard_config(config: &Config, shards: u16) -> ShardConfig {
+    let defaults = Settings::default();
+    let engine = &config.engine;
+    let shards = u64::from(shards.max(1));
+    let pool = PoolConfig { group_size: engine.group_bytes as u32, ..PoolConfig::default() };
+    let settings = Settings {
+        unsynced_bytes_max: engine.unsynced_bytes_max,
+        unsynced_bytes_soft: defaults.unsynced_bytes_soft.min(engine.unsynced_bytes_max / 2),
+        unsynced_age_ns_max: engine.unsynced_age_max.as_nanos() as u64,
+        checkpoint_log_bytes_max: engine.checkpoint_interval_bytes,
+        checkpoint_log_bytes_min: defaults.checkpoint_log_bytes_min.min(engine.checkpoint_interval_bytes),
+        shard_log_bytes_max: (engine.checkpoint_interval_total_bytes / shards)
+            .max(engine.checkpoint_interval_bytes / 2),
+        map_bytes_max: memory(config).map_bytes / shards,
+        ..defaults
+    };
+    ShardConfig { pool, settings }
+}

@@ -1,0 +1,131 @@
+//! `drystone recover`: the metadata store is built anew from the disks alone.
+
+use super::errors::from_node;
+use super::layout::{FORMAT, memory, shard_config, shard_path, shards_on_disk, store_path};
+use super::shards::Shards;
+use super::start::{ToStore, sync_directory};
+use crate::cli::{Recovered, RecoveredVdisk};
+use crate::config::Config;
+use anyhow::{Context, Result, anyhow, bail};
+use meta::{NodeRecord, Outcome, RedbCore, RedbStore, Store, Transaction, keys};
+use metal::{Actor, Directory, Workers};
+use node::{Rebuilt, Shard, ShardConfig};
+use pool::Cache;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Rebuilds the metadata store from the disks. A store that is there is kept beside the new one as `meta.redb.replaced`.
+pub fn recover(config: &Config) -> Result<Recovered> {
+    let numbers = shards_on_disk(&config.data).with_context(|| format!("cannot read {}", config.data.display()))?;
+    let Some(last) = numbers.last() else {
+        bail!("{} has no shard folders: it is no data directory, or nothing is left of it", config.data.display());
+    };
+    let count = last + 1;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    let workers = Workers::start(1).context("cannot start a worker")?;
+    let shards = Shards { workers, count };
+    let result = runtime.block_on(rebuild(config, &shards, &numbers));
+    shards.workers.stop();
+    result
+}
+
+async fn rebuild(config: &Config, shards: &Shards, numbers: &[u16]) -> Result<Recovered> {
+    let settings = shard_config(config, shards.count);
+    let node = free_node(config, shards, numbers, &settings).await?;
+    let fresh = config.data.join("meta.redb.rebuilding");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("cannot begin anew"),
+        _ => {}
+    }
+    let mut core = RedbCore::open(&fresh)?;
+    let record = NodeRecord { node, shards: shards.count, format: FORMAT };
+    let outcome = core.commit(&Transaction::new().put(keys::NODE, record.encode()))?;
+    anyhow::ensure!(outcome == Outcome::Committed, "the first record could not be written");
+    let store = Actor::start("metadata", core).context("cannot start the metadata store's thread")?;
+    let cache = Arc::new(Cache::new(memory(config).cache_bytes));
+    let mut recovered = Recovered { vdisks: Vec::new(), groups: 0, groups_quarantined: 0, node, notes: Vec::new() };
+    for number in numbers {
+        let rebuilt = rebuild_shard(config, shards, *number, &settings, &store, &cache, node).await?;
+        add(&mut recovered, rebuilt);
+    }
+    store.stop();
+    let path = store_path(&config.data);
+    if path.exists() {
+        let kept = config.data.join("meta.redb.replaced");
+        std::fs::rename(&path, &kept).context("cannot set the old metadata store aside")?;
+        recovered.notes.push(format!("the store that was there is kept as {}", kept.display()));
+    }
+    std::fs::rename(&fresh, &path).context("cannot put the new metadata store in its place")?;
+    sync_directory(&config.data)?;
+    recovered.vdisks.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(recovered)
+}
+
+/// A node number that nothing on these disks was made under.
+async fn free_node(config: &Config, shards: &Shards, numbers: &[u16], settings: &ShardConfig) -> Result<u16> {
+    let mut highest = 0;
+    for number in numbers {
+        let (path, settings, number) = (shard_path(&config.data, *number), settings.clone(), *number);
+        let from = highest + 2;
+        let found = shards.on_worker(number, move |context| {
+            Box::pin(async move {
+                let disk = open_disk(&context, &path)?;
+                Shard::highest_node(context.world.clone(), disk, &settings, number, from).await.map_err(from_node)
+            })
+        });
+        highest = highest.max(found.await.map_err(|error| anyhow!("shard {number}: {error}"))?);
+    }
+    highest.checked_add(1).context("node numbers are used up")
+}
+
+fn open_disk(context: &metal::WorkerContext, path: &Path) -> control::Result<Rc<dyn world::Disk>> {
+    Directory::open(context, path).map_err(|error| control::Error::new(control::Kind::Internal, error.to_string()))
+}
+
+async fn rebuild_shard(
+    config: &Config,
+    shards: &Shards,
+    number: u16,
+    settings: &ShardConfig,
+    store: &Actor<RedbCore>,
+    cache: &Arc<Cache>,
+    node: u16,
+) -> Result<Rebuilt> {
+    let path = shard_path(&config.data, number);
+    let (settings, store, cache) = (settings.clone(), store.clone(), cache.clone());
+    let rebuilt = shards.on_worker(number, move |context| {
+        Box::pin(async move {
+            let disk = open_disk(&context, &path)?;
+            let store: Rc<dyn Store> = Rc::new(RedbStore::new(Box::new(ToStore(store))));
+            Shard::rebuild(context.world.clone(), disk, store, cache, settings, node).await.map_err(from_node)
+        })
+    });
+    rebuilt.await.map_err(|error| anyhow!("shard {number}: {error}"))
+}
+
+fn add(recovered: &mut Recovered, rebuilt: Rebuilt) {
+    recovered.groups += rebuilt.groups as u64;
+    recovered.groups_quarantined += rebuilt.quarantined as u64;
+    for vdisk in rebuilt.vdisks {
+        if let Some(old) = &vdisk.renamed_from {
+            recovered
+                .notes
+                .push(format!("two vDisks had the name {old:?}; {} is called {:?} now", vdisk.id, vdisk.name));
+        }
+        recovered.vdisks.push(RecoveredVdisk {
+            id: vdisk.id.to_string(),
+            name: vdisk.name,
+            size_bytes: vdisk.size_bytes,
+            replayed_bytes: vdisk.replayed_bytes,
+            damage: vdisk.damage,
+        });
+    }
+    for id in rebuilt.deleted {
+        recovered.notes.push(format!("{id} was deleted; the next start frees its groups"));
+    }
+    for (id, reason) in rebuilt.lost {
+        recovered.notes.push(format!("{id} cannot be read: {reason}; its groups are kept"));
+    }
+}

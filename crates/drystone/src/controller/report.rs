@@ -1,0 +1,306 @@
+//! What is said of vDisks and of the node: summaries of the shards in the control plane's words.
+
+use super::layout::shard_path;
+use super::verbs::Verbs;
+use base::VdiskId;
+use control::{
+    BytesWritten, DiskState, DiskStatus, EngineMetrics, Health, Histogram, MemoryStatus, Metrics, NodeStatus,
+    OperationKind, OperationMetrics, Result, ShardStatus, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskState,
+};
+use node::{Shard, ShardSummary, Totals, VdiskSummary};
+use pool::Usage;
+use std::time::UNIX_EPOCH;
+use vdisk::Health as EngineHealth;
+
+// Counters travel from bucket to bucket.
+const _: () = assert!(vdisk::LATENCY_BOUNDS_US.len() == control::LATENCY_BOUNDS_US.len());
+const _: () = assert!(pool::SYNC_BOUNDS_US.len() == control::LATENCY_BOUNDS_US.len());
+
+/// Bytes of a map page in memory.
+const PAGE_BYTES: u64 = 4096;
+
+pub fn info(shard: &Shard, id: VdiskId) -> Option<VdiskInfo> {
+    let summary = shard.summary_of(id)?;
+    let state = state(&summary, &shard.context.pool.usage());
+    let record = summary.record;
+    Some(VdiskInfo {
+        id: record.id.to_string(),
+        name: record.name,
+        size_bytes: record.size_bytes,
+        sector_bytes: record.sector_bytes,
+        read_only: record.read_only,
+        state,
+        mapped_bytes: summary.space.mapped_bytes,
+        stored_bytes: summary.space.stored_bytes,
+        created_unix_ms: record.created_wall_ns / 1_000_000,
+        connections: summary.connections,
+        shard: shard.number.into(),
+        epoch: summary.epoch,
+    })
+}
+
+fn state(summary: &VdiskSummary, usage: &Usage) -> VdiskState {
+    if let Some(reason) = &summary.broken {
+        return VdiskState::Damaged { reason: reason.clone() };
+    }
+    match &summary.health {
+        Some(EngineHealth::Damaged(reason) | EngineHealth::Failed(reason)) => {
+            return VdiskState::Damaged { reason: reason.clone() };
+        }
+        Some(EngineHealth::Online | EngineHealth::Deleted) => {}
+        None if summary.opening => return VdiskState::Recovering { percent: 0 },
+        None => {}
+    }
+    if summary.record.read_only {
+        return VdiskState::ReadOnly;
+    }
+    if usage.ballast_whole { VdiskState::Online } else { VdiskState::Full }
+}
+
+/// One shard's part of every report, taken on its worker.
+struct ShardReport {
+    number: u16,
+    summary: ShardSummary,
+    usage: Usage,
+    totals: Totals,
+    disk: String,
+    groups: u64,
+    infos: Vec<VdiskInfo>,
+    metrics: Vec<VdiskMetrics>,
+    replay_bytes: u64,
+    replay_ns: u64,
+}
+
+fn report(shard: &Shard, with_metrics: bool) -> ShardReport {
+    let infos: Vec<VdiskInfo> = shard.records().iter().filter_map(|record| info(shard, record.id)).collect();
+    let usage = shard.context.pool.usage();
+    let metrics = if with_metrics { vdisk_metrics(shard, &infos) } else { Vec::new() };
+    ShardReport {
+        number: shard.number,
+        summary: shard.summary(),
+        groups: usage.slots_used,
+        usage,
+        totals: shard.totals(),
+        disk: shard.context.pool.identity().disk.to_string(),
+        infos,
+        metrics,
+        replay_bytes: shard.replayed_bytes.get(),
+        replay_ns: shard.replay_ns.get(),
+    }
+}
+
+fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {
+    let open = shard.open_vdisks();
+    let metrics = infos.iter().map(|info| {
+        let vdisk = open.iter().find(|vdisk| vdisk.id.to_string() == info.id);
+        VdiskMetrics {
+            name: info.name.clone(),
+            state: info.state.word().to_string(),
+            size_bytes: info.size_bytes,
+            mapped_bytes: info.mapped_bytes,
+            stored_bytes: info.stored_bytes,
+            connections: info.connections,
+            in_flight: vdisk.map_or(0, |vdisk| vdisk.stats.in_flight.get() as u32),
+            operations: vdisk.map_or_else(Vec::new, |vdisk| operations(&vdisk.stats)),
+        }
+    });
+    metrics.collect()
+}
+
+fn operations(stats: &vdisk::Stats) -> Vec<OperationMetrics> {
+    let recorded = OperationKind::ALL.into_iter().zip(stats.operations());
+    recorded
+        .filter(|(_, of_kind)| of_kind.count > 0)
+        .map(|(operation, of_kind)| OperationMetrics {
+            operation,
+            bytes: of_kind.bytes,
+            errors: of_kind.errors,
+            latency: Histogram { buckets: of_kind.buckets, sum_ns: of_kind.total_ns },
+        })
+        .collect()
+}
+
+impl Verbs {
+    async fn reports(&self, with_metrics: bool) -> Result<Vec<ShardReport>> {
+        let mut reports = Vec::new();
+        for number in self.shards.numbers() {
+            let one = self.shards.on(number, move |shard| Box::pin(async move { Ok(report(&shard, with_metrics)) }));
+            reports.push(one.await?);
+        }
+        Ok(reports)
+    }
+
+    pub(super) async fn node_status(&self) -> Result<NodeStatus> {
+        let reports = self.reports(false).await?;
+        let started = self.started_wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            node: self.node,
+            data_directory: self.config.data.display().to_string(),
+            started_unix_ms: started.as_millis() as u64,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            health: self.health(&reports),
+            listeners: self.all_listeners(),
+            shards: reports.iter().map(shard_status).collect(),
+            disks: reports.iter().map(|report| self.disk_status(report)).collect(),
+            memory: self.memory(&reports),
+            vdisks: counts(&reports),
+            connections: reports.iter().map(|report| report.summary.connections).sum(),
+        })
+    }
+
+    fn all_listeners(&self) -> Vec<control::Listener> {
+        let api = control::Listener {
+            protocol: control::Protocol::Api,
+            address: self.config.api.listen.to_string(),
+            tls: false,
+        };
+        std::iter::once(api).chain(self.listeners.iter().cloned()).collect()
+    }
+
+    fn health(&self, reports: &[ShardReport]) -> Health {
+        if self.is_stopping() {
+            return Health::Stopping;
+        }
+        let mut reasons = Vec::new();
+        for report in reports {
+            let number = report.number;
+            if report.usage.poisoned_slabs > 0 {
+                reasons.push(format!("shard {number}: a sync of the disk failed; restart after checking the disk"));
+            }
+            if report.usage.slots_quarantined > 0 {
+                let slots = report.usage.slots_quarantined;
+                reasons.push(format!("shard {number}: {slots} extent groups cannot be read and are kept aside"));
+            }
+            if !report.usage.ballast_whole {
+                reasons.push(format!("shard {number}: the disk is full; writes fail until space is freed"));
+            }
+            for info in &report.infos {
+                if let VdiskState::Damaged { reason } = &info.state {
+                    reasons.push(format!("vDisk {}: {reason}", info.name));
+                }
+            }
+            if report.totals.checksum_failures > 0 {
+                let count = report.totals.checksum_failures;
+                reasons.push(format!("shard {number}: {count} reads met bytes that fail their checksum"));
+            }
+        }
+        let recovering: usize = reports.iter().map(|report| report.summary.to_recover).sum();
+        match (reasons.is_empty(), recovering) {
+            (false, _) => Health::Degraded { reasons },
+            (true, 0) => Health::Healthy,
+            (true, _) => Health::Starting { reasons: vec![format!("{recovering} vDisks are being recovered")] },
+        }
+    }
+
+    fn disk_status(&self, report: &ShardReport) -> DiskStatus {
+        let usage = &report.usage;
+        let state = if usage.poisoned_slabs > 0 {
+            DiskState::Failed { reason: "a sync failed".to_string() }
+        } else if !usage.ballast_whole {
+            DiskState::Full
+        } else {
+            DiskState::Online
+        };
+        DiskStatus {
+            id: report.disk.clone(),
+            path: shard_path(&self.config.data, report.number).display().to_string(),
+            state,
+            capacity_bytes: usage.disk.capacity_bytes,
+            used_bytes: usage.allocated_bytes,
+            available_bytes: usage.disk.free_bytes,
+            reserve_bytes: pool::PoolConfig::default().ballast_bytes,
+            groups: report.groups,
+        }
+    }
+
+    fn memory(&self, reports: &[ShardReport]) -> MemoryStatus {
+        let cache = self.cache.stats();
+        let map: u64 = reports.iter().map(|report| report.summary.map_bytes).sum();
+        let dirty: u64 = reports.iter().map(|report| report.summary.dirty_pages * PAGE_BYTES).sum::<u64>().min(map);
+        let buffers: u64 = reports.iter().map(|report| report.summary.unsynced_bytes).sum();
+        MemoryStatus {
+            budget_bytes: self.config.memory_bytes,
+            used_bytes: cache.bytes + map + buffers,
+            cache_bytes: cache.bytes + map - dirty,
+            dirty_map_bytes: dirty,
+            buffer_bytes: buffers,
+        }
+    }
+
+    pub(super) async fn all_metrics(&self) -> Result<Metrics> {
+        let reports = self.reports(true).await?;
+        let engine = self.engine_metrics(&reports);
+        Ok(Metrics { vdisks: reports.into_iter().flat_map(|report| report.metrics).collect(), engine })
+    }
+
+    fn engine_metrics(&self, reports: &[ShardReport]) -> EngineMetrics {
+        let cache = self.cache.stats();
+        let memory = self.memory(reports);
+        let sum = |of: fn(&ShardReport) -> u64| reports.iter().map(of).sum::<u64>();
+        let mut sync_latency = Histogram::default();
+        for report in reports {
+            let latency = report.usage.sync_latency;
+            sync_latency.merge(&Histogram { buckets: latency.buckets, sum_ns: latency.total_ns });
+        }
+        EngineMetrics {
+            log_bytes: sum(|r| r.summary.log_bytes),
+            client_bytes_written: sum(|r| r.totals.client_bytes),
+            bytes_written: BytesWritten {
+                data: sum(|r| r.totals.data_bytes),
+                headers: sum(|r| r.totals.header_bytes),
+                pages: sum(|r| r.totals.page_bytes),
+                control: sum(|r| r.totals.control_bytes),
+                repacked: sum(|r| r.totals.relocated_bytes),
+                padding: sum(|r| r.usage.padded_bytes + r.usage.prewritten_bytes),
+            },
+            map_cache_hits: 0,
+            map_cache_misses: sum(|r| r.totals.map_page_loads),
+            map_cache_bytes: sum(|r| r.summary.map_bytes),
+            ram_cache_hits: cache.hits,
+            ram_cache_misses: cache.misses,
+            ram_cache_bytes: cache.bytes,
+            checkpoints: sum(|r| r.totals.checkpoints),
+            replay_bytes: sum(|r| r.replay_bytes),
+            replay_ns: sum(|r| r.replay_ns),
+            sync_latency,
+            sync_errors: sum(|r| r.usage.sync_failures),
+            repack_freed_bytes: sum(|r| r.totals.bytes_freed + r.totals.bytes_punched),
+            slabs_poisoned: sum(|r| r.usage.poisoned_slabs as u64),
+            groups_quarantined: sum(|r| r.usage.slots_quarantined),
+            checksum_errors: sum(|r| r.totals.checksum_failures),
+            connections: sum(|r| r.summary.connections.into()),
+            connections_accepted: sum(|r| r.summary.accepted),
+            memory_budget_bytes: memory.budget_bytes,
+            memory_used_bytes: memory.used_bytes,
+            disk_capacity_bytes: reports.iter().map(|r| r.usage.disk.capacity_bytes).max().unwrap_or(0),
+            disk_used_bytes: sum(|r| r.usage.allocated_bytes),
+            disk_available_bytes: reports.iter().map(|r| r.usage.disk.free_bytes).max().unwrap_or(0),
+        }
+    }
+}
+
+fn shard_status(report: &ShardReport) -> ShardStatus {
+    ShardStatus {
+        shard: report.number.into(),
+        vdisks: report.summary.vdisks,
+        connections: report.summary.connections,
+        in_flight: report.summary.in_flight as u32,
+    }
+}
+
+fn counts(reports: &[ShardReport]) -> VdiskCounts {
+    let mut counts = VdiskCounts::default();
+    for info in reports.iter().flat_map(|report| &report.infos) {
+        counts.total += 1;
+        let of_state = match info.state {
+            VdiskState::Online => &mut counts.online,
+            VdiskState::Recovering { .. } => &mut counts.recovering,
+            VdiskState::Damaged { .. } => &mut counts.damaged,
+            VdiskState::ReadOnly => &mut counts.read_only,
+            VdiskState::Full => &mut counts.full,
+        };
+        *of_state += 1;
+    }
+    counts
+}

@@ -1,0 +1,306 @@
+//! `Control` over the shards: checks, the right worker, the answer.
+
+use super::directory::{Directory, Listed};
+use super::errors::{from_block, from_node};
+use super::report;
+use super::shards::Shards;
+use crate::config::Config;
+use block::{Allocation, Reply, Request, Segment, WriteZeroes};
+use bytes::{Bytes, BytesMut};
+use control::{
+    Control, ControlFuture, CreateVdisk, Error, Extent, ExtentPage, Kind, ListVdisks, Listener, Metrics, NodeStatus,
+    Result, SetVdisk, VdiskInfo, VdiskPage, rules,
+};
+use node::Shard;
+use pool::Cache;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
+use tokio::sync::Mutex;
+use world::LocalFuture;
+
+/// Extents in one page of the listing.
+const EXTENTS_MAX: u32 = 1024;
+
+pub struct Verbs {
+    pub(super) config: Config,
+    pub(super) node: u16,
+    pub(super) shards: Shards,
+    pub(super) directory: Arc<Directory>,
+    pub(super) cache: Arc<Cache>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) started: Instant,
+    pub(super) started_wall: SystemTime,
+    stopping: AtomicBool,
+    /// Verbs that change names or existence, one at a time.
+    changing: Mutex<()>,
+}
+
+impl Verbs {
+    pub fn new(
+        config: &Config,
+        node: u16,
+        shards: Shards,
+        directory: Arc<Directory>,
+        cache: Arc<Cache>,
+        listeners: Vec<Listener>,
+    ) -> Verbs {
+        Verbs {
+            config: config.clone(),
+            node,
+            shards,
+            directory,
+            cache,
+            listeners,
+            started: Instant::now(),
+            started_wall: SystemTime::now(),
+            stopping: AtomicBool::new(false),
+            changing: Mutex::new(()),
+        }
+    }
+
+    pub fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    fn find(&self, name: &str) -> Result<Listed> {
+        self.directory.find(name).ok_or_else(|| Error::not_found(name))
+    }
+
+    async fn info(&self, name: &str, listed: &Listed) -> Result<VdiskInfo> {
+        let id = listed.id;
+        let found =
+            self.shards.on(listed.shard, move |shard| Box::pin(async move { Ok(report::info(&shard, id)) })).await?;
+        found.ok_or_else(|| Error::not_found(name))
+    }
+
+    /// Runs a verb on the vDisk's shard, then notes what its record says now, and tells.
+    async fn change(
+        &self,
+        name: &str,
+        verb: impl FnOnce(Rc<Shard>, base::VdiskId) -> LocalFuture<node::Result<()>> + Send + 'static,
+    ) -> Result<VdiskInfo> {
+        let _one = self.changing.lock().await;
+        let listed = self.find(name)?;
+        let id = listed.id;
+        let directory = self.directory.clone();
+        self.shards
+            .on(listed.shard, move |shard| {
+                Box::pin(async move {
+                    let done = verb(shard.clone(), id).await.map_err(from_node);
+                    if let Some(summary) = shard.summary_of(id) {
+                        directory.put(&summary.record);
+                    }
+                    done
+                })
+            })
+            .await?;
+        self.info(name, &listed).await
+    }
+
+    /// One block request.
+    async fn request(&self, name: &str, request: Request) -> Result<Reply> {
+        let listed = self.find(name)?;
+        let id = listed.id;
+        self.shards
+            .on(listed.shard, move |shard| {
+                Box::pin(async move {
+                    let device = shard.vdisk(id).await.map_err(from_node)?.device();
+                    device.submit(request).await.map_err(from_block)
+                })
+            })
+            .await
+    }
+
+    async fn check_range(&self, name: &str, offset: u64, len: u64, transfer: bool) -> Result<()> {
+        let size = self.find(name)?.size_bytes;
+        if transfer { rules::check_transfer(size, offset, len) } else { rules::check_range(size, offset, len) }
+    }
+
+    async fn create(&self, request: CreateVdisk) -> Result<VdiskInfo> {
+        rules::check_create(&request)?;
+        let _one = self.changing.lock().await;
+        if self.directory.find(&request.name).is_some() {
+            return Err(Error::exists(&request.name));
+        }
+        let all = self.directory.all();
+        let load = |shard: &u16| all.iter().filter(|(_, listed)| listed.shard == *shard).count();
+        let shard = self.shards.numbers().min_by_key(load).expect("there is at least one shard");
+        let CreateVdisk { name, size_bytes, sector_bytes } = request;
+        let named = name.clone();
+        let record = self
+            .shards
+            .on(shard, move |shard| {
+                Box::pin(async move { shard.create(&named, size_bytes, sector_bytes).await.map_err(from_node) })
+            })
+            .await?;
+        self.directory.put(&record);
+        let listed = self.find(&name)?;
+        self.info(&name, &listed).await
+    }
+
+    async fn delete(&self, name: &str, force: bool) -> Result<()> {
+        let _one = self.changing.lock().await;
+        let listed = self.find(name)?;
+        let id = listed.id;
+        let named = name.to_string();
+        self.shards
+            .on(listed.shard, move |shard| {
+                Box::pin(async move {
+                    shard.delete(id, force).await.map_err(|error| match (error.kind, shard.summary_of(id)) {
+                        (node::Kind::Busy, Some(summary)) if !force => Error::busy(&named, summary.connections),
+                        _ => from_node(error),
+                    })
+                })
+            })
+            .await?;
+        self.directory.remove(id);
+        Ok(())
+    }
+
+    async fn list(&self, request: ListVdisks) -> Result<VdiskPage> {
+        rules::check_list_limit(request.limit)?;
+        let (page, more) = self.directory.page(request.after.as_deref(), request.limit as usize);
+        let last = page.last().map(|(name, _)| name.clone()).filter(|_| more);
+        let mut vdisks = Vec::with_capacity(page.len());
+        for number in self.shards.numbers() {
+            let ids: Vec<_> = page.iter().filter(|(_, l)| l.shard == number).map(|(_, l)| l.id).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let infos = self.shards.on(number, move |shard| {
+                Box::pin(
+                    async move { Ok(ids.into_iter().filter_map(|id| report::info(&shard, id)).collect::<Vec<_>>()) },
+                )
+            });
+            vdisks.extend(infos.await?);
+        }
+        vdisks.sort_unstable_by(|a: &VdiskInfo, b| a.name.cmp(&b.name));
+        Ok(VdiskPage { vdisks, next: last })
+    }
+
+    async fn read_bytes(&self, name: &str, offset: u64, len: u32) -> Result<Bytes> {
+        self.check_range(name, offset, len.into(), true).await?;
+        let reply = self.request(name, Request::Read { offset, len }).await?;
+        let Reply::Data(segments) = reply else { return Err(Error::new(Kind::Internal, "a read gave no data")) };
+        let mut bytes = BytesMut::with_capacity(len as usize);
+        for segment in segments {
+            match segment {
+                Segment::Bytes(part) => bytes.extend_from_slice(&part),
+                Segment::Zeros(zeros) => bytes.resize(bytes.len() + zeros as usize, 0),
+            }
+        }
+        Ok(bytes.freeze())
+    }
+
+    async fn list_extents(&self, name: &str, offset: u64, len: u64) -> Result<ExtentPage> {
+        self.check_range(name, offset, len, false).await?;
+        if len == 0 {
+            return Ok(ExtentPage { extents: Vec::new(), next: None });
+        }
+        let reply = self.request(name, Request::BlockStatus { offset, len, extents_max: EXTENTS_MAX }).await?;
+        let Reply::Status(runs) = reply else { return Err(Error::new(Kind::Internal, "a status request gave none")) };
+        let mut extents: Vec<Extent> = Vec::with_capacity(runs.len());
+        let mut at = offset;
+        for run in runs {
+            let data = run.allocation == Allocation::Data;
+            match extents.last_mut() {
+                Some(last) if last.data == data => last.len += run.len,
+                _ => extents.push(Extent { offset: at, len: run.len, data }),
+            }
+            at += run.len;
+        }
+        Ok(ExtentPage { extents, next: (at < offset + len).then_some(at) })
+    }
+}
+
+impl Control for Verbs {
+    fn create_vdisk(&self, request: CreateVdisk) -> ControlFuture<'_, VdiskInfo> {
+        Box::pin(self.create(request))
+    }
+
+    fn list_vdisks(&self, request: ListVdisks) -> ControlFuture<'_, VdiskPage> {
+        Box::pin(self.list(request))
+    }
+
+    fn show_vdisk<'a>(&'a self, name: &'a str) -> ControlFuture<'a, VdiskInfo> {
+        Box::pin(async move {
+            let listed = self.find(name)?;
+            self.info(name, &listed).await
+        })
+    }
+
+    fn resize_vdisk<'a>(&'a self, name: &'a str, size_bytes: u64) -> ControlFuture<'a, VdiskInfo> {
+        Box::pin(async move {
+            rules::check_resize(self.find(name)?.size_bytes, size_bytes)?;
+            self.change(name, move |shard, id| Box::pin(async move { shard.resize(id, size_bytes).await })).await
+        })
+    }
+
+    fn rename_vdisk<'a>(&'a self, name: &'a str, new_name: &'a str) -> ControlFuture<'a, VdiskInfo> {
+        Box::pin(async move {
+            rules::check_name(new_name)?;
+            let taken = self.directory.find(new_name).is_some();
+            if taken && name != new_name {
+                self.find(name)?;
+                return Err(Error::exists(new_name));
+            }
+            let new = new_name.to_string();
+            self.change(name, move |shard, id| Box::pin(async move { shard.rename(id, &new).await })).await
+        })
+    }
+
+    fn set_vdisk<'a>(&'a self, name: &'a str, set: SetVdisk) -> ControlFuture<'a, VdiskInfo> {
+        Box::pin(async move {
+            match set.read_only {
+                None => self.show_vdisk(name).await,
+                Some(on) => {
+                    self.change(name, move |shard, id| Box::pin(async move { shard.set_read_only(id, on).await })).await
+                }
+            }
+        })
+    }
+
+    fn delete_vdisk<'a>(&'a self, name: &'a str, force: bool) -> ControlFuture<'a, ()> {
+        Box::pin(self.delete(name, force))
+    }
+
+    fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes> {
+        Box::pin(self.read_bytes(name, offset, len))
+    }
+
+    fn write<'a>(&'a self, name: &'a str, offset: u64, data: Bytes) -> ControlFuture<'a, ()> {
+        Box::pin(async move {
+            self.check_range(name, offset, data.len() as u64, true).await?;
+            self.request(name, Request::Write { offset, data, fua: false }).await.map(drop)
+        })
+    }
+
+    fn write_zeroes<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ()> {
+        Box::pin(async move {
+            self.check_range(name, offset, len, false).await?;
+            let request = Request::WriteZeroes { offset, len, how: WriteZeroes::Unmap, fua: false };
+            self.request(name, request).await.map(drop)
+        })
+    }
+
+    fn flush<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ()> {
+        Box::pin(async move { self.request(name, Request::Flush).await.map(drop) })
+    }
+
+    fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
+        Box::pin(self.list_extents(name, offset, len))
+    }
+
+    fn status(&self) -> ControlFuture<'_, NodeStatus> {
+        Box::pin(self.node_status())
+    }
+
+    fn metrics(&self) -> ControlFuture<'_, Metrics> {
+        Box::pin(self.all_metrics())
+    }
+}
