@@ -81,6 +81,9 @@ impl Ballast {
 
     /// Grows towards the target, and no further than `bytes_max`. `Ok` says nothing of how far it came.
     pub async fn grow(&self, bytes_max: u64) -> Result<()> {
+        if self.is_whole() {
+            return Ok(());
+        }
         let goal = round_down(self.target_bytes.min(bytes_max), BLOCK);
         let file = self.file().await?;
         if self.target_bytes < file.size_bytes() {

@@ -290,6 +290,7 @@ impl Begun {
         add(&counters.appended_bytes, plan.appended.into());
         add(&counters.padded_bytes, plan.padded.into());
         add(&counters.prewritten_bytes, plan.ahead.into());
+        self.pool.grow_ahead(&self.group);
         Ok(())
     }
 }

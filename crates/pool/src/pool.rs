@@ -79,6 +79,8 @@ pub(crate) struct Group {
     /// Takes no more appends.
     pub sealed: Cell<bool>,
     pub freed: Cell<bool>,
+    /// Space is being taken in the background.
+    pub growing: Cell<bool>,
     /// Operations of the disk that are under way on the slot; it is not given to another group before they ended.
     busy: Cell<u32>,
     idle: Rc<Notify>,
@@ -98,6 +100,7 @@ impl Group {
             started: Cell::new(false),
             sealed: Cell::new(false),
             freed: Cell::new(false),
+            growing: Cell::new(false),
             busy: Cell::new(0),
             idle: Notify::new(),
         }

@@ -14,6 +14,9 @@ use world::local::Semaphore;
 /// the file system's metadata (about 30 µs, and a journal commit with the next sync).
 const FIRST_STEP_BYTES: u32 = MIB as u32;
 const STEP_BYTES: u32 = 8 * MIB as u32;
+/// An append that leaves less than this (or than half of what the group holds, if that is less) sets the next step off
+/// in the background, so that none has to wait for the file system: 4 MiB are several milliseconds of appends.
+const AHEAD_BYTES: u32 = 4 * MIB as u32;
 /// Less than this behind a tail is not worth a punch.
 const TRIM_BYTES_MIN: u32 = 64 << 10;
 
@@ -123,6 +126,10 @@ impl Pool {
             return Completion::Ready(Err(e));
         }
         let (pool, group) = (self.rc(), group.clone());
+        if group.growing.get() {
+            // What is on its way may be enough, and two must not take the same space.
+            return Completion::pending(pool.grow(group, end, purpose));
+        }
         let step_end = self.step_end(&group, end, purpose);
         let Ok(growth) = Growth::begin(&pool, &group, step_end, purpose) else {
             return Completion::pending(pool.grow(group, end, purpose));
@@ -147,6 +154,29 @@ impl Pool {
                 })
             }
         }
+    }
+
+    /// Takes the next step before an append needs it. Gives nothing up for that, and does without if there is no room.
+    pub(crate) fn grow_ahead(&self, group: &Rc<Group>) {
+        let (tail, blocks) = (group.tail.get(), group.blocks.get());
+        let left = blocks.allocated_to.saturating_sub(tail);
+        let enough = left >= AHEAD_BYTES.min(tail / 2) || blocks.allocated_to == group.size;
+        if enough || group.growing.get() || !self.space.ballast_whole() {
+            return;
+        }
+        let (pool, group, busy) = (self.rc(), group.clone(), group.busy());
+        group.growing.set(true);
+        self.world.spawn(async move {
+            let _turn = pool.space.turn.acquire(1).await;
+            if !group.sealed.get() {
+                let end = pool.step_end(&group, 0, Purpose::Normal);
+                if let Err(error) = pool.try_grow(&group, end, Purpose::Normal).await {
+                    tracing::debug!(%error, group = %group.id, "no space in advance");
+                }
+            }
+            group.growing.set(false);
+            drop(busy);
+        });
     }
 
     /// Tries a whole step, then just what is needed, and makes room as long as there is something to give up.
@@ -242,10 +272,7 @@ impl Pool {
     /// Punches what is behind the tail of one group that takes no more appends. False: there is none.
     async fn trim_one(&self) -> bool {
         loop {
-            let Some(group) = self.untrimmed.borrow_mut().pop() else { return false };
-            if group.freed.get() || group.is_busy() || group.slab.poisoned.get() {
-                continue;
-            }
+            let Some(group) = self.next_untrimmed() else { return false };
             let tail = round_up(group.tail.get().into(), 4096) as u32;
             if group.size - tail < TRIM_BYTES_MIN {
                 continue;
@@ -267,6 +294,14 @@ impl Pool {
             self.space.uncharge(u64::from(before.charged - blocks.charged));
             return true;
         }
+    }
+
+    /// Busy ones wait for the next time.
+    fn next_untrimmed(&self) -> Option<Rc<Group>> {
+        let mut untrimmed = self.untrimmed.borrow_mut();
+        untrimmed.retain(|group| !group.freed.get() && !group.slab.poisoned.get());
+        let place = untrimmed.iter().position(|group| !group.is_busy())?;
+        Some(untrimmed.swap_remove(place))
     }
 
     pub(crate) async fn trim_all(&self) {
@@ -304,21 +339,18 @@ impl Pool {
         Ok(())
     }
 
-    /// Housekeeping, for a loop in the background (every second or so): gives back what is behind the tails of groups
-    /// that take no more appends, syncs slabs with freed slots so that they can be used again, grows the ballast.
+    /// Housekeeping, for a loop in the background (every second or so; it costs nothing when there is nothing to do):
+    /// gives back what is behind the tails of groups that take no more appends, syncs slabs with freed slots so that
+    /// they can be used again, grows the reserve.
     pub async fn replenish(&self) -> Result<()> {
-        let _turn = self.space.turn.acquire(1).await;
         self.trim_all().await;
-        for slab in self.slabs() {
-            let waits = slab.slots.borrow().has_limbo() && !slab.poisoned.get();
-            if waits {
-                self.sync_slab(&slab).await?;
-            }
-        }
+        while self.sync_one_limbo(Slots::has_limbo).await {}
+        let turn = self.space.turn.acquire(1).await;
         self.space.ballast.grow(self.space.ballast_max()).await?;
         while !self.space.ballast_whole() && self.punch_one_recycled().await {
             self.space.ballast.grow(self.space.ballast_max()).await?;
         }
+        drop(turn);
         self.refresh_usage().await
     }
 }

@@ -105,6 +105,26 @@ fn slow_disks_answer_later() {
     assert_eq!(bench.read(&pool, group.id(), 4096, 15000).expect("stored"), content(group.id(), 4096, 15000));
 }
 
+/// Space is taken in steps, and before an append needs it: hardly any of many has to wait for it.
+#[test]
+fn space_is_there_before_an_append_needs_it() {
+    let bench = Bench::new(PoolConfig { group_size: 64 << 20, ..small() });
+    bench.disk.slow.set(true);
+    let pool = bench.pool();
+    let mut group = bench.group(&pool);
+    bench.fill(&mut group, 100 << 10);
+    assert_eq!(pool.usage().allocated_bytes, small().ballast_bytes + 4096 + (1 << 20), "a small step first");
+    let mut waits = 0;
+    while group.room() > 256 << 10 {
+        waits += u32::from(matches!(group.reserve(256 << 10, Purpose::Normal), Completion::Pending(_)));
+        bench.fill(&mut group, 256 << 10);
+    }
+    assert!(waits <= 1, "{waits} of 250");
+    let len = group.tail() - 4096;
+    let bytes = bench.read(&pool, group.id(), 4096, len).expect("stored");
+    assert!(bytes == content(group.id(), 4096, len));
+}
+
 #[test]
 fn one_sync_serves_all_who_wait() {
     let bench = Bench::new(small());
