@@ -7,4 +7,5 @@ pub mod journal;
 pub mod oracle;
 pub mod rng;
 pub mod run;
+pub mod shard;
 pub mod toy;

@@ -26,7 +26,7 @@ fn one(arguments: &Exhaustive, case: Case) -> Result<Seen, Failed> {
     if arguments.common.profile.is_none() {
         profile = sim::run::profile::Profile::named("crash").expect("it is in the list");
     }
-    let engine = arguments.common.engine().map_err(failed)?;
+    let engine = arguments.common.engine(arguments.seed).map_err(failed)?;
     let journal = Journal::new();
     guarded(&journal, arguments.trace, || run_case(arguments.seed, arguments.steps, &profile, engine, journal.clone(), case))
         .map_err(|failure| failed(format!("{}\n{}", failure.trace, failure.what)))

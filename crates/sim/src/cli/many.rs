@@ -30,7 +30,7 @@ fn fresh_seed() -> u64 {
 #[expect(clippy::disallowed_methods, reason = "the binary's own clock, outside every simulation")]
 pub fn run(arguments: &Many) -> ExitCode {
     let from = arguments.from.unwrap_or_else(fresh_seed);
-    if let Err(error) = arguments.common.engine().and(arguments.common.profile(from)) {
+    if let Err(error) = arguments.common.engine(from).map(|_| ()).and(arguments.common.profile(from).map(|_| ())) {
         eprintln!("{error}");
         return ExitCode::from(2);
     }
@@ -63,7 +63,7 @@ pub fn run(arguments: &Many) -> ExitCode {
 fn one(arguments: &Many, seed: u64, progress: &Progress) {
     let once = || -> Option<(&'static str, Outcome)> {
         let profile = arguments.common.profile(seed).ok()?;
-        Some((profile.name, run_random(seed, profile, arguments.common.engine().ok()?, u64::MAX, TRACE_LINES)))
+        Some((profile.name, run_random(seed, profile, arguments.common.engine(seed).ok()?, u64::MAX, TRACE_LINES)))
     };
     let Some((name, outcome)) = once() else { return };
     progress.steps.fetch_add(outcome.steps, Ordering::Relaxed);

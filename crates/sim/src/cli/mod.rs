@@ -7,6 +7,7 @@ pub mod run;
 use clap::{Args, Parser, Subcommand};
 use sim::engine::Engine;
 use sim::run::profile::{NAMES, Profile};
+use sim::shard::ShardEngine;
 use sim::toy::{Bug, Toy};
 use std::rc::Rc;
 
@@ -34,7 +35,7 @@ pub struct Common {
     #[arg(long)]
     pub profile: Option<String>,
     /// What to test: node, or toy (which is correct and only proves the simulation itself).
-    #[arg(long, default_value = "toy")]
+    #[arg(long, default_value = "node")]
     pub engine: String,
 }
 
@@ -48,8 +49,9 @@ impl Common {
         }
     }
 
-    pub fn engine(&self) -> Result<Rc<dyn Engine>, String> {
+    pub fn engine(&self, seed: u64) -> Result<Rc<dyn Engine>, String> {
         match self.engine.as_str() {
+            "node" => Ok(Rc::new(ShardEngine::new(seed))),
             "toy" => Ok(Rc::new(Toy { bug: Bug::None })),
             other => Err(format!("unknown engine {other:?}; there are node, toy")),
         }

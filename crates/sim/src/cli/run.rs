@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub fn run(arguments: &Run) -> ExitCode {
     let once = || -> Result<(Profile, Outcome), String> {
         let profile = arguments.common.profile(arguments.seed)?;
-        let engine = arguments.common.engine()?;
+        let engine = arguments.common.engine(arguments.seed)?;
         Ok((profile.clone(), run_random(arguments.seed, profile, engine, arguments.steps, arguments.trace)))
     };
     let (profile, first, second) = match (once(), once()) {
@@ -35,7 +35,7 @@ pub fn run(arguments: &Run) -> ExitCode {
 /// The fewest steps found with which the seed still fails, by halving and by single steps.
 pub fn shorten(seed: u64, common: &Common, steps: u64) -> u64 {
     let fails = |steps: u64| {
-        let (Ok(profile), Ok(engine)) = (common.profile(seed), common.engine()) else { return false };
+        let (Ok(profile), Ok(engine)) = (common.profile(seed), common.engine(seed)) else { return false };
         run_random(seed, profile, engine, steps, 0).failure.is_some()
     };
     let (mut good, mut bad) = (0, steps);

@@ -1,0 +1,212 @@
+//! The engine under test that matters: the same `node::Shard` that production runs, on the simulated world, with
+//! limits so small that groups change, checkpoints are taken and space is reclaimed within hundreds of requests.
+
+use crate::disk::Crash;
+use crate::engine::{Engine, Node, VdiskInfo};
+use crate::rng::Rng;
+use base::VdiskId;
+use block::{BlockDevice, Error, Kind, Result};
+use meta::MemStore;
+use node::{Shard, ShardConfig};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use vdisk::Health;
+use world::{Disk, LocalFuture, World};
+
+const KIB: u64 = 1 << 10;
+
+/// What survives the node: its metadata store, and the settings of the seed.
+pub struct ShardEngine {
+    config: ShardConfig,
+    cache_bytes: u64,
+    commit_ns: u64,
+    store: RefCell<Option<MemStore>>,
+    formatted: Rc<Cell<bool>>,
+    /// Node numbers are never used twice: each rebuilt store takes the next one.
+    next_node: Cell<u16>,
+}
+
+impl ShardEngine {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, 0x5ba6d);
+        let mut pick = |values: &[u64]| *rng.pick(values).expect("the lists are not empty");
+        let group_size = pick(&[64 * KIB, 128 * KIB, 256 * KIB, 1024 * KIB]);
+        let pool = pool::PoolConfig {
+            group_size: group_size as u32,
+            slots_per_slab_max: pick(&[4, 16, 64]) as u32,
+            recycled_bytes_max: pick(&[0, 256 * KIB, 1024 * KIB]),
+            ballast_bytes: pick(&[256 * KIB, 1024 * KIB]),
+            capacity_bytes: None,
+        };
+        let log_max = pick(&[256 * KIB, 1024 * KIB, 4096 * KIB]);
+        let settings = vdisk::Settings {
+            frame_payload_bytes_max: pick(&[16 * KIB, 32 * KIB]) as u32,
+            unsynced_bytes_soft: pick(&[64 * KIB, 256 * KIB]),
+            unsynced_bytes_max: pick(&[256 * KIB, 1024 * KIB]),
+            unsynced_age_ns_max: pick(&[1_000_000, 100_000_000]),
+            checkpoint_log_bytes_max: log_max,
+            checkpoint_log_bytes_min: log_max / 8,
+            checkpoint_quiet_ns: pick(&[50_000_000, 5_000_000_000]),
+            shard_log_bytes_max: log_max * 2,
+            space_percent: pick(&[110, 120, 150]),
+            space_slack_bytes: group_size * pick(&[1, 2]),
+            map_bytes_max: pick(&[64 * KIB, 1024 * KIB]),
+            cache_write_bytes_max: pick(&[0, 16 * KIB]) as u32,
+        };
+        ShardEngine {
+            config: ShardConfig { pool, settings },
+            cache_bytes: pick(&[0, 64 * KIB, 1024 * KIB]),
+            commit_ns: pick(&[0, 300_000, 5_000_000]),
+            store: RefCell::new(None),
+            formatted: Rc::default(),
+            next_node: Cell::new(1),
+        }
+    }
+
+    fn store(&self, world: &World) -> Rc<MemStore> {
+        let mut store = self.store.borrow_mut();
+        Rc::new(store.get_or_insert_with(|| MemStore::new(world.clock.clone(), self.commit_ns)).clone())
+    }
+
+    fn start(&self, world: World, disk: Rc<dyn Disk>, rebuild: bool) -> LocalFuture<Result<Rc<dyn Node>>> {
+        if rebuild {
+            // An attempt that was cut off left half a store: begin anew.
+            self.store.borrow_mut().take();
+        }
+        let (store, config, formatted) = (self.store(&world), self.config.clone(), self.formatted.clone());
+        let cache = Arc::new(pool::Cache::new(self.cache_bytes));
+        let node = self.next_node.get();
+        self.next_node.set(node + u16::from(rebuild));
+        Box::pin(async move {
+            if !formatted.get() {
+                match Shard::format(&world, &disk, &config, 0, 0).await {
+                    Ok(()) => formatted.set(true),
+                    // The attempt before was complete but for its answer.
+                    Err(error) if error.kind == node::Kind::Invalid => formatted.set(true),
+                    Err(error) => return Err(to_block(error)),
+                }
+            }
+            if rebuild {
+                let parts = (world.clone(), disk.clone(), store.clone(), cache.clone(), config.clone());
+                Shard::rebuild(parts.0, parts.1, parts.2, parts.3, parts.4, node).await.map_err(to_block)?;
+            }
+            let clock = world.clock.clone();
+            let opened = Shard::open(world, disk, store, cache, config, Rc::new(|_, _| {})).await;
+            let shard = opened.map_err(to_block)?;
+            // Everything must be recovered before it can be compared.
+            while shard.summary().to_recover > 0 {
+                clock.sleep(1_000_000).await;
+            }
+            Ok(Rc::new(ShardNode { shard }) as Rc<dyn Node>)
+        })
+    }
+}
+
+impl Engine for ShardEngine {
+    fn open(&self, world: World, disk: Rc<dyn Disk>) -> LocalFuture<Result<Rc<dyn Node>>> {
+        self.start(world, disk, false)
+    }
+
+    fn crash(&self, _crash: Crash, _rng: &mut Rng) {
+        if let Some(store) = &*self.store.borrow() {
+            store.crash();
+        }
+    }
+
+    fn lose_metadata(&self) -> bool {
+        self.formatted.get() && self.store.borrow_mut().take().is_some()
+    }
+
+    fn recover(&self, world: World, disk: Rc<dyn Disk>) -> LocalFuture<Result<Rc<dyn Node>>> {
+        self.start(world, disk, true)
+    }
+}
+
+fn to_block(error: node::Error) -> Error {
+    let kind = match error.kind {
+        node::Kind::Full => Kind::Full,
+        node::Kind::ReadOnly => Kind::ReadOnly,
+        node::Kind::Damaged => Kind::Corrupt,
+        node::Kind::NotFound | node::Kind::Busy | node::Kind::Unavailable => Kind::Unavailable,
+        node::Kind::Io => Kind::Io,
+        node::Kind::NeedsRecover | node::Kind::UnsupportedFormat => Kind::Unsupported,
+        node::Kind::Exists | node::Kind::Invalid => Kind::Invalid,
+    };
+    Error::new(kind, format!("{:?}: {}", error.kind, error.context))
+}
+
+struct ShardNode {
+    shard: Rc<Shard>,
+}
+
+fn id_of(id: u64) -> Result<VdiskId> {
+    VdiskId::from_raw(id).ok_or_else(|| Error::new(Kind::Invalid, "no id of a vDisk"))
+}
+
+impl ShardNode {
+    fn verb<T: 'static, F>(&self, id: u64, verb: impl FnOnce(Rc<Shard>, VdiskId) -> F) -> LocalFuture<Result<T>>
+    where
+        F: Future<Output = node::Result<T>> + 'static,
+    {
+        match id_of(id) {
+            Ok(id) => {
+                let done = verb(self.shard.clone(), id);
+                Box::pin(async move { done.await.map_err(to_block) })
+            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+impl Node for ShardNode {
+    fn list(&self) -> LocalFuture<Result<Vec<VdiskInfo>>> {
+        let info = |record: meta::VdiskRecord| {
+            let summary = self.shard.summary_of(record.id);
+            let damaged = summary.is_some_and(|s| s.broken.is_some() || matches!(s.health, Some(Health::Damaged(_))));
+            VdiskInfo {
+                id: record.id.raw(),
+                name: record.name,
+                size_bytes: record.size_bytes,
+                read_only: record.read_only,
+                damaged,
+            }
+        };
+        Box::pin(std::future::ready(Ok(self.shard.records().into_iter().map(info).collect())))
+    }
+
+    fn create(&self, name: String, size_bytes: u64) -> LocalFuture<Result<u64>> {
+        let shard = self.shard.clone();
+        Box::pin(async move {
+            let record = shard.create(&name, size_bytes, 512).await.map_err(to_block)?;
+            Ok(record.id.raw())
+        })
+    }
+
+    fn device(&self, id: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>> {
+        // The hold of a connection is let go at once: a deletion need not wait for the clients here.
+        self.verb(id, |shard, id| async move { Ok(shard.attach(id).await?.device) })
+    }
+
+    fn rename(&self, id: u64, name: String) -> LocalFuture<Result<()>> {
+        self.verb(id, |shard, id| async move { shard.rename(id, &name).await })
+    }
+
+    fn resize(&self, id: u64, size_bytes: u64) -> LocalFuture<Result<()>> {
+        self.verb(id, |shard, id| async move { shard.resize(id, size_bytes).await })
+    }
+
+    fn set_read_only(&self, id: u64, read_only: bool) -> LocalFuture<Result<()>> {
+        self.verb(id, move |shard, id| async move { shard.set_read_only(id, read_only).await })
+    }
+
+    fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
+        self.verb(id, |shard, id| async move { shard.delete(id, false).await })
+    }
+
+    fn shutdown(&self) -> LocalFuture<Result<()>> {
+        let shard = self.shard.clone();
+        Box::pin(async move { shard.close().await.map_err(to_block) })
+    }
+}
