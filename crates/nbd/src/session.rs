@@ -90,7 +90,8 @@ pub struct Session {
     structured: bool,
     /// Id under which the client knows base:allocation, if it selected it.
     allocation: Option<u32>,
-    limits: Limits,
+    /// May be changed at any time; what is under way already stays.
+    pub limits: Limits,
     state: State,
     /// The first bytes of a header that has not arrived wholly.
     partial: Vec<u8>,

@@ -10,8 +10,8 @@ use super::seam::Attached;
 use block::{BlockDevice, Geometry, Kind, Reply};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use nbd::{Next, Output, Session, Tag};
-use std::cell::RefCell;
+use nbd::{Limits, Next, Output, Session, Tag};
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -33,12 +33,17 @@ const SMALL_READ_BYTES: usize = 4096;
 /// Requests, and reads, after which a connection lets others have their turn. A quarter of a millisecond at 2 us each.
 const TURN_REQUESTS: u32 = 128;
 const TURN_READS: u32 = 16;
-/// How long a closing connection may take to send its last replies.
+/// Payload under way and unsent replies that all connections of a worker share, in equal parts; no connection gets
+/// more than the session's own limit, and each may have one request whatever its size.
+const WORKER_PAYLOAD_BYTES: u64 = 256 << 20;
+/// How long a connection that takes no more requests may take for its last replies.
 const GRACE: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// Zeroing and faulting in 256 KiB for each read would cost more than the read.
     static INPUTS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    /// Connections in the transmission phase on this worker.
+    static SERVED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Why a connection ended.
@@ -74,11 +79,14 @@ pub(super) async fn serve(
         large_writes: false,
         events: FuturesUnordered::new(),
         end: None,
+        gave_up: false,
     };
     for signal in [closed, stopped] {
         connection.events.push(Pending::Signal(signal, Signal::Close));
     }
+    let served = Served::one_more();
     let end = poll_fn(|context| connection.turns(context)).await;
+    drop(served);
     let Connection { channel, device, events, .. } = connection;
     // Requests that are still under way (the socket failed, or the grace ended) go on in the device, unheard.
     drop((events, device));
@@ -87,6 +95,27 @@ pub(super) async fn serve(
         channel.close().await;
     }
     end
+}
+
+/// Counts a connection on its worker.
+struct Served;
+
+impl Served {
+    fn one_more() -> Served {
+        SERVED.set(SERVED.get() + 1);
+        Served
+    }
+
+    /// What each may have under way.
+    fn share() -> u64 {
+        Limits::default().payload_bytes.min(WORKER_PAYLOAD_BYTES / SERVED.get().max(1))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        SERVED.set(SERVED.get() - 1);
+    }
 }
 
 struct Connection {
@@ -99,6 +128,8 @@ struct Connection {
     events: FuturesUnordered<Pending>,
     /// Set when no more requests are taken.
     end: Option<End>,
+    /// Set when the last replies are not waited for any more.
+    gave_up: bool,
 }
 
 /// How far receiving got.
@@ -114,18 +145,19 @@ enum Received {
 
 impl Connection {
     fn turns(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        self.session.limits.payload_bytes = Served::share();
         let mut requests = TURN_REQUESTS;
         for _ in 0..TURN_READS {
             let received = self.receive(context, &mut requests);
             self.collect(context);
-            match self.channel.poll_write(context, &mut self.out) {
+            let sent = match self.channel.poll_write(context, &mut self.out) {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.end.take().unwrap_or(End::Lost(error))),
-                Poll::Ready(Ok(())) if self.session.requests_under_way() == 0 => {
-                    if let Some(end) = self.end.take() {
-                        return Poll::Ready(end);
-                    }
+                sent => sent.is_ready(),
+            };
+            if self.gave_up || sent && self.session.requests_under_way() == 0 {
+                if let Some(end) = self.end.take() {
+                    return Poll::Ready(end);
                 }
-                _ => {}
             }
             match received {
                 Received::Some if requests > 0 => {}
@@ -144,26 +176,16 @@ impl Connection {
             return Received::Ended;
         }
         let geometry = self.device.geometry();
-        match self.parse(&geometry, requests) {
-            Parsed::Starved => {}
-            Parsed::Stopped(received) => return received,
+        if let Some(received) = self.parse(&geometry, requests) {
+            return received;
         }
         match self.read(context) {
             Poll::Pending => return Received::All,
-            Poll::Ready(Ok(0)) => {
-                self.end = Some(End::HungUp);
-                return Received::Ended;
-            }
-            Poll::Ready(Ok(_)) => {}
-            Poll::Ready(Err(error)) => {
-                self.end = Some(End::Lost(error));
-                return Received::Ended;
-            }
+            Poll::Ready(Ok(0)) => self.finish(End::HungUp),
+            Poll::Ready(Ok(_)) => return self.parse(&geometry, requests).unwrap_or(Received::Some),
+            Poll::Ready(Err(error)) => self.finish(End::Lost(error)),
         }
-        match self.parse(&geometry, requests) {
-            Parsed::Starved => Received::Some,
-            Parsed::Stopped(received) => received,
-        }
+        Received::Ended
     }
 
     fn read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -181,11 +203,13 @@ impl Connection {
         result
     }
 
-    fn parse(&mut self, geometry: &Geometry, requests: &mut u32) -> Parsed {
+    /// Submits what is in the input; `None` when all of it was used.
+    fn parse(&mut self, geometry: &Geometry, requests: &mut u32) -> Option<Received> {
         let mut rest = self.input.rest();
-        let parsed = loop {
+        let mut end = None;
+        let stopped = loop {
             if *requests == 0 {
-                break Parsed::Stopped(Received::Some);
+                break Some(Received::Some);
             }
             match self.session.next(&mut rest, geometry, &mut self.out) {
                 Next::Request(tag, request) => {
@@ -197,21 +221,27 @@ impl Connection {
                         pending => self.events.push(Pending::Request(Some(tag), pending)),
                     }
                 }
-                Next::Starved => break Parsed::Starved,
-                Next::Full => break Parsed::Stopped(Received::Full),
-                Next::Disconnect => {
-                    self.end = Some(End::Disconnected);
-                    break Parsed::Stopped(Received::Ended);
-                }
-                Next::Broken(why) => {
-                    self.end = Some(End::Broken(why));
-                    break Parsed::Stopped(Received::Ended);
-                }
+                Next::Starved => break None,
+                Next::Full => break Some(Received::Full),
+                Next::Disconnect => end = Some(End::Disconnected),
+                Next::Broken(why) => end = Some(End::Broken(why)),
+            }
+            if end.is_some() {
+                break Some(Received::Ended);
             }
         };
         self.input.start = self.input.end - rest.len();
         self.input.give_back_if_empty();
-        parsed
+        if let Some(end) = end {
+            self.finish(end);
+        }
+        stopped
+    }
+
+    /// Takes no more requests; the connection ends when the last one is answered, or when the grace is over.
+    fn finish(&mut self, end: End) {
+        self.end = Some(end);
+        self.events.push(Pending::Signal(Box::pin(tokio::time::sleep(GRACE)), Signal::GraceIsOver));
     }
 
     /// Answers what the device has completed.
@@ -219,13 +249,9 @@ impl Connection {
         while let Poll::Ready(Some(event)) = self.events.poll_next_unpin(context) {
             match event {
                 Event::Completed(tag, result) => self.answer(tag, result),
-                Event::Signal(Signal::Close) if self.end.is_none() => {
-                    self.end = Some(End::Closed);
-                    let grace = Box::pin(tokio::time::sleep(GRACE));
-                    self.events.push(Pending::Signal(grace, Signal::GraceIsOver));
-                }
+                Event::Signal(Signal::Close) if self.end.is_none() => self.finish(End::Closed),
                 Event::Signal(Signal::Close) => {}
-                Event::Signal(Signal::GraceIsOver) => self.give_up(),
+                Event::Signal(Signal::GraceIsOver) => self.gave_up = true,
             }
         }
     }
@@ -238,21 +264,6 @@ impl Connection {
             _ => self.session.reply(tag, result, &mut self.out),
         }
     }
-
-    /// Ends the connection whatever is unsent or under way.
-    fn give_up(&mut self) {
-        self.out = Output::new();
-        for event in std::mem::take(&mut self.events) {
-            if let Pending::Request(Some(tag), _) = event {
-                self.session.forget(tag);
-            }
-        }
-    }
-}
-
-enum Parsed {
-    Starved,
-    Stopped(Received),
 }
 
 /// Received bytes that are not parsed yet: all the time none, unless the session is full.

@@ -48,6 +48,6 @@ pub struct Attached {
     pub device: Rc<dyn BlockDevice>,
     /// Completes when the connection is to end: a forced delete, a shutdown. What is under way is still answered.
     pub closed: LocalFuture<()>,
-    /// Dropped when the connection has ended and nothing of it is under way any more.
+    /// Dropped when the connection has ended. Requests that a client left behind may still be under way in the device.
     pub hold: Box<dyn Any>,
 }

@@ -348,6 +348,35 @@ fn a_client_that_hangs_up_with_requests_under_way_lets_go() {
 }
 
 #[test]
+fn a_client_that_says_goodbye_and_does_not_read_is_let_go() {
+    let server = start();
+    let mut client = Client::tcp(server.tcp).ready("disk");
+    for _ in 0..64 {
+        client.send(command::READ, 0, 1 << 20, &[]);
+    }
+    client.send(command::DISC, 0, 0, &[]);
+    server.wait_until("the hold is dropped", |controls| controls.attached.load(SeqCst) == 0);
+}
+
+#[test]
+fn many_connections_share_what_may_be_under_way() {
+    let server = start();
+    let mut deaf: Vec<Client> = (0..32).map(|_| Client::tcp(server.tcp).ready("disk")).collect();
+    deaf[0].write(0, &pattern(1, 1 << 20)).expect("written");
+    let before = server.controls.submitted.load(SeqCst);
+    for client in &mut deaf {
+        for _ in 0..40 {
+            client.send(command::READ, 0, 1 << 20, &[]);
+        }
+    }
+    server.wait_until("each gets its share", |controls| controls.submitted.load(SeqCst) - before >= 32 * 8);
+    std::thread::sleep(Duration::from_millis(200));
+    let taken = server.controls.submitted.load(SeqCst) - before;
+    // 8 MiB for each, and what has gone into its socket (4 to 10 MiB over loopback).
+    assert!(taken <= 32 * (8 + 12), "{taken} MiB for 32 clients that do not read");
+}
+
+#[test]
 fn garbage_is_cut_off_and_harms_nobody() {
     let server = start();
     let mut good = Client::tcp(server.tcp).ready("disk");

@@ -141,6 +141,19 @@ fn a_handshake_that_is_none_is_cut_off() {
 }
 
 #[test]
+fn a_client_that_says_goodbye_and_does_not_read_is_let_go() {
+    let certificates = Certificates::new();
+    let server = server(&certificates, false, true);
+    let mut client = start_tls(&server, certificates.client(false)).ready("disk");
+    for _ in 0..64 {
+        client.send(command::READ, 0, 1 << 20, &[]);
+    }
+    client.send(command::DISC, 0, 0, &[]);
+    server
+        .wait_until("the hold is dropped", |controls| controls.attached.load(std::sync::atomic::Ordering::SeqCst) == 0);
+}
+
+#[test]
 fn bad_files_are_named() {
     let certificates = Certificates::new();
     let bind = |tls: NbdTls| {
