@@ -2,11 +2,11 @@
 //!
 //! Serves any [`control::Control`] under `/api/v1`, with `/metrics` and `/healthz` beside it. Knows nothing of engines.
 //! Everything except the OpenAPI document and `/healthz` wants the bearer token; every error is a problem document
-//! (RFC 9457); everything has a limit: see [`limits`].
+//! (RFC 9457); everything has a limit: see `limits.rs`.
 
 mod auth;
 mod body;
-pub mod limits;
+mod limits;
 mod openapi;
 mod problem;
 mod prometheus;
@@ -16,6 +16,7 @@ mod server;
 mod stream;
 
 pub use auth::Token;
+pub use limits::Patience;
 pub use openapi::document;
 pub use problem::Problem;
 pub use router::{Settings, router};

@@ -137,7 +137,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Turns what the router answers by itself (404, 405) into problem documents, its headers kept (`Allow`).
+/// Turns what the router answers by itself (404, 405) into problem documents; it adds `Allow` afterwards.
 pub(crate) async fn everywhere(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_string());
     let response = next.run(request).await;
@@ -151,9 +151,5 @@ pub(crate) async fn everywhere(request: Request, next: Next) -> Response {
         StatusCode::METHOD_NOT_ALLOWED => format!("{path} does not know {method}; the header Allow says what it does"),
         _ => format!("{method} {path} failed"),
     };
-    let mut problem = Problem::of_status(status, detail).into_response();
-    if let Some(allow) = response.headers().get(header::ALLOW) {
-        problem.headers_mut().insert(header::ALLOW, allow.clone());
-    }
-    problem
+    Problem::of_status(status, detail).into_response()
 }

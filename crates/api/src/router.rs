@@ -19,7 +19,6 @@ pub struct Settings {
     pub token: Token,
     /// For the body of a request to arrive, and again for the verb to finish.
     pub request_timeout: Duration,
-    pub connections_max: usize,
 }
 
 /// What every handler gets.

@@ -1,6 +1,6 @@
 //! Accepting and serving connections, all of it bounded: how many, how long a head may take, how long a write may stall.
 
-use crate::limits::{HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX, SHUTDOWN_GRACE, WRITE_STALL_MAX};
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, Patience};
 use crate::stream::Stalling;
 use axum::Router;
 use hyper::server::conn::http1;
@@ -18,10 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    connections_max: usize,
+    patience: Patience,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let places = Arc::new(Semaphore::new(connections_max));
+    let places = Arc::new(Semaphore::new(patience.connections_max));
     let graceful = GracefulShutdown::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -31,7 +31,7 @@ pub async fn serve(
             () = &mut shutdown => break,
         };
         match accepted {
-            Ok((stream, place)) => spawn_connection(stream, place, router.clone(), &graceful),
+            Ok((stream, place)) => spawn_connection(stream, place, router.clone(), &graceful, patience),
             Err(error) => {
                 // Out of file descriptors, mostly: nothing to do but to wait until one is free.
                 tracing::warn!(%error, "cannot accept an API connection");
@@ -40,7 +40,7 @@ pub async fn serve(
         }
     }
     drop(listener);
-    if tokio::time::timeout(SHUTDOWN_GRACE, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(patience.shutdown, graceful.shutdown()).await.is_err() {
         tracing::warn!("API requests under way were cut off");
     }
     Ok(())
@@ -52,13 +52,19 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
     Ok((stream, place))
 }
 
-fn spawn_connection(stream: TcpStream, place: OwnedSemaphorePermit, router: Router, graceful: &GracefulShutdown) {
+fn spawn_connection(
+    stream: TcpStream,
+    place: OwnedSemaphorePermit,
+    router: Router,
+    graceful: &GracefulShutdown,
+    patience: Patience,
+) {
     // Small answers go out at once; a failure costs only latency.
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(Stalling::new(stream, WRITE_STALL_MAX));
+    let io = TokioIo::new(Stalling::new(stream, patience.write_stall));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(patience.head)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(io, TowerToHyperService::new(router));

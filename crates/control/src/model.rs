@@ -9,6 +9,7 @@ use crate::{
 use base::units::BLOCK;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 /// Extents on one page: small, so that callers meet a second page.
@@ -145,10 +146,9 @@ impl Vdisk {
     fn read(&self, offset: u64, len: u32) -> Result<Bytes> {
         rules::check_transfer(self.info.size_bytes, offset, len.into())?;
         let mut data = BytesMut::zeroed(len as usize);
-        for (at, byte) in data.iter_mut().enumerate() {
-            let address = offset + at as u64;
-            if let Some(block) = self.blocks.get(&(address / BLOCK)) {
-                *byte = block[(address % BLOCK) as usize];
+        for (index, part, at) in pieces(offset, data.len()) {
+            if let Some(block) = self.blocks.get(&index) {
+                data[at..at + part.len()].copy_from_slice(&block[part]);
             }
         }
         Ok(data.freeze())
@@ -157,10 +157,10 @@ impl Vdisk {
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         rules::check_transfer(self.info.size_bytes, offset, data.len() as u64)?;
         self.writable()?;
-        for (at, byte) in data.iter().enumerate() {
-            let address = offset + at as u64;
-            let block = self.blocks.entry(address / BLOCK).or_insert_with(|| vec![0; BLOCK as usize]);
-            block[(address % BLOCK) as usize] = *byte;
+        for (index, part, at) in pieces(offset, data.len()) {
+            let block = self.blocks.entry(index).or_insert_with(|| vec![0; BLOCK as usize]);
+            let len = part.len();
+            block[part].copy_from_slice(&data[at..at + len]);
         }
         self.info.mapped_bytes = self.blocks.len() as u64 * BLOCK;
         self.info.stored_bytes = self.info.mapped_bytes;
@@ -204,6 +204,19 @@ impl Vdisk {
     fn data_after(&self, at: u64) -> u64 {
         self.blocks.range(at / BLOCK..).next().map_or(u64::MAX, |(index, _)| index * BLOCK)
     }
+}
+
+/// A range cut at blocks: number of the block, part of it, position in the range.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let address = offset + at as u64;
+        let start = (address % BLOCK) as usize;
+        let part = start..(start + len - at).min(BLOCK as usize);
+        let piece = (address / BLOCK, part.clone(), at);
+        at += part.len();
+        (!part.is_empty()).then_some(piece)
+    })
 }
 
 fn ready<'a, T: Send + 'a>(result: Result<T>) -> ControlFuture<'a, T> {

@@ -71,15 +71,15 @@ struct Api {
 
 impl Api {
     fn start(listener: TcpListener, control: Arc<dyn Control>, token: api::Token, config: &Config) -> Api {
-        let connections_max = config.api.connections_max as usize;
-        let settings = api::Settings { token, request_timeout: config.api.request_timeout, connections_max };
+        let patience = api::Patience::with_connections(config.api.connections_max as usize);
+        let settings = api::Settings { token, request_timeout: config.api.request_timeout };
         let router = api::router(control, settings);
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move {
             // An error says that the other half is gone, which means the same.
             let _ = stopped.await;
         };
-        let task = tokio::spawn(api::serve(listener, router, connections_max, stopped));
+        let task = tokio::spawn(api::serve(listener, router, patience, stopped));
         Api { stop, task }
     }
 

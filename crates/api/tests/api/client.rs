@@ -1,6 +1,6 @@
 //! A server for one test, and an HTTP client that hides nothing.
 
-use api::{Settings, Token};
+use api::{Patience, Settings, Token};
 use control::model::Model;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -23,13 +23,13 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Server {
-        Server::with(Duration::from_secs(5), 64).await
+        Server::with(Duration::from_secs(5), Patience::with_connections(64)).await
     }
 
-    pub async fn with(request_timeout: Duration, connections_max: usize) -> Server {
+    pub async fn with(request_timeout: Duration, patience: Patience) -> Server {
         let model = Arc::new(Model::default());
         let token = Token::new(TOKEN).expect("not empty");
-        let settings = Settings { token, request_timeout, connections_max };
+        let settings = Settings { token, request_timeout };
         let router = api::router(model.clone(), settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -37,7 +37,7 @@ impl Server {
         let stopped = async move {
             let _ = stopped.await;
         };
-        let ended = tokio::spawn(api::serve(listener, router, connections_max, stopped));
+        let ended = tokio::spawn(api::serve(listener, router, patience, stopped));
         Server { address, model, stop: Some(stop), ended }
     }
 

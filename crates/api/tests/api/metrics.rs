@@ -1,7 +1,7 @@
 //! `/metrics` read by a strict parser of the Prometheus text format.
 
 use crate::client::{Call, Server, TOKEN};
-use api::{Settings, Token};
+use api::{Patience, Settings, Token};
 use control::model::Model;
 use control::{Control, ControlFuture, Histogram, Metrics, OperationKind, OperationMetrics, VdiskMetrics};
 use std::collections::{BTreeMap, BTreeSet};
@@ -195,10 +195,15 @@ fn some_metrics() -> Metrics {
 async fn served(metrics: Metrics) -> BTreeMap<String, Family> {
     let control: Arc<dyn Control> = Arc::new(Fixed(Model::default(), metrics));
     let token = Token::new(TOKEN).expect("not empty");
-    let settings = Settings { token, request_timeout: Duration::from_secs(5), connections_max: 8 };
+    let settings = Settings { token, request_timeout: Duration::from_secs(5) };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let ended = tokio::spawn(api::serve(listener, api::router(control, settings), 8, std::future::pending()));
+    let ended = tokio::spawn(api::serve(
+        listener,
+        api::router(control, settings),
+        Patience::with_connections(8),
+        std::future::pending(),
+    ));
     let server = Server { address, model: Arc::default(), stop: None, ended };
     let answer = server.send(Call::new("GET", "/metrics")).await;
     assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain; version=0.0.4; charset=utf-8"));

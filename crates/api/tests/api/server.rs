@@ -1,7 +1,8 @@
 //! Clients that are slow, many, or garbage harm nobody else.
 
 use crate::client::{Answer, Call, Server};
-use std::time::Duration;
+use api::Patience;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,7 +16,7 @@ async fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_body_that_does_not_come_times_out() {
-    let server = Server::with(Duration::from_millis(200), 8).await;
+    let server = Server::with(Duration::from_millis(200), Patience::with_connections(8)).await;
     server.create("demo", 4096).await;
     for (method, path, content_type) in [
         ("PUT", "/api/v1/vdisks/demo/data?offset=0", "application/octet-stream"),
@@ -44,9 +45,69 @@ async fn a_body_that_is_cut_off_is_not_written() {
     assert_eq!(read.body, vec![0; 512]);
 }
 
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_head_that_trickles_in_is_cut_off() {
+    let server = Server::with(Duration::from_secs(5), Patience { head: SHORT, ..Patience::with_connections(8) }).await;
+    let mut slow = TcpStream::connect(server.address).await.expect("connected");
+    let begun = Instant::now();
+    for byte in Call::new("GET", "/api/v1/status").bytes() {
+        if slow.write_all(&[byte]).await.is_err() || begun.elapsed() > SHORT * 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(until_closed(&mut slow).await.is_empty(), "it was not answered");
+    assert!(begun.elapsed() < SHORT * 5, "it was cut off after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let server = Server::with(Duration::from_secs(5), Patience { head: SHORT, ..Patience::with_connections(8) }).await;
+    let mut idle = TcpStream::connect(server.address).await.expect("connected");
+    let call = String::from_utf8(Call::new("GET", "/api/v1/status").bytes()).expect("text");
+    idle.write_all(call.replace("Connection: close\r\n", "").as_bytes()).await.expect("sent");
+    assert_eq!(Answer::parse(&until_closed(&mut idle).await).status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let patience = Patience { write_stall: SHORT, ..Patience::with_connections(1) };
+    let server = Server::with(Duration::from_secs(5), patience).await;
+    server.create("demo", 64 << 20).await;
+    let mut deaf = TcpStream::connect(server.address).await.expect("connected");
+    let call = Call::new("GET", "/api/v1/vdisks/demo/data?offset=0&length=33554432");
+    deaf.write_all(&call.bytes()).await.expect("sent");
+    // The only place becomes free although `deaf` is still there.
+    let answer = timeout(Duration::from_secs(5), server.get("/api/v1/status")).await.expect("a place is free");
+    assert_eq!(answer.status, 200);
+    drop(deaf);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_is_served() {
+    let patience = Patience { write_stall: SHORT, ..Patience::with_connections(8) };
+    let server = Server::with(Duration::from_secs(5), patience).await;
+    server.create("demo", 64 << 20).await;
+    let mut slow = TcpStream::connect(server.address).await.expect("connected");
+    let call = Call::new("GET", "/api/v1/vdisks/demo/data?offset=0&length=33554432");
+    slow.write_all(&call.bytes()).await.expect("sent");
+    let mut buffer = vec![0; 4 << 20];
+    let mut total = 0;
+    loop {
+        tokio::time::sleep(SHORT / 3).await;
+        match slow.read(&mut buffer).await.expect("still served") {
+            0 => break,
+            read => total += read,
+        }
+    }
+    assert!(total > 32 << 20, "{total} bytes came");
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limit_wait() {
-    let server = Server::with(Duration::from_secs(5), 2).await;
+    let server = Server::with(Duration::from_secs(5), Patience::with_connections(2)).await;
     let first = TcpStream::connect(server.address).await.expect("connected");
     let second = TcpStream::connect(server.address).await.expect("connected");
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -84,6 +145,7 @@ async fn shutdown_lets_requests_end() {
     server.stop.take().expect("once").send(()).expect("the server runs");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(TcpStream::connect(server.address).await.is_err(), "it no longer listens");
+    assert!(!server.ended.is_finished(), "it waits for the request");
     slow.write_all(&[1; 512]).await.expect("still served");
     assert_eq!(Answer::parse(&until_closed(&mut slow).await).status, 204);
     timeout(Duration::from_secs(2), server.ended).await.expect("it ends").expect("no panic").expect("no error");

@@ -32,12 +32,13 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let token = api::Token::new(TOKEN).expect("not empty");
-                let settings = api::Settings { token, request_timeout: Duration::from_secs(10), connections_max: 16 };
+                let settings = api::Settings { token, request_timeout: Duration::from_secs(10) };
+                let patience = api::Patience::with_connections(16);
                 let listener = tokio::net::TcpListener::from_std(listener).expect("registered");
                 let stopped = async move {
                     let _ = stopped.await;
                 };
-                api::serve(listener, api::router(control, settings), 16, stopped).await.expect("served");
+                api::serve(listener, api::router(control, settings), patience, stopped).await.expect("served");
             });
         });
         Server { model, url, stop: Some(stop), thread: Some(thread) }
