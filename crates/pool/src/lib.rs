@@ -20,7 +20,6 @@ mod ballast;
 mod free;
 mod space;
 
-mod hash;
 mod header;
 mod ids;
 mod slab;

@@ -101,6 +101,9 @@ impl Started {
         superblock.groups_reserved = (group_next + BATCH).min(COUNTER_END);
         superblock.vdisks_reserved = (vdisk_next + BATCH).min(COUNTER_END);
         file.write(&superblock).await?;
+        // Once more, over the other copy: whichever rots later, the one that is left knows of this start.
+        superblock.serial += 1;
+        file.write(&superblock).await?;
         Ok(Started {
             file,
             superblock,

@@ -1,6 +1,5 @@
 //! The pool of one shard: its slabs, its groups, and reads of them.
 
-use crate::hash::IdState;
 use crate::ids::Ids;
 use crate::slab::{Slab, SlabHeader};
 use crate::slots::{Blocks, Slots};
@@ -8,6 +7,7 @@ use crate::space::Space;
 use crate::usage::Counters;
 use crate::{Error, GroupHeader, HEADER_PAGE, Kind, PoolConfig, Purpose, Result, SlabId};
 use base::GroupId;
+use base::hash::FixedState;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
@@ -53,7 +53,7 @@ pub struct Pool {
     /// The number of the next slab file; above every number in sight, loaded or not.
     slab_next: Cell<Option<SlabId>>,
     creating_slab: Rc<Semaphore>,
-    groups: RefCell<HashMap<GroupId, Rc<Group>, IdState>>,
+    groups: RefCell<HashMap<GroupId, Rc<Group>, FixedState>>,
     pub(crate) space: Space,
     /// Groups that take no more appends and may have blocks behind their tail.
     pub(crate) untrimmed: RefCell<Vec<Rc<Group>>>,
@@ -281,7 +281,7 @@ impl Pool {
         let header = SlabHeader { slab: id, disk: self.identity().disk, group_size: self.group_size };
         while let Err(e) = file.write(0, &[header.encode()]).await {
             let error = Error::from_disk(format!("cannot write the header of {name}"), e);
-            if error.kind == Kind::Full && self.make_room_in_turn(purpose).await? {
+            if error.kind == Kind::Full && self.make_room_for(purpose).await? {
                 continue;
             }
             // Or else every attempt on a full disk would leave a file behind. What cannot be removed keeps its number.

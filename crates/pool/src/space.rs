@@ -7,8 +7,8 @@ use crate::{Error, Kind, Pool, Purpose, Result};
 use base::units::{MIB, round_up};
 use std::cell::Cell;
 use std::rc::Rc;
-use world::Completion;
 use world::local::Semaphore;
+use world::{Completion, Instant};
 
 /// A new group takes little, since many stay small; a busy one takes more at once, since each step costs a change of
 /// the file system's metadata (about 30 µs, and a journal commit with the next sync).
@@ -20,8 +20,13 @@ const AHEAD_BYTES: u32 = 4 * MIB as u32;
 /// Less than this behind a tail is not worth a punch.
 const TRIM_BYTES_MIN: u32 = 64 << 10;
 
+/// How long nobody asks a full disk again for an ordinary append, unless something was freed. A refusal costs the file
+/// system up to a few journal commits, and a guest that writes to a full disk writes again and again.
+const REFUSAL_NS: u64 = 20_000_000;
+
 /// What the pool takes of its disk.
 pub(crate) struct Space {
+    refused_until: Cell<Instant>,
     charged_bytes: Cell<u64>,
     capacity_bytes: Option<u64>,
     pub ballast: Ballast,
@@ -31,7 +36,8 @@ pub(crate) struct Space {
 
 impl Space {
     pub fn new(ballast: Ballast, capacity_bytes: Option<u64>, charged_bytes: u64) -> Self {
-        Space { charged_bytes: Cell::new(charged_bytes), capacity_bytes, ballast, turn: Semaphore::new(1) }
+        let (refused_until, charged_bytes) = (Cell::default(), Cell::new(charged_bytes));
+        Space { refused_until, charged_bytes, capacity_bytes, ballast, turn: Semaphore::new(1) }
     }
 
     pub fn charged_bytes(&self) -> u64 {
@@ -46,8 +52,18 @@ impl Space {
     pub fn charge(&self, bytes: u64) {
         self.charged_bytes.set(self.charged_bytes.get() + bytes);
     }
+    /// Gives bytes back, so that it is worth asking again.
     pub fn uncharge(&self, bytes: u64) {
+        self.refused_until.set(Instant::default());
         self.charged_bytes.set(self.charged_bytes.get().saturating_sub(bytes));
+    }
+
+    /// The disk was full a moment ago.
+    fn check_refusal(&self, now: Instant, purpose: Purpose) -> Result<()> {
+        if purpose == Purpose::Normal && now < self.refused_until.get() {
+            return Err(Error::new(Kind::Full, "the disk is full"));
+        }
+        Ok(())
     }
 
     /// Ordinary appends never take what the whole ballast is to have.
@@ -110,7 +126,8 @@ impl Growth {
 impl Drop for Growth {
     fn drop(&mut self) {
         if !self.done {
-            self.pool.space.uncharge(self.charged);
+            let space = &self.pool.space;
+            space.charged_bytes.set(space.charged_bytes.get() - self.charged);
         }
     }
 }
@@ -122,7 +139,8 @@ impl Pool {
         if end <= blocks.allocated_to {
             return Completion::Ready(Ok(()));
         }
-        if let Err(e) = group.slab.check_not_poisoned() {
+        let refused = self.space.check_refusal(self.world.now(), purpose);
+        if let Err(e) = group.slab.check_not_poisoned().and(refused) {
             return Completion::Ready(Err(e));
         }
         let (pool, group) = (self.rc(), group.clone());
@@ -183,6 +201,7 @@ impl Pool {
     async fn grow(self: Rc<Self>, group: Rc<Group>, end: u32, purpose: Purpose) -> Result<()> {
         let _busy = group.busy();
         let _turn = self.space.turn.acquire(1).await;
+        self.space.check_refusal(self.world.now(), purpose)?;
         loop {
             let mut result = Err(Error::new(Kind::Full, "the disk is full"));
             for end in [self.step_end(&group, end, purpose), end] {
@@ -192,6 +211,9 @@ impl Pool {
                 }
             }
             if !self.make_room(purpose).await? {
+                if purpose == Purpose::Normal {
+                    self.space.refused_until.set(Instant(self.world.now().0 + REFUSAL_NS));
+                }
                 return result;
             }
         }
@@ -225,8 +247,10 @@ impl Pool {
         Ok(())
     }
 
-    /// As [`Pool::grow`] does, for files that are no groups.
-    pub(crate) async fn make_room_in_turn(&self, purpose: Purpose) -> Result<bool> {
+    /// Makes room on the disk for something that is not a group: with `Emergency`, for metadata that another store
+    /// failed to write to the same file system, the reserve is touched if nothing else helps. False: there is nothing
+    /// left to give up.
+    pub async fn make_room_for(&self, purpose: Purpose) -> Result<bool> {
         let _turn = self.space.turn.acquire(1).await;
         self.make_room(purpose).await
     }
@@ -351,6 +375,7 @@ impl Pool {
             self.space.ballast.grow(self.space.ballast_max()).await?;
         }
         drop(turn);
+        self.space.refused_until.set(Instant::default());
         self.refresh_usage().await
     }
 }

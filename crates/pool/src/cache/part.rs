@@ -4,8 +4,8 @@
 //! and the place is used again when the queue gives it out.
 
 use super::{CacheStats, Key};
-use crate::hash::IdState;
 use base::GroupId;
+use base::hash::FixedState;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use std::collections::VecDeque;
@@ -45,12 +45,12 @@ impl Entry {
 
 pub(super) struct Part {
     budget_bytes: u64,
-    table: HashMap<Key, u32, IdState>,
+    table: HashMap<Key, u32, FixedState>,
     entries: Vec<Entry>,
     /// Places that nobody uses.
     vacant: Vec<u32>,
     /// The newest entry of each group.
-    groups: HashMap<GroupId, u32, IdState>,
+    groups: HashMap<GroupId, u32, FixedState>,
     small: VecDeque<u32>,
     main: VecDeque<u32>,
     small_bytes: u64,
@@ -59,7 +59,7 @@ pub(super) struct Part {
     dead: usize,
     /// Hashes of what was evicted from the small queue, oldest first: who comes back goes into the main queue.
     ghosts: VecDeque<u64>,
-    ghost_set: HashSet<u64, IdState>,
+    ghost_set: HashSet<u64, FixedState>,
     hits: u64,
     misses: u64,
     evictions: u64,
@@ -218,7 +218,7 @@ impl Part {
     }
 
     fn remember(&mut self, key: Key) {
-        let hash = IdState::default().hash_one(key);
+        let hash = FixedState.hash_one(key);
         if self.ghost_set.insert(hash) {
             self.ghosts.push_back(hash);
         }
@@ -231,7 +231,7 @@ impl Part {
     }
 
     fn take_ghost(&mut self, key: Key) -> bool {
-        !self.ghost_set.is_empty() && self.ghost_set.remove(&IdState::default().hash_one(key))
+        !self.ghost_set.is_empty() && self.ghost_set.remove(&FixedState.hash_one(key))
     }
 
     fn link(&mut self, place: u32) {

@@ -203,6 +203,24 @@ fn a_failed_sync_is_never_forgotten() {
     assert_eq!(bench.open().pool.usage().poisoned_slabs, 0, "the next start begins anew");
 }
 
+/// Who asked for the next sync while one was under way that then failed, hears of it too.
+#[test]
+fn a_failed_sync_reaches_those_who_wait_for_the_next() {
+    let bench = Bench::new(small());
+    let pool = bench.pool();
+    let (mut first, mut second) = (bench.group(&pool), bench.group(&pool));
+    bench.fill(&mut first, 10);
+    bench.disk.faults.sync_error.replace(Some("slab-0000".into()));
+    let before = bench.disk.syncs.get();
+    let early = pool.sync(&[first.slab()]);
+    bench.turns.run(disk::later(1));
+    bench.fill(&mut second, 10);
+    let late = pool.sync(&[second.slab()]);
+    assert_eq!(kind(bench.turns.run(early)), Kind::SyncFailed);
+    assert_eq!(kind(bench.turns.run(late)), Kind::SyncFailed);
+    assert_eq!(bench.disk.syncs.get(), before + 1, "not tried again");
+}
+
 #[test]
 fn frequent_syncs_get_space_that_is_written_ahead() {
     let config = PoolConfig { group_size: 16 << 20, ..small() };

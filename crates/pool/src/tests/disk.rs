@@ -72,6 +72,7 @@ pub struct MemDisk {
     pub faults: Faults,
     pub capacity_bytes: Cell<Option<u64>>,
     pub syncs: Cell<u64>,
+    pub allocations: Cell<u64>,
     /// Every operation is answered later, not at once.
     pub slow: Cell<bool>,
     pub writes: RefCell<Vec<(String, u64, u64)>>,
@@ -313,6 +314,7 @@ impl File for MemFile {
         if self.disk.faults.plain.get() {
             return self.answer(Err(error(Kind::Unsupported, &self.name)));
         }
+        self.disk.allocations.set(self.disk.allocations.get() + 1);
         let before = self.content.borrow().blocks.clone();
         if self.take_blocks(offset, len) < len {
             self.content.borrow_mut().blocks = before;

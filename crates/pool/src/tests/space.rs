@@ -29,6 +29,9 @@ fn a_full_disk_refuses_and_harms_nothing() {
     assert_eq!(kind(bench.append(&mut third, 4096, b"x")), Kind::Full);
     assert!(!third.is_sealed(), "the append was not tried");
     assert!(pool.usage().ballast_whole, "and the reserve was not touched");
+    let asked = bench.disk.allocations.get();
+    assert_eq!(kind(bench.append(&mut third, 4096, b"x")), Kind::Full);
+    assert_eq!(bench.disk.allocations.get(), asked, "a full disk is not asked all the time");
     fill_up(&bench, &mut first);
     bench.sync(&pool, first.slab()).expect("the disk works");
     // Space that comes back is used without a new start.
@@ -66,6 +69,23 @@ fn there_is_always_room_to_make_room() {
     assert!(pool.usage().ballast_whole, "first of all the reserve");
     assert_eq!(bench.disk.used_bytes_of("ballast"), small().ballast_bytes);
     bench.fill(&mut other, 10);
+}
+
+/// Another store on the same file system can ask for room too, step by step, until there is none.
+#[test]
+fn the_reserve_serves_other_stores_of_the_disk() {
+    let bench = tight(1);
+    let pool = bench.pool();
+    let mut first = bench.group(&pool);
+    fill_up(&bench, &mut first);
+    assert!(!bench.turns.run(pool.make_room_for(Purpose::Normal)).expect("the disk works"));
+    assert!(pool.usage().ballast_whole);
+    let mut steps = 0;
+    while bench.turns.run(pool.make_room_for(Purpose::Emergency)).expect("the disk works") {
+        steps += 1;
+        assert_eq!(bench.disk.used_bytes_of("ballast"), small().ballast_bytes - steps * (64 << 10));
+    }
+    assert_eq!(steps, 4);
 }
 
 #[test]
@@ -143,6 +163,24 @@ fn freed_slots_keep_their_blocks_up_to_the_limit_and_are_used_first() {
     fill_up(&bench, &mut again);
     assert_eq!(bench.disk.used_bytes_of("slab-0000"), used, "into the blocks of the first");
     assert_eq!(bench.open().groups, vec![*again.header()]);
+}
+
+/// The mark that a killed process wrote may be in nothing but the kernel's memory: no new group stands there before a
+/// sync.
+#[test]
+fn slots_freed_before_a_kill_wait_for_a_sync_too() {
+    let bench = Bench::new(small());
+    let pool = bench.pool();
+    let mut group = bench.group(&pool);
+    bench.fill(&mut group, 10);
+    bench.sync(&pool, group.slab()).expect("the disk works");
+    bench.free(&pool, group.id());
+    let pool = bench.pool();
+    let mut next = bench.group(&pool);
+    bench.fill(&mut next, 10);
+    assert_eq!(pool.usage().syncs, 0);
+    assert_eq!(decode_slot_page(&bench.disk.bytes("slab-0000", SLOT, 4096)), SlotPage::Free(group.id()));
+    assert_eq!(decode_slot_page(&bench.disk.bytes("slab-0000", 2 * SLOT, 4096)), SlotPage::Group(*next.header()));
 }
 
 /// The read that was under way when its group was freed gets the group's bytes, not those of the next one.

@@ -131,6 +131,7 @@ fn a_clean_end_loses_no_ids() {
         let pool = bench.pool();
         let id = bench.turns.run(pool.next_vdisk_id()).expect("plenty");
         assert_eq!(id.counter() & 0x3ff_ffff, round);
+        assert_eq!(bench.group(&pool).id().counter() & 0x3ff_ffff, round);
         bench.turns.run(pool.close()).expect("the disk works");
     }
 }
@@ -198,6 +199,7 @@ fn one_copy_of_the_superblock_is_enough() {
         bench.disk.overwrite("superblock", copy + 100, b"rot");
         let opened = bench.open();
         assert!(opened.superblock_copy_damaged && !opened.superblock_was_old);
+        assert_eq!(opened.generation_before, epoch.0, "either copy knows of the last start");
         assert!(opened.pool.epoch() > epoch);
         for _ in 0..1100 {
             assert!(used.insert(bench.group(&opened.pool).id()));
@@ -328,6 +330,20 @@ fn a_slab_that_was_only_created_is_finished() {
     assert_eq!(group.slab(), SlabId(0));
     bench.fill(&mut group, 10);
     assert_eq!(bench.open().groups.len(), 1);
+}
+
+#[test]
+fn two_who_need_a_slab_at_once_share_it() {
+    let bench = Bench::new(small());
+    bench.disk.slow.set(true);
+    let pool = bench.pool();
+    let (mut first, mut second) = (Box::pin(pool.open_group(new_group())), Box::pin(pool.open_group(new_group())));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(std::future::Future::poll(first.as_mut(), &mut context).is_pending());
+    assert!(std::future::Future::poll(second.as_mut(), &mut context).is_pending());
+    let groups = [bench.turns.run(first).expect("room"), bench.turns.run(second).expect("room")];
+    assert_eq!(groups.map(|group| group.slab()), [SlabId(0), SlabId(0)]);
+    assert_eq!(bench.disk.file_names(), ["ballast", "slab-0000", "superblock"]);
 }
 
 #[test]
