@@ -149,7 +149,7 @@ impl Case {
             }
         }
         let before = self.digest()?;
-        refused(self.server.up(), &["newer"])?;
+        refused(self.server.up(), &["format version 2"])?;
         ensure!(self.digest()? == before, "a refused directory was changed");
         Ok(())
     }

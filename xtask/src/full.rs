@@ -31,6 +31,7 @@ pub fn run() -> Result<Done> {
     let ballast = mount.path.join("ballast");
     output("fallocate", &["-l", &BALLAST_BYTES.to_string(), &ballast.to_string_lossy()])?;
     let mut server = Server::new(&mount.path)?;
+    server.log_to(&dir.join("drystone.log"));
     server.start()?;
     for (name, size) in [("big", "8GiB"), ("other", "1GiB"), ("victim", "1GiB")] {
         server.create(name, size)?;

@@ -7,7 +7,7 @@
 
 use crate::content::Journal;
 use crate::load::{Event, Load, Plan, Target, check_against};
-use crate::process::{Background, command, output, scratch, succeed, wait_until};
+use crate::process::{Background, command, finish, output, scratch, succeed, wait_until};
 use crate::random::Random;
 use crate::server::{Server, Subject};
 use crate::write_log::WriteLog;
@@ -106,6 +106,7 @@ fn record(subject: Subject, dir: &Path, load_ms: u64, random: &mut Random) -> Re
     let disk = RecordingDisk::start(dir, &base, &log)?;
     let mount = Mount::new(&disk.export, &dir.join("mnt"))?;
     let mut server = Server::of(subject, &dir.join("mnt"))?;
+    server.log_to(&dir.join("recorded.log"));
     server.start()?;
     let targets: Vec<Arc<Target>> =
         (0..2).map(|index| Target::new(&format!("load{index}"), index + 1, SIZE_BYTES)).collect();
@@ -140,6 +141,13 @@ fn record(subject: Subject, dir: &Path, load_ms: u64, random: &mut Random) -> Re
 struct RecordingDisk {
     daemon: Background,
     export: PathBuf,
+}
+
+impl Drop for RecordingDisk {
+    fn drop(&mut self) {
+        self.daemon.kill9();
+        let _ = succeed(command("umount", &["--lazy", &self.export.to_string_lossy()]));
+    }
 }
 
 impl RecordingDisk {
@@ -187,7 +195,15 @@ impl Mount {
     }
 
     pub fn unmount(self) -> Result<()> {
-        output("umount", &[&self.path.to_string_lossy()])?;
+        // A killed process that used io_uring lets go of its files a moment after it is gone.
+        let path = self.path.to_string_lossy().into_owned();
+        wait_until("umount", Duration::from_secs(20), || {
+            let tried = finish(command("umount", &[&path]), Duration::from_secs(20))?;
+            if !tried.status.success() && !tried.stderr.contains("busy") {
+                bail!("umount {path}: {}", tried.stderr);
+            }
+            Ok(tried.status.success())
+        })?;
         output("losetup", &["--detach", &self.device])?;
         std::mem::forget(self);
         Ok(())
@@ -238,6 +254,7 @@ impl Images<'_> {
     fn examine(&self, subject: Subject, image: &Path, length: u64, statistics: &mut Statistics) -> Result<()> {
         let mount = Mount::new(image, &self.dir.join("cut"))?;
         let mut server = Server::of(subject, &mount.path)?;
+        server.log_to(&self.dir.join("examined.log"));
         server.start()?;
         for target in &self.recorded.targets {
             let mut journal = journal_at(&target.state().events, length, &mut statistics.flushes);

@@ -22,11 +22,22 @@ pub fn target_dir() -> PathBuf {
 /// A fresh folder for one test's files. On the disk that holds the target folder, since tests want a real file system.
 pub fn scratch(name: &str) -> Result<PathBuf> {
     let dir = target_dir().join("blackbox").join(name);
+    unmount_below(&dir);
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
     }
     fs::create_dir_all(&dir)?;
     Ok(dir)
+}
+
+/// What an earlier run that was interrupted left mounted.
+fn unmount_below(dir: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points =
+        mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|point| Path::new(point).starts_with(dir));
+    for point in points {
+        let _ = finish(command("umount", &["--lazy", point]), Duration::from_secs(20));
+    }
 }
 
 pub fn command(program: &str, arguments: &[&str]) -> Command {

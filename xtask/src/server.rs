@@ -79,6 +79,11 @@ impl Server {
         })
     }
 
+    /// Keeps the log elsewhere than beside the data.
+    pub fn log_to(&mut self, path: &Path) {
+        self.log = path.to_path_buf();
+    }
+
     /// `drystone up` with this server's addresses.
     pub fn up(&self) -> Command {
         if self.subject == Subject::Nbdkit {

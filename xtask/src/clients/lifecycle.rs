@@ -280,6 +280,10 @@ fn demo(bench: &mut Bench) -> Result<()> {
     bench.server.options.push("--demo".into());
     bench.server.start()?;
     bench.server.options.pop();
+    // The API answers before the vDisk is made; what it prints comes after.
+    wait_until("the first words of `up --demo`", Duration::from_secs(10), || {
+        Ok(bench.server.log().rsplit("INFO").next().is_some_and(|text| text.contains("/demo")))
+    })?;
     ensure!(show(bench, "demo", "size_bytes")? == 20u64 << 30);
     let log = bench.server.log();
     let Some(address) = (match &bench.server.nbd {

@@ -223,6 +223,7 @@ fn fio_verify(bench: &mut Bench) -> Result<()> {
             "--verify_fatal=1",
             "--do_verify=1",
             "--verify_backlog=256",
+            "--verify_state_save=0",
             "--group_reporting",
             &format!("--directory={}", bench.dir.display()),
         ],
