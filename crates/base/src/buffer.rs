@@ -18,7 +18,33 @@ unsafe impl Send for AlignedBuffer {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for AlignedBuffer {}
 
+/// Freed buffers that a thread keeps for its next reads: memory from the kernel costs a page fault and 4 KiB of zeros for
+/// each page, more than the read itself.
+const KEPT_BYTES_MAX: usize = 16 << 20;
+const KEPT_BUFFERS_MAX: usize = 256;
+
+#[derive(Default)]
+struct Kept {
+    buffers: Vec<AlignedBuffer>,
+    bytes: usize,
+}
+
+thread_local! {
+    static KEPT: std::cell::RefCell<Kept> = std::cell::RefCell::default();
+}
+
 impl AlignedBuffer {
+    /// Content is what some earlier buffer of this thread held, or zeros: for a reader that fills all of it.
+    pub fn to_be_filled(len: usize) -> Self {
+        let kept = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            let at = kept.buffers.iter().rposition(|buffer| buffer.len == len)?;
+            kept.bytes -= len;
+            Some(kept.buffers.swap_remove(at))
+        });
+        kept.ok().flatten().unwrap_or_else(|| Self::zeroed(len))
+    }
+
     pub fn zeroed(len: usize) -> Self {
         let layout = Self::layout(len);
         // SAFETY: the layout has a size above zero.
@@ -62,6 +88,19 @@ impl AsRef<[u8]> for AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
+        // Fails while the thread ends; a buffer that is pushed out of the list frees itself below.
+        let kept = KEPT.try_with(|kept| {
+            let Ok(mut kept) = kept.try_borrow_mut() else { return false };
+            let fits = kept.bytes + self.len <= KEPT_BYTES_MAX && kept.buffers.len() < KEPT_BUFFERS_MAX;
+            if fits && self.len > 0 {
+                kept.bytes += self.len;
+                kept.buffers.push(AlignedBuffer { start: self.start, len: self.len });
+            }
+            fits && self.len > 0
+        });
+        if kept == Ok(true) {
+            return;
+        }
         // SAFETY: allocated in zeroed with this very layout.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.len)) }
     }
@@ -76,6 +115,22 @@ impl std::fmt::Debug for AlignedBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kept_buffer_is_used_again_and_a_zeroed_one_is_zero() {
+        let mut buffer = AlignedBuffer::zeroed(12_288);
+        buffer.fill(7);
+        let address = buffer.as_ptr();
+        drop(buffer);
+        let again = AlignedBuffer::to_be_filled(12_288);
+        assert_eq!(again.as_ptr(), address, "no new memory");
+        drop(again);
+        assert!(AlignedBuffer::zeroed(12_288).iter().all(|&byte| byte == 0));
+        // More than is kept goes back to the allocator; nothing is freed twice.
+        let many: Vec<AlignedBuffer> = (0..40).map(|_| AlignedBuffer::zeroed(1 << 20)).collect();
+        drop(many);
+        assert!(KEPT.with(|kept| kept.borrow().bytes) <= KEPT_BYTES_MAX);
+    }
 
     #[test]
     fn is_aligned_zeroed_and_becomes_bytes_without_a_copy() {

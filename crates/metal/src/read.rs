@@ -31,7 +31,7 @@ impl RangeRead {
     pub(crate) fn start(ring: &Rc<Ring>, file: &Rc<Descriptors>, name: &Rc<str>, offset: u64, len: usize) -> Self {
         let skip_bytes = (offset % ALIGN as u64) as usize;
         let file_offset = offset - skip_bytes as u64;
-        let buffer = AlignedBuffer::zeroed((skip_bytes + len).next_multiple_of(ALIGN));
+        let buffer = AlignedBuffer::to_be_filled((skip_bytes + len).next_multiple_of(ALIGN));
         let direct = file.reads_direct();
         let operation = ring.read(file, ReadInto { buffer, filled_bytes: 0, file_offset });
         RangeRead {
@@ -73,7 +73,7 @@ impl Future for RangeRead {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let outcome = ready!(Pin::new(&mut self.operation).poll(context));
-            let (result, buffer) = (outcome.result, outcome.resources.into_read());
+            let (result, mut buffer) = (outcome.result, outcome.resources.into_read());
             let complete = match result {
                 Ok(read_bytes) => {
                     self.filled_bytes += read_bytes as usize;
@@ -90,6 +90,9 @@ impl Future for RangeRead {
             };
             match complete {
                 Ok(true) => {
+                    // Beyond the end of the file: zeros, whatever the buffer held before.
+                    let end = self.filled_bytes.min(buffer.len());
+                    buffer[end..].fill(0);
                     let range = self.skip_bytes..self.skip_bytes + self.len;
                     return Poll::Ready(Ok(buffer.into_bytes().slice(range)));
                 }

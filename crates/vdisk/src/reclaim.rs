@@ -160,6 +160,7 @@ impl Vdisk {
         let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, len);
         while let Step::Frame(walked) = walk.next().await? {
             let frame = &walked.frame;
+            yield_now().await;
             for run in &frame.runs {
                 for (i, address) in extents(&walked, run).into_iter().enumerate() {
                     let found = match run.kind {
@@ -188,6 +189,7 @@ impl Vdisk {
         let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, account.len);
         let mut moves = Vec::new();
         while let Step::Frame(walked) = walk.next().await? {
+            yield_now().await;
             for run in walked.frame.runs.clone() {
                 match run.kind {
                     RunKind::Data => self.collect_moves(&walked, &run, &mut moves).await?,
@@ -335,6 +337,19 @@ impl Vdisk {
         }
         Ok(())
     }
+}
+
+/// Lets the worker's other tasks run: a window of a group holds a thousand frames, clients must not wait for them all.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await
 }
 
 fn extents(walked: &WalkedFrame, run: &crate::log::frame::Run) -> Vec<Address> {
