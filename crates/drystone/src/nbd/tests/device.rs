@@ -24,6 +24,8 @@ pub struct Controls {
     /// While true, every request takes a trip through the executor.
     pub pending: AtomicBool,
     pub fail: Mutex<Option<Kind>>,
+    /// How long each submission blocks the worker.
+    pub think: Mutex<Duration>,
     pub attach_error: Mutex<Option<String>>,
     pub attach_delay: Mutex<Duration>,
     /// Ends every connection.
@@ -39,6 +41,7 @@ impl Controls {
             open: watch::Sender::new(true),
             pending: AtomicBool::new(false),
             fail: Mutex::new(None),
+            think: Mutex::new(Duration::ZERO),
             attach_error: Mutex::new(None),
             attach_delay: Mutex::new(Duration::ZERO),
             close: watch::Sender::new(false),
@@ -111,6 +114,10 @@ impl BlockDevice for Shared {
     fn submit(&self, request: Request) -> Completion<block::Result<Reply>> {
         let controls = &self.0.controls;
         controls.submitted.fetch_add(1, Ordering::SeqCst);
+        let think = *controls.think.lock().expect("no panics");
+        if !think.is_zero() {
+            std::thread::sleep(think);
+        }
         let mut open = controls.open.subscribe();
         if *open.borrow() && !controls.pending.load(Ordering::SeqCst) {
             return Completion::Ready(self.0.answer(request));
@@ -271,8 +278,13 @@ impl Running {
         drop(self.stop.take());
     }
 
+    /// Whether serving has ended.
+    pub fn is_over(&self) -> bool {
+        self.threads.last().is_some_and(JoinHandle::is_finished)
+    }
+
     /// Waits until `done` holds; panics after ten seconds.
-    pub fn wait_until(&self, what: &str, done: impl Fn(&Controls) -> bool) {
+    pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Controls) -> bool) {
         for _ in 0..1000 {
             if done(&self.controls) {
                 return;
