@@ -18,7 +18,7 @@ pub struct CreateVdisk {
     pub size_bytes: u64,
     /// Logical sector presented to the client: 512 or 4096.
     #[serde(default = "default_sector_bytes")]
-    #[cfg_attr(feature = "openapi", schema(default = 512, example = 512))]
+    #[cfg_attr(feature = "openapi", schema(default = 512, example = 512, minimum = 512, maximum = 4096))]
     pub sector_bytes: u32,
 }
 

@@ -57,9 +57,14 @@ pub struct ZeroRange {
     pub length: u64,
 }
 
+/// Raw bytes.
+#[derive(utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub(crate) struct Octets(#[expect(dead_code, reason = "only its schema is used")] Vec<u8>);
+
 /// Reads bytes.
 #[utoipa::path(get, path = "/api/v1/vdisks/{name}/data", tag = "data", params(("name" = String, Path), ReadQuery), responses(
-    (status = 200, description = "Exactly `length` bytes", body = Vec<u8>, content_type = "application/octet-stream"),
+    (status = 200, description = "Exactly `length` bytes", body = Octets, content_type = "application/octet-stream"),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Not aligned, too long, or beyond the end", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
@@ -79,7 +84,7 @@ pub(crate) async fn read(
 
 /// Writes the body at an offset. Survives power loss only after a flush.
 #[utoipa::path(put, path = "/api/v1/vdisks/{name}/data", tag = "data", params(("name" = String, Path), WriteQuery),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "A multiple of 512 bytes, at most 32 MiB"), responses(
+    request_body(content = Octets, content_type = "application/octet-stream", description = "A multiple of 512 bytes, at most 32 MiB"), responses(
     (status = 204, description = "Written"),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The vDisk is read-only", body = Problem, content_type = "application/problem+json"),

@@ -171,13 +171,10 @@ fn vdisk(name: &str, rest: &str) -> String {
     format!("/vdisks/{}{rest}", encode(name))
 }
 
-/// Percent-encoding of everything but the unreserved characters (RFC 3986, section 2.3); a name of dots only is encoded
-/// whole, since `.` and `..` are taken out of paths on the way.
+/// Percent-encoding of everything but the unreserved characters (RFC 3986, section 2.3).
 fn encode(text: &str) -> String {
-    let only_dots = text.bytes().all(|byte| byte == b'.');
     text.bytes()
         .map(|byte| match byte {
-            b'.' if only_dots => "%2E".to_string(),
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
             _ => format!("%{byte:02X}"),
         })
