@@ -7,7 +7,7 @@ use crate::oneshot::{Receiver, oneshot};
 use crate::{Error, Kind, Outcome, Result, Store, Transaction};
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use world::LocalFuture;
 
 const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
@@ -20,7 +20,10 @@ const CACHE_BYTES: usize = 4 << 20;
 
 /// The synchronous store.
 pub struct RedbCore {
-    database: Database,
+    /// `None` only between closing and reopening.
+    database: Option<Database>,
+    /// Where to open it again; a store on the caller's backend has none.
+    path: Option<PathBuf>,
 }
 
 impl RedbCore {
@@ -29,7 +32,7 @@ impl RedbCore {
         let context = |e: redb::Error| failed(&format!("cannot open {}", path.display()), e);
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        Self::begin(builder.create(path).map_err(|e| context(e.into()))?)
+        Self::begin(builder.create(path).map_err(|e| context(e.into()))?, Some(path.to_path_buf()))
     }
 
     /// The same on storage of the caller's.
@@ -37,11 +40,11 @@ impl RedbCore {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let opened = builder.create_with_backend(backend);
-        Self::begin(opened.map_err(|e| failed("cannot open the metadata store", e.into()))?)
+        Self::begin(opened.map_err(|e| failed("cannot open the metadata store", e.into()))?, None)
     }
 
-    fn begin(database: Database) -> Result<Self> {
-        let core = RedbCore { database };
+    fn begin(database: Database, path: Option<PathBuf>) -> Result<Self> {
+        let core = RedbCore { database: Some(database), path };
         match core.format().map_err(|e| failed("cannot read the metadata store", e))? {
             None => core.write_format().map_err(|e| failed("cannot begin the metadata store", e))?,
             Some(FORMAT) => {}
@@ -53,8 +56,20 @@ impl RedbCore {
         Ok(core)
     }
 
+    fn database(&self) -> std::result::Result<&Database, redb::Error> {
+        self.database.as_ref().ok_or(redb::Error::PreviousIo)
+    }
+
+    /// After an I/O error (a full disk among them) redb refuses everything until the file is opened again.
+    fn reopen(&mut self) -> Result<bool> {
+        let Some(path) = self.path.clone() else { return Ok(false) };
+        self.database = None;
+        *self = RedbCore::open(&path)?;
+        Ok(true)
+    }
+
     fn format(&self) -> std::result::Result<Option<u32>, redb::Error> {
-        let about = match self.database.begin_read()?.open_table(ABOUT) {
+        let about = match self.database()?.begin_read()?.open_table(ABOUT) {
             Ok(about) => about,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             Err(e) => return Err(e.into()),
@@ -75,14 +90,14 @@ impl RedbCore {
     /// Quick repair: a start after a crash reads the allocator's state instead of walking the whole file. Commits are
     /// durable (`Durability::Immediate` is redb's default).
     fn begin_write(&self) -> std::result::Result<redb::WriteTransaction, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+        let mut transaction = self.database()?.begin_write()?;
         transaction.set_quick_repair(true);
         Ok(transaction)
     }
 
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>> {
         let read = || -> std::result::Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let table = self.database()?.begin_read()?.open_table(RECORDS)?;
             Ok(table.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
         };
         read().map_err(|e| failed("cannot read the metadata store", e))
@@ -90,7 +105,7 @@ impl RedbCore {
 
     pub fn scan(&mut self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
         let read = || -> std::result::Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(RECORDS)?;
+            let table = self.database()?.begin_read()?.open_table(RECORDS)?;
             let mut found = Vec::new();
             for entry in table.range::<&[u8]>(crate::store::scan_range(prefix, after))? {
                 let (key, value) = entry?;
@@ -106,7 +121,14 @@ impl RedbCore {
 
     pub fn commit(&mut self, transaction: &Transaction) -> Result<Outcome> {
         transaction.check()?;
-        self.write(transaction).map_err(|e| failed("cannot write the metadata store", e))
+        let context = "cannot write the metadata store";
+        if self.database.is_none() {
+            self.reopen()?;
+        }
+        match self.write(transaction) {
+            Err(redb::Error::PreviousIo) if self.reopen()? => self.write(transaction).map_err(|e| failed(context, e)),
+            result => result.map_err(|e| failed(context, e)),
+        }
     }
 
     fn write(&mut self, wanted: &Transaction) -> std::result::Result<Outcome, redb::Error> {

@@ -1,8 +1,9 @@
 //! The shard's records in the metadata store: an index of what the logs say, kept in memory too.
 
 use crate::{Error, Kind, Result};
-use base::VdiskId;
+use base::{GroupId, Sequence, VdiskId};
 use meta::{CheckpointHint, Outcome, ShardRecord, Store, TailHint, Transaction, VdiskRecord, keys};
+use pool::{Pool, Purpose};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -16,11 +17,13 @@ pub(crate) struct MetaIndex {
     pub store: Rc<dyn Store>,
     pub shard: u16,
     pub records: RefCell<BTreeMap<VdiskId, VdiskRecord>>,
+    /// Gives up some of its reserve when the store finds the disk full.
+    pool: Rc<Pool>,
 }
 
 impl MetaIndex {
     /// Reads all records of this shard.
-    pub async fn load(store: Rc<dyn Store>, shard: u16) -> Result<Rc<MetaIndex>> {
+    pub async fn load(store: Rc<dyn Store>, shard: u16, pool: Rc<Pool>) -> Result<Rc<MetaIndex>> {
         let mut records = BTreeMap::new();
         let mut after = None;
         loop {
@@ -36,7 +39,17 @@ impl MetaIndex {
                 _ => break,
             }
         }
-        Ok(Rc::new(MetaIndex { store, shard, records: records.into() }))
+        Ok(Rc::new(MetaIndex { store, shard, records: records.into(), pool }))
+    }
+
+    /// A full disk must not keep the store from what makes room: the reserve is for that.
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome> {
+        loop {
+            match self.store.commit(transaction.clone()).await {
+                Err(error) if error.kind == meta::Kind::Full && self.pool.make_room_for(Purpose::Emergency).await? => {}
+                result => return Ok(result?),
+            }
+        }
     }
 
     pub fn record(&self, id: VdiskId) -> Option<VdiskRecord> {
@@ -49,7 +62,7 @@ impl MetaIndex {
     }
 
     pub async fn put_shard(&self, record: ShardRecord) -> Result<()> {
-        committed(self.store.commit(Transaction::new().put(keys::shard(self.shard), record.encode())).await?)
+        committed(self.commit(Transaction::new().put(keys::shard(self.shard), record.encode())).await?)
     }
 
     /// A new vDisk, or one that was found in the logs. `Exists` if the name is taken.
@@ -59,7 +72,7 @@ impl MetaIndex {
             .compare(name.clone(), None)
             .put(name, keys::vdisk(record.id))
             .put(keys::vdisk(record.id), record.encode());
-        match self.store.commit(transaction).await? {
+        match self.commit(transaction).await? {
             Outcome::Committed => {}
             Outcome::Conflict => {
                 return Err(Error::new(Kind::Exists, format!("a vDisk {:?} exists already", record.name)));
@@ -75,7 +88,7 @@ impl MetaIndex {
         change(&mut record);
         // In memory first: two updates under way at once must not undo each other.
         self.records.borrow_mut().insert(id, record.clone());
-        committed(self.store.commit(Transaction::new().put(keys::vdisk(id), record.encode())).await?)
+        committed(self.commit(Transaction::new().put(keys::vdisk(id), record.encode())).await?)
     }
 
     pub async fn rename(&self, id: VdiskId, new_name: &str) -> Result<()> {
@@ -90,7 +103,7 @@ impl MetaIndex {
             .delete(keys::name(&old_name))
             .put(name, keys::vdisk(id))
             .put(keys::vdisk(id), record.encode());
-        match self.store.commit(transaction).await? {
+        match self.commit(transaction).await? {
             Outcome::Committed => {}
             Outcome::Conflict => return Err(Error::new(Kind::Exists, format!("a vDisk {new_name:?} exists already"))),
         }
@@ -106,12 +119,12 @@ impl MetaIndex {
         record.deleted = true;
         self.records.borrow_mut().insert(id, record.clone());
         let transaction = Transaction::new().delete(keys::name(&record.name)).put(keys::vdisk(id), record.encode());
-        committed(self.store.commit(transaction).await?)
+        committed(self.commit(transaction).await?)
     }
 
     pub async fn remove(&self, id: VdiskId) -> Result<()> {
         self.records.borrow_mut().remove(&id);
-        committed(self.store.commit(Transaction::new().delete(keys::vdisk(id))).await?)
+        committed(self.commit(Transaction::new().delete(keys::vdisk(id))).await?)
     }
 }
 
@@ -132,12 +145,27 @@ impl vdisk::Index for CheckpointIndex {
             let stored = index
                 .update(vdisk, |record| {
                     record.checkpoint = Some(hint(place));
-                    record.tail = None;
+                    record.tail = Some(synced_tail(place.group, place.sequence));
                 })
                 .await;
             stored.map_err(|error| vdisk::Error::new(vdisk::Kind::Io, error.to_string()))
         })
     }
+
+    fn synced_into(&self, vdisk: VdiskId, group: GroupId, sequence: Sequence) -> LocalFuture<()> {
+        let index = self.0.clone();
+        Box::pin(async move {
+            let noted = index.update(vdisk, |record| record.tail = Some(synced_tail(group, sequence))).await;
+            if let Err(error) = noted {
+                tracing::warn!(%vdisk, %error, "the metadata store could not be told of a new group");
+            }
+        })
+    }
+}
+
+/// What is known to be synced: the log must reach at least this far at the next start.
+pub(crate) fn synced_tail(group: GroupId, sequence: Sequence) -> TailHint {
+    TailHint { group, len: 0, sequence, chain: 0, clean: false }
 }
 
 pub(crate) fn hint(place: meta_hint::Place) -> CheckpointHint {
@@ -150,5 +178,5 @@ pub(crate) fn place(hint: CheckpointHint) -> meta_hint::Place {
 
 /// A tail behind which nothing can follow.
 pub(crate) fn clean_tail(record: &VdiskRecord) -> Option<base::Sequence> {
-    record.tail.filter(|tail| tail.clean).map(|tail: TailHint| tail.sequence)
+    record.tail.filter(|tail| tail.clean).map(|tail| tail.sequence)
 }

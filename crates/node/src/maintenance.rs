@@ -83,9 +83,8 @@ impl Shard {
             if let Err(error) = self.context.pool.refresh_usage().await {
                 tracing::warn!(%error, "the disk's free space cannot be read");
             }
-            if !self.context.pool.usage().ballast_whole
-                && let Err(error) = self.context.pool.replenish().await
-            {
+            // Always: besides the reserve it gives back what closed groups had reserved behind their tails.
+            if let Err(error) = self.context.pool.replenish().await {
                 tracing::warn!(%error, "the reserve could not be made whole");
             }
         }

@@ -1,6 +1,6 @@
 //! Making a shard, starting one, and stopping it cleanly.
 
-use crate::index::MetaIndex;
+use crate::index::{MetaIndex, synced_tail};
 use crate::shard::{Entry, Listener};
 use crate::{Error, Kind, Result, Shard};
 use base::{DiskId, VdiskId};
@@ -48,7 +48,7 @@ impl Shard {
     ) -> Result<Rc<Shard>> {
         let opened = Pool::open(world.clone(), disk, config.pool.clone()).await?;
         let identity = opened.pool.identity();
-        let index = MetaIndex::load(store, identity.shard).await?;
+        let index = MetaIndex::load(store, identity.shard, opened.pool.clone()).await?;
         let known = index.shard_record().await?;
         match &known {
             None if !opened.groups.is_empty() => {
@@ -74,6 +74,20 @@ impl Shard {
                 ));
             }
             _ => {}
+        }
+        if opened.superblock_copy_damaged {
+            tracing::warn!(shard = identity.shard, "one copy of the superblock could not be read; it was written anew");
+        }
+        if opened.superblock_was_old {
+            // Ids of groups that were freed might come again under the old number.
+            let of_groups = opened.groups.iter().map(|header| header.group.node()).max().unwrap_or(0);
+            let node = identity.node.max(of_groups) + 1;
+            opened.pool.set_node(node).await?;
+            tracing::warn!(
+                shard = identity.shard,
+                node,
+                "the superblock was older than the disk; a new node number was taken"
+            );
         }
         // A store that is behind the disk was restored, or a crash came between the two: its hints may be stale.
         let hints_are_good = known.as_ref().is_some_and(|record| record.generation == opened.generation_before);
@@ -161,13 +175,8 @@ impl Shard {
                         .index
                         .update(vdisk.id, |record| {
                             record.checkpoint = closed.checkpoint.map(crate::index::hint);
-                            record.tail = Some(TailHint {
-                                group: base::GroupId::NONE,
-                                len: 0,
-                                sequence: closed.tail,
-                                chain: 0,
-                                clean: true,
-                            });
+                            let tail = synced_tail(base::GroupId::NONE, closed.tail);
+                            record.tail = Some(TailHint { clean: true, ..tail });
                         })
                         .await;
                     first_error = first_error.or(noted.err());

@@ -74,7 +74,7 @@ impl Shard {
         let opened = Pool::open(world.clone(), disk, config.pool.clone()).await?;
         opened.pool.set_node(node).await?;
         let identity = opened.pool.identity();
-        let index = MetaIndex::load(store, identity.shard).await?;
+        let index = MetaIndex::load(store, identity.shard, opened.pool.clone()).await?;
         let context = Context {
             world,
             pool: opened.pool.clone(),
@@ -85,7 +85,7 @@ impl Shard {
         let mut rebuilt =
             Rebuilt { groups: opened.groups.len(), quarantined: opened.quarantined.len(), ..Rebuilt::default() };
         for (id, headers) in by_vdisk(opened.groups) {
-            let found = Found { headers: headers.clone(), checkpoint: None, clean_tail: None };
+            let found = Found { headers: headers.clone(), checkpoint: None, clean_tail: None, synced_through: None };
             let told = Rc::new(CheckpointIndex(index.clone()));
             match Vdisk::recover(context.clone(), told, id, found).await {
                 Ok(recovered) => {

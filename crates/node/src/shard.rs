@@ -7,7 +7,7 @@ use crate::attach::Attachments;
 use crate::index::{CheckpointIndex, MetaIndex, clean_tail, place};
 use crate::{Error, Kind, Result};
 use base::VdiskId;
-use meta::VdiskRecord;
+use meta::{TailHint, VdiskRecord};
 use pool::GroupHeader;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -62,6 +62,7 @@ pub struct Totals {
     pub checkpoints: u64,
     pub bytes_freed: u64,
     pub bytes_punched: u64,
+    pub map_lookups: u64,
     pub map_page_loads: u64,
     pub checksum_failures: u64,
 }
@@ -77,6 +78,7 @@ impl Totals {
         self.checkpoints += stats.checkpoints.get();
         self.bytes_freed += stats.bytes_freed.get();
         self.bytes_punched += stats.bytes_punched.get();
+        self.map_lookups += stats.map_lookups.get();
         self.map_page_loads += stats.map_page_loads.get();
         self.checksum_failures += stats.checksum_failures.get();
     }
@@ -176,6 +178,7 @@ impl Shard {
             headers: headers.clone(),
             checkpoint: good.and_then(|record| record.checkpoint).map(place),
             clean_tail: good.and_then(clean_tail),
+            synced_through: good.and_then(|record| record.tail).map(|tail| tail.sequence),
         };
         let was_clean = found.clean_tail.is_some();
         let index = Rc::new(CheckpointIndex(self.index.clone()));
@@ -223,7 +226,7 @@ impl Shard {
                 record.size_bytes = attributes.size_bytes;
                 record.read_only = attributes.read_only;
                 record.epoch = epoch;
-                record.tail = None;
+                record.tail = record.tail.map(|tail| TailHint { clean: false, ..tail });
             })
             .await?;
         (self.listener)(vdisk.id, self.index.record(vdisk.id).as_ref());

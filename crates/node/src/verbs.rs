@@ -1,6 +1,6 @@
 //! The verbs on a shard's vDisks: log first, then the metadata store, then the answer.
 
-use crate::index::CheckpointIndex;
+use crate::index::{CheckpointIndex, synced_tail};
 use crate::shard::Entry;
 use crate::{Error, Kind, Result, Shard};
 use base::VdiskId;
@@ -33,7 +33,7 @@ impl Shard {
             shard: self.number,
             epoch: self.context.pool.epoch(),
             checkpoint: None,
-            tail: None,
+            tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())),
             deleted: false,
         };
         if let Err(error) = self.index.insert(record.clone()).await {

@@ -58,6 +58,7 @@ impl Vdisk {
     /// `rewrites`: as it was when the sync began. A sync of places that were given up meanwhile proves nothing.
     fn mark_durable(&self, through: Sequence, rewrites: u64) {
         let mut released = Vec::new();
+        let mut entered = None;
         {
             let mut state = self.state.borrow_mut();
             if state.rewrites != rewrites {
@@ -66,6 +67,9 @@ impl Vdisk {
             while state.unsynced.front().is_some_and(|frame| frame.at.sequence <= through) {
                 let frame = state.unsynced.pop_front().expect("looked at it");
                 state.unsynced_bytes -= frame.bytes;
+                if frame.at.group != state.durable.group {
+                    entered = Some(frame.at);
+                }
                 state.durable = frame.at;
                 match released.last_mut() {
                     Some((group, _, end)) if *group == frame.at.group => *end = frame.at.end,
@@ -75,6 +79,9 @@ impl Vdisk {
             if let Some(group) = state.open.as_mut() {
                 group.synced();
             }
+        }
+        if let Some(at) = entered {
+            self.context.world.spawn(self.index.synced_into(self.id, at.group, at.sequence));
         }
         // The bytes are on the medium and, as far as they are wanted, in our own cache: memory is not paid twice.
         for (group, start, end) in released {

@@ -36,6 +36,7 @@ impl Vdisk {
             let leaf_end = (block / FANOUT as u64 + 1) * FANOUT as u64;
             let count = (end.div_ceil(BLOCK).min(leaf_end) - block) as usize;
             let run = &mut addresses[..count];
+            Stats::add(&self.stats.map_lookups, 1);
             if state.tree.lookup_run(block, run).is_err() {
                 return Ok(None);
             }

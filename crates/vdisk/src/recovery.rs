@@ -30,6 +30,9 @@ pub struct Found {
     pub checkpoint: Option<meta_hint::Place>,
     /// The last frame, if the vDisk was closed cleanly and nothing can follow it.
     pub clean_tail: Option<Sequence>,
+    /// The metadata store knows that the log was synced at least this far. A newest group whose header rotted is no group
+    /// any more, and the log would look shorter without anything missing.
+    pub synced_through: Option<Sequence>,
 }
 
 pub struct Recovered {
@@ -391,6 +394,7 @@ impl Recovery<'_> {
         let end = walked.last().map_or(start, |frame| frame.at);
         let mut proof = self.found.headers.iter().map(|header| header.durable_through).max().unwrap_or_default();
         proof = proof.max(self.found.clean_tail.unwrap_or_default());
+        proof = proof.max(self.found.synced_through.unwrap_or_default());
         proof = proof.max(walked.iter().map(|frame| frame.durable).max().unwrap_or_default());
         if self.found.clean_tail.is_none() && !end.group.is_none() && self.context.pool.knows(end.group) {
             proof = proof.max(frame_beyond(&self.context.pool, self.id, end.group, end.end).await?);

@@ -47,6 +47,8 @@ pub struct Stats {
     pub groups_freed: Cell<u64>,
     pub bytes_freed: Cell<u64>,
     pub bytes_punched: Cell<u64>,
+    /// Looks at a leaf of the map; `map_page_loads` of them had to read a page first.
+    pub map_lookups: Cell<u64>,
     pub map_page_loads: Cell<u64>,
     pub checksum_failures: Cell<u64>,
     pub sync_failures_survived: Cell<u64>,

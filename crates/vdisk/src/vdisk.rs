@@ -160,6 +160,8 @@ pub struct Vdisk {
 pub trait Index {
     /// Durable when it completes: the next start may look for this checkpoint and no earlier one.
     fn checkpointed(&self, vdisk: VdiskId, place: meta_hint::Place) -> world::LocalFuture<Result<()>>;
+    /// Frames up to `sequence` are synced, the last of them is the first in `group`. Nothing waits for it.
+    fn synced_into(&self, vdisk: VdiskId, group: GroupId, sequence: Sequence) -> world::LocalFuture<()>;
 }
 
 impl Vdisk {

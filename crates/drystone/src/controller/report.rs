@@ -254,7 +254,7 @@ impl Verbs {
                 repacked: sum(|r| r.totals.relocated_bytes),
                 padding: sum(|r| r.usage.padded_bytes + r.usage.prewritten_bytes),
             },
-            map_cache_hits: 0,
+            map_cache_hits: sum(|r| r.totals.map_lookups.saturating_sub(r.totals.map_page_loads)),
             map_cache_misses: sum(|r| r.totals.map_page_loads),
             map_cache_bytes: sum(|r| r.summary.map_bytes),
             ram_cache_hits: cache.hits,
