@@ -154,10 +154,11 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.end.take().unwrap_or(End::Lost(error))),
                 sent => sent.is_ready(),
             };
-            if self.gave_up || sent && self.session.requests_under_way() == 0 {
-                if let Some(end) = self.end.take() {
-                    return Poll::Ready(end);
-                }
+            let answered = sent && self.session.requests_under_way() == 0;
+            if (self.gave_up || answered)
+                && let Some(end) = self.end.take()
+            {
+                return Poll::Ready(end);
             }
             match received {
                 Received::Some if requests > 0 => {}
