@@ -176,7 +176,8 @@ pub(crate) fn place(hint: CheckpointHint) -> meta_hint::Place {
     meta_hint::Place { group: hint.group, offset: hint.offset, len: hint.len, sequence: hint.sequence }
 }
 
-/// A tail behind which nothing can follow.
-pub(crate) fn clean_tail(record: &VdiskRecord) -> Option<base::Sequence> {
-    record.tail.filter(|tail| tail.clean).map(|tail| tail.sequence)
+/// A tail behind which nothing can follow: the vDisk was closed by the run before this one. (One that was closed earlier
+/// and not opened since looks the same as one that was opened and not closed.)
+pub(crate) fn clean_tail(record: &VdiskRecord, generation_before: u64) -> Option<Sequence> {
+    record.tail.filter(|tail| tail.clean && record.epoch.0 == generation_before).map(|tail| tail.sequence)
 }

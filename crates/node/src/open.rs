@@ -110,6 +110,7 @@ impl Shard {
             entries: Default::default(),
             headers: by_vdisk(opened.groups).into(),
             hints_are_good,
+            generation_before: opened.generation_before,
             opened: Default::default(),
             attachments: Default::default(),
             listener,
@@ -168,6 +169,7 @@ impl Shard {
         self.stopping.set(true);
         self.attachments.end(None);
         let mut first_error = None;
+        let epoch = self.context.pool.epoch();
         for vdisk in self.open_vdisks() {
             match vdisk.close().await {
                 Ok(closed) => {
@@ -177,6 +179,7 @@ impl Shard {
                             record.checkpoint = closed.checkpoint.map(crate::index::hint);
                             let tail = synced_tail(base::GroupId::NONE, closed.tail);
                             record.tail = Some(TailHint { clean: true, ..tail });
+                            record.epoch = epoch;
                         })
                         .await;
                     first_error = first_error.or(noted.err());

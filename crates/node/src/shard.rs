@@ -7,7 +7,7 @@ use crate::attach::Attachments;
 use crate::index::{CheckpointIndex, MetaIndex, clean_tail, place};
 use crate::{Error, Kind, Result};
 use base::VdiskId;
-use meta::{TailHint, VdiskRecord};
+use meta::VdiskRecord;
 use pool::GroupHeader;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -37,6 +37,8 @@ pub struct Shard {
     pub(crate) headers: RefCell<BTreeMap<VdiskId, Vec<GroupHeader>>>,
     /// The hints in the records are those of this very disk.
     pub(crate) hints_are_good: bool,
+    /// Of the run before this one.
+    pub(crate) generation_before: u64,
     pub(crate) opened: Rc<Notify>,
     pub(crate) attachments: Attachments,
     pub(crate) listener: Listener,
@@ -134,15 +136,7 @@ impl Shard {
                 None => return Err(Error::new(Kind::NotFound, format!("there is no vDisk {id}"))),
                 Some(Entry::Open(vdisk)) => return Ok(vdisk),
                 Some(Entry::Broken(reason)) => return Err(Error::new(Kind::Damaged, reason)),
-                Some(Entry::Opening) => {
-                    let changed = self.opened.clone();
-                    changed.notified().await;
-                    // Others wait for the same bell.
-                    if matches!(self.entries.borrow().get(&id), Some(Entry::Opening)) {
-                        continue;
-                    }
-                    changed.notify();
-                }
+                Some(Entry::Opening) => self.opened.notified().await,
                 Some(Entry::Closed) => {
                     if self.stopping.get() {
                         return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
@@ -177,7 +171,7 @@ impl Shard {
         let found = Found {
             headers: headers.clone(),
             checkpoint: good.and_then(|record| record.checkpoint).map(place),
-            clean_tail: good.and_then(clean_tail),
+            clean_tail: good.and_then(|record| clean_tail(record, self.generation_before)),
             synced_through: good.and_then(|record| record.tail).map(|tail| tail.sequence),
         };
         let was_clean = found.clean_tail.is_some();
@@ -220,15 +214,14 @@ impl Shard {
         if record.name != attributes.name && vdisk.health() == Health::Online {
             vdisk.rename(&record.name).await?;
         }
-        let epoch = self.context.pool.epoch();
-        self.index
-            .update(vdisk.id, |record| {
+        // Nothing else is written for a mere opening: a start with a thousand vDisks would pay a commit for each.
+        if (record.size_bytes, record.read_only) != (attributes.size_bytes, attributes.read_only) {
+            let update = |record: &mut VdiskRecord| {
                 record.size_bytes = attributes.size_bytes;
                 record.read_only = attributes.read_only;
-                record.epoch = epoch;
-                record.tail = record.tail.map(|tail| TailHint { clean: false, ..tail });
-            })
-            .await?;
+            };
+            self.index.update(vdisk.id, update).await?;
+        }
         (self.listener)(vdisk.id, self.index.record(vdisk.id).as_ref());
         Ok(())
     }

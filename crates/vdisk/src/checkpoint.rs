@@ -163,11 +163,20 @@ impl Vdisk {
                 this.context.world.clock.sleep(due - now).await;
             }
             // Its own frames must not start the timer again.
-            if !this.closing.get() {
-                let _ = this.checkpoint().await;
+            if !this.closing.get() && this.checkpoint().await.is_ok() {
+                this.let_go_of_open_group();
             }
             this.quiet_timer.set(false);
         });
+    }
+
+    /// A quiet vDisk holds no group open: what the pool has reserved behind its tail goes back. The next write opens
+    /// another group.
+    fn let_go_of_open_group(&self) {
+        let idle = !self.log_busy.get() && self.state.borrow().log_bytes == 0;
+        if idle {
+            self.state.borrow_mut().open = None;
+        }
     }
 
     /// The task that takes checkpoints and makes room when they are due.
