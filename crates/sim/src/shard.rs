@@ -99,6 +99,14 @@ impl ShardEngine {
             while shard.summary().to_recover > 0 {
                 clock.sleep(1_000_000).await;
             }
+            // After a clean stop vDisks are opened when they are asked for: only then is their health known.
+            for record in shard.records() {
+                if let Err(error) = shard.vdisk(record.id).await
+                    && error.kind != node::Kind::Damaged
+                {
+                    return Err(to_block(error));
+                }
+            }
             Ok(Rc::new(ShardNode { shard }) as Rc<dyn Node>)
         })
     }

@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// One seed in so many is run twice, to compare the digests.
 const REPEATED: u64 = 16;
 
+/// A healthy seed takes a tenth of it; worth a look even if it passes.
+const SLOW: std::time::Duration = std::time::Duration::from_secs(5);
+
 struct Progress {
     next: AtomicU64,
     steps: AtomicU64,
@@ -60,15 +63,22 @@ pub fn run(arguments: &Many) -> ExitCode {
     summarise(&progress)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the binary's own clock, outside every simulation")]
 fn one(arguments: &Many, seed: u64, progress: &Progress) {
+    let lines = if arguments.keep_going { 0 } else { TRACE_LINES };
     let once = || -> Option<(&'static str, Outcome)> {
         let profile = arguments.common.profile(seed).ok()?;
-        Some((profile.name, run_random(seed, profile, arguments.common.engine(seed).ok()?, u64::MAX, TRACE_LINES)))
+        Some((profile.name, run_random(seed, profile, arguments.common.engine(seed).ok()?, u64::MAX, lines)))
     };
+    let begun = std::time::Instant::now();
     let Some((name, outcome)) = once() else { return };
+    let took = begun.elapsed();
+    if took > SLOW {
+        println!("seed {seed}, profile {name}, took {} s", took.as_secs());
+    }
     progress.steps.fetch_add(outcome.steps, Ordering::Relaxed);
     if let Some(failure) = outcome.failure {
-        report(arguments, seed, outcome.steps, &format!("{}\n{}", failure.trace, failure.what), progress);
+        report(arguments, seed, outcome.steps, &format!("{}\n{}", failure.what, failure.trace), progress);
         return;
     }
     if seed.is_multiple_of(REPEATED)

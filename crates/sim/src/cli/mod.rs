@@ -70,6 +70,9 @@ pub struct Run {
     /// Events shown with a failure.
     #[arg(long, default_value_t = sim::run::TRACE_LINES)]
     pub trace: usize,
+    /// Prints what the node logs, of this level and above: error, warn, info, debug.
+    #[arg(long)]
+    pub log: Option<tracing_subscriber::filter::LevelFilter>,
     /// Stops after so many steps of the workload.
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
     pub steps: u64,

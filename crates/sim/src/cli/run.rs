@@ -6,6 +6,9 @@ use sim::run::{Outcome, run_random};
 use std::process::ExitCode;
 
 pub fn run(arguments: &Run) -> ExitCode {
+    if let Some(level) = arguments.log {
+        tracing_subscriber::fmt().with_max_level(level).without_time().init();
+    }
     let once = || -> Result<(Profile, Outcome), String> {
         let profile = arguments.common.profile(arguments.seed)?;
         let engine = arguments.common.engine(arguments.seed)?;

@@ -3,7 +3,7 @@
 use super::fault::{Fault, Verb};
 use super::operation::Effect;
 use super::pages::{bytes_of, pieces};
-use super::{FileCell, SimDisk, Store, Unfinished};
+use super::{FileCell, INSTANT_RUN_MAX, SimDisk, Store, Unfinished};
 use crate::executor::Domain;
 use bytes::{Bytes, BytesMut};
 use std::rc::Rc;
@@ -51,9 +51,10 @@ impl Store {
         let (low, high) = delay_range_ns(verb);
         let delay_ns = match fault {
             Some(Fault::Stall) => Some(self.rng.between(1_000_000_000, 10_000_000_000)),
-            _ if self.rng.below(100) < self.options.instant_percent as u64 => None,
+            _ if self.instant_run < INSTANT_RUN_MAX && self.rng.below(100) < self.options.instant_percent as u64 => None,
             _ => Some(self.rng.between(low, high)),
         };
+        self.instant_run = if delay_ns.is_none() { self.instant_run + 1 } else { 0 };
         if changes && self.crash_at == Some(number) {
             self.crash_reached = true;
             self.journal.note("disk crash point", [number, 0, 0]);

@@ -194,13 +194,14 @@ impl Pages {
         self.cut_at_size();
     }
 
+    /// Nothing is readable beyond the size; what was allocated there stays so.
     fn cut_at_size(&mut self) {
         let size = self.size;
-        self.pages.retain(|index, _| index * PAGE < size);
-        if let Some(page) = self.pages.get_mut(&(size / PAGE))
-            && let Some(content) = &mut page.content
-        {
-            Rc::make_mut(content)[(size % PAGE) as usize..].fill(0);
+        for (index, page) in self.pages.range_mut(size / PAGE..) {
+            let keep = size.saturating_sub(index * PAGE).min(PAGE) as usize;
+            if let Some(content) = &mut page.content {
+                Rc::make_mut(content)[keep..].fill(0);
+            }
             page.medium = page.content.clone();
         }
     }

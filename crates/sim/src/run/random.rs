@@ -38,7 +38,7 @@ fn round(simulation: &mut Simulation, steps: u64) -> Verdict<()> {
     };
     let crashed = simulation.work(steps, crash_after)?;
     if !crashed && simulation.rng.below(2) == 0 {
-        let duration_ns = simulation.rng.below(20_000_000_000);
+        let duration_ns = simulation.rng.below(30_000_000_000);
         simulation.idle(duration_ns)?;
     }
     if !crashed && simulation.rng.below(3) == 0 {

@@ -20,6 +20,11 @@ const POLLS_MAX: u64 = 5_000_000;
 /// Stalls last seconds; a phase that takes this long hangs, whatever its timers do meanwhile.
 const PHASE_NS_MAX: u64 = 3_600_000_000_000;
 
+/// After this long without requests a node has nothing left to do; how long it is watched then, and what it may still do.
+const SETTLE_NS: u64 = 15_000_000_000;
+const REST_NS: u64 = 10_000_000_000;
+const REST_OPERATIONS_MAX: u64 = 60;
+
 /// How an attempt to bring a node up ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opened {
@@ -95,6 +100,12 @@ impl Simulation {
             None => Ok(Opened::Crashed),
             Some(Ok(node)) => {
                 self.disk.crash_at(None);
+                let list = self.drive("the list of vDisks", node.list())?.expect("no crash point is set");
+                let is_damaged = list.is_ok_and(|list| list.iter().any(|info| info.damaged));
+                if is_damaged && self.model.borrow().errors_so_far() {
+                    // It could not read something. What it makes of the same disk without errors is what counts.
+                    return Ok(Opened::Refused);
+                }
                 self.node = Some(node);
                 Ok(Opened::Serving)
             }
@@ -148,10 +159,19 @@ impl Simulation {
         Ok(!finished)
     }
 
-    /// Lets the node be on its own for a while.
+    /// Lets the node be on its own for a while, at the end of which it must have come to rest.
     pub fn idle(&mut self, duration_ns: u64) -> Verdict<()> {
         let sleep = self.executor.sleep(duration_ns);
-        self.drive("an idle node", sleep).map(|_| ())
+        self.drive("an idle node", sleep)?;
+        let before = self.disk.operations();
+        let sleep = self.executor.sleep(REST_NS);
+        self.drive("an idle node", sleep)?;
+        let operations = self.disk.operations() - before;
+        let disturbed = self.model.borrow().errors_so_far() || self.model.borrow().is_tight;
+        if duration_ns >= SETTLE_NS && operations > REST_OPERATIONS_MAX && !disturbed {
+            return Err(format!("an idle node does not come to rest: {operations} disk operations in 10 s"));
+        }
+        Ok(())
     }
 
     /// A clean end. Everything acknowledged is durable afterwards, if it succeeds.
