@@ -18,11 +18,11 @@ pub type Row = fn(&Settings, &mut Servers, &mut Report) -> Result<()>;
 pub const ROWS: &[(&str, &str, Row)] = &[
     ("read32", "4k random read, depth 32, in cache; and the server's CPU for each", read32),
     ("read1", "4k random read, depth 1", read1),
-    ("write32", "4k random write, depth 32", write32),
-    ("write1", "4k random write, depth 1", write1),
     ("flushed", "4k random write, depth 1, flush after each", flushed),
-    ("seq", "256k sequential read and write, depth 8", sequential),
     ("flushed64", "the same on 64 vDisks at once", flushed64),
+    ("seq", "256k sequential read and write, depth 8", sequential),
+    ("write1", "4k random write, depth 1", write1),
+    ("write32", "4k random write, depth 32", write32),
     ("amplify", "bytes written for each byte of 4k random write", amplify),
     ("replay", "replay after kill -9", replay),
     ("thousand", "start with 1,000 vDisks; idle CPU", thousand),
@@ -46,11 +46,25 @@ fn in_turn(
     }
     for _ in 0..settings.rounds {
         for (name, all) in &mut values {
-            rustix::fs::sync();
+            settle(servers.pid(*name)?)?;
             all.push(run(servers, *name)?);
         }
     }
     Ok(values)
+}
+
+/// What the run before left to be written is written, and the server has nothing more to do of its own accord.
+fn settle(pid: u32) -> Result<()> {
+    const CALM: Duration = Duration::from_millis(10);
+    rustix::fs::sync();
+    for _ in 0..60 {
+        let before = machine::cpu_time(pid)?;
+        std::thread::sleep(Duration::from_millis(250));
+        if machine::cpu_time(pid)? - before <= CALM {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Reads everything once, so that it is in whatever cache there is.
@@ -297,7 +311,7 @@ fn thousand(settings: &Settings, _: &mut Servers, report: &mut Report) -> Result
     }
     report.row("start with 1,000 vDisks, clean", "s", &[(Drystone, starts)], &[Target::Below(1.0)]);
     let idle = Duration::from_secs(if settings.quick { 10 } else { 30 });
-    std::thread::sleep(Duration::from_secs(2));
+    settle(server.pid())?;
     let before = machine::cpu_time(server.pid())?;
     std::thread::sleep(idle);
     let spent = machine::cpu_time(server.pid())? - before;
