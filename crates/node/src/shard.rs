@@ -24,8 +24,11 @@ pub enum Entry {
     Closed,
     Opening,
     Open(Rc<Vdisk>),
-    /// Not even a read-only view can be had.
-    Broken(String),
+    /// Not even a read-only view can be had. `retry`: the disk refused, which may pass; the next who asks tries again.
+    Broken {
+        reason: String,
+        retry: bool,
+    },
 }
 
 pub struct Shard {
@@ -135,19 +138,19 @@ impl Shard {
             match entry {
                 None => return Err(Error::new(Kind::NotFound, format!("there is no vDisk {id}"))),
                 Some(Entry::Open(vdisk)) => return Ok(vdisk),
-                Some(Entry::Broken(reason)) => return Err(Error::new(Kind::Damaged, reason)),
+                Some(Entry::Broken { reason, retry: false }) => return Err(Error::new(Kind::Damaged, reason)),
                 Some(Entry::Opening) => self.opened.notified().await,
-                Some(Entry::Closed) => {
+                Some(Entry::Closed | Entry::Broken { .. }) => {
                     if self.stopping.get() {
                         return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
                     }
                     self.entries.borrow_mut().insert(id, Entry::Opening);
-                    let entry = match self.recover(id).await {
-                        Ok(Some(vdisk)) => Some(Entry::Open(vdisk)),
-                        Ok(None) => None,
+                    let result = self.recover(id).await;
+                    let entry = match &result {
+                        Ok(vdisk) => vdisk.clone().map(Entry::Open),
                         Err(error) => {
                             tracing::error!(vdisk = %id, %error, "the vDisk cannot be opened");
-                            Some(Entry::Broken(error.to_string()))
+                            Some(Entry::Broken { reason: error.to_string(), retry: error.kind != Kind::Damaged })
                         }
                     };
                     {
@@ -158,6 +161,11 @@ impl Shard {
                         }
                     }
                     self.opened.notify();
+                    match result {
+                        Ok(Some(vdisk)) => return Ok(vdisk),
+                        Ok(None) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }
@@ -212,7 +220,10 @@ impl Shard {
         }
         let Some(record) = record else { return self.adopt(recovered).await };
         if record.name != attributes.name && vdisk.health() == Health::Online {
-            vdisk.rename(&record.name).await?;
+            // The record is what clients see; if the log cannot be told now, the next start tells it.
+            if let Err(error) = vdisk.rename(&record.name).await {
+                tracing::warn!(vdisk = %vdisk.id, %error, name = record.name, "the log keeps another name for now");
+            }
         }
         // Nothing else is written for a mere opening: a start with a thousand vDisks would pay a commit for each.
         if (record.size_bytes, record.read_only) != (attributes.size_bytes, attributes.read_only) {
@@ -291,7 +302,7 @@ impl Shard {
             }
             Some(Entry::Opening) => summary.opening = true,
             Some(Entry::Closed) => summary.opening = self.to_recover.get() > 0,
-            Some(Entry::Broken(reason)) => summary.broken = Some(reason.clone()),
+            Some(Entry::Broken { reason, .. }) => summary.broken = Some(reason.clone()),
             None => {}
         }
         Some(summary)

@@ -36,6 +36,7 @@ impl meta::Submit for ToStore {
 
 /// Starts everything that serves vDisks; returns when all of them are found, be they replayed yet or not.
 pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
+    raise_descriptor_limit();
     let mut nbd = NbdThread::bind(config).await?;
     let (core, node) = open_store(config)?;
     let store = Actor::start("metadata", core).context("cannot start the metadata store's thread")?;
@@ -55,6 +56,15 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     nbd.serve(Arc::new(Exported { directory, shards: shards.clone() }), Arc::new(shards.clone()));
     let nbd = Mutex::new(Some(nbd));
     Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, closing: AtomicUsize::new(0) }))
+}
+
+/// A thousand connections need more descriptors than the usual soft limit of 1,024; the hard limit is the administrator's.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
 }
 
 /// Opens or begins the metadata store. A store that is missing beside disks that are not is for `drystone recover`.
