@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use vdisk::meta_hint;
 use world::LocalFuture;
+use world::local::Semaphore;
 
 /// Records read by one scan.
 const SCAN_PAGE: usize = 512;
@@ -17,6 +18,8 @@ pub(crate) struct MetaIndex {
     pub store: Rc<dyn Store>,
     pub shard: u16,
     pub records: RefCell<BTreeMap<VdiskId, VdiskRecord>>,
+    /// One change at a time: each writes the whole record, and must not bring back what another is just replacing.
+    turn: Rc<Semaphore>,
     /// Gives up some of its reserve when the store finds the disk full.
     pool: Rc<Pool>,
 }
@@ -39,7 +42,7 @@ impl MetaIndex {
                 _ => break,
             }
         }
-        Ok(Rc::new(MetaIndex { store, shard, records: records.into(), pool }))
+        Ok(Rc::new(MetaIndex { store, shard, records: records.into(), turn: Semaphore::new(1), pool }))
     }
 
     /// A full disk must not keep the store from what makes room: the reserve is for that.
@@ -67,6 +70,7 @@ impl MetaIndex {
 
     /// A new vDisk, or one that was found in the logs. `Exists` if the name is taken.
     pub async fn insert(&self, record: VdiskRecord) -> Result<()> {
+        let _turn = self.turn.acquire(1).await;
         let name = keys::name(&record.name);
         let transaction = Transaction::new()
             .compare(name.clone(), None)
@@ -84,14 +88,16 @@ impl MetaIndex {
 
     /// Changes what is not the name.
     pub async fn update(&self, id: VdiskId, change: impl FnOnce(&mut VdiskRecord)) -> Result<()> {
+        let _turn = self.turn.acquire(1).await;
         let Some(mut record) = self.record(id) else { return Ok(()) };
         change(&mut record);
-        // In memory first: two updates under way at once must not undo each other.
-        self.records.borrow_mut().insert(id, record.clone());
-        committed(self.commit(Transaction::new().put(keys::vdisk(id), record.encode())).await?)
+        committed(self.commit(Transaction::new().put(keys::vdisk(id), record.encode())).await?)?;
+        self.records.borrow_mut().insert(id, record);
+        Ok(())
     }
 
     pub async fn rename(&self, id: VdiskId, new_name: &str) -> Result<()> {
+        let _turn = self.turn.acquire(1).await;
         let Some(mut record) = self.record(id) else { return Ok(()) };
         let old_name = std::mem::replace(&mut record.name, new_name.to_string());
         if old_name == new_name {
@@ -115,6 +121,7 @@ impl MetaIndex {
 
     /// The name is free again; the record stays until the groups are.
     pub async fn tombstone(&self, id: VdiskId) -> Result<()> {
+        let _turn = self.turn.acquire(1).await;
         let Some(mut record) = self.record(id) else { return Ok(()) };
         record.deleted = true;
         self.records.borrow_mut().insert(id, record.clone());
@@ -123,6 +130,7 @@ impl MetaIndex {
     }
 
     pub async fn remove(&self, id: VdiskId) -> Result<()> {
+        let _turn = self.turn.acquire(1).await;
         self.records.borrow_mut().remove(&id);
         committed(self.commit(Transaction::new().delete(keys::vdisk(id))).await?)
     }
