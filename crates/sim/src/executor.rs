@@ -114,11 +114,8 @@ impl Executor {
 
     /// What a node of `domain` sees of the outside.
     pub fn world(self: &Rc<Self>, domain: Domain, seed: u64) -> World {
-        let handle = Rc::new(Handle {
-            executor: self.clone(),
-            domain,
-            rng: RefCell::new(Rng::new(seed, mix_domain(domain))),
-        });
+        let handle =
+            Rc::new(Handle { executor: self.clone(), domain, rng: RefCell::new(Rng::new(seed, mix_domain(domain))) });
         World { clock: handle.clone(), random: handle.clone(), spawn: handle }
     }
 

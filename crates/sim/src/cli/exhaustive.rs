@@ -28,8 +28,10 @@ fn one(arguments: &Exhaustive, case: Case) -> Result<Seen, Failed> {
     }
     let engine = arguments.common.engine(arguments.seed).map_err(failed)?;
     let journal = Journal::new();
-    guarded(&journal, arguments.trace, || run_case(arguments.seed, arguments.steps, &profile, engine, journal.clone(), case))
-        .map_err(|failure| failed(format!("{}\n{}", failure.trace, failure.what)))
+    guarded(&journal, arguments.trace, || {
+        run_case(arguments.seed, arguments.steps, &profile, engine, journal.clone(), case)
+    })
+    .map_err(|failure| failed(format!("{}\n{}", failure.trace, failure.what)))
 }
 
 fn parse_case(text: &str) -> Option<Case> {

@@ -51,7 +51,9 @@ impl Store {
         let (low, high) = delay_range_ns(verb);
         let delay_ns = match fault {
             Some(Fault::Stall) => Some(self.rng.between(1_000_000_000, 10_000_000_000)),
-            _ if self.instant_run < INSTANT_RUN_MAX && self.rng.below(100) < self.options.instant_percent as u64 => None,
+            _ if self.instant_run < INSTANT_RUN_MAX && self.rng.below(100) < self.options.instant_percent as u64 => {
+                None
+            }
             _ => Some(self.rng.between(low, high)),
         };
         self.instant_run = if delay_ns.is_none() { self.instant_run + 1 } else { 0 };
@@ -230,7 +232,11 @@ impl File for Handle {
         {
             let mut writing = self.file.writing.borrow_mut();
             let overlap = writing.iter().find(|(start, stop)| *start < end && offset < *stop);
-            assert!(overlap.is_none(), "writes under way overlap in {}: {offset}..{end} and {overlap:?}", self.file.name);
+            assert!(
+                overlap.is_none(),
+                "writes under way overlap in {}: {offset}..{end} and {overlap:?}",
+                self.file.name
+            );
             writing.push((offset, end));
         }
         let at = (offset, data.len() as u64, crc as u64);

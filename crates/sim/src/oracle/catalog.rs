@@ -23,11 +23,14 @@ pub struct Entry {
     past: Vec<State>,
 }
 
-impl Entry {
-    pub fn new() -> Self {
+impl Default for Entry {
+    /// A vDisk that does not exist yet.
+    fn default() -> Self {
         Entry { id: None, states: vec![None], past: Vec::new() }
     }
+}
 
+impl Entry {
     /// The last acknowledged state.
     pub fn current(&self) -> Option<&Attributes> {
         self.states[0].as_ref()
@@ -69,7 +72,8 @@ impl Entry {
             size_bytes: info.size_bytes,
             read_only: info.read_only,
         });
-        if !self.states.contains(&state) && !(is_damaged && self.past.contains(&state)) {
+        let legal = self.states.contains(&state) || is_damaged && self.past.contains(&state);
+        if !legal {
             return Err(format!("vDisk {:?} is {state:?}, legal would be {:?}", self.id, self.states));
         }
         if let Some(info) = found {
@@ -119,7 +123,7 @@ mod tests {
         VdiskInfo { id, name: name.into(), size_bytes, read_only: false, damaged: false }
     }
     fn created(id: u64, name: &str) -> Entry {
-        let mut entry = Entry::new();
+        let mut entry = Entry::default();
         entry.begin(Some(attributes(name, 4096)));
         entry.succeed();
         entry.id = Some(id);
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn a_creation_that_was_cut_off_may_have_happened() {
         let begun = || {
-            let mut entry = Entry::new();
+            let mut entry = Entry::default();
             entry.begin(Some(attributes("a", 4096)));
             [entry]
         };

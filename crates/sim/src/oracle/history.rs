@@ -123,10 +123,12 @@ impl History {
         let id = RequestId(self.requests.len());
         for sector in sectors.clone() {
             let base = Version { request: BASE, value: Value::Zero, seen: None, gone: None };
-            self.versions
-                .entry(sector)
-                .or_insert_with(|| vec![base])
-                .push(Version { request: id, value, seen: None, gone: None });
+            self.versions.entry(sector).or_insert_with(|| vec![base]).push(Version {
+                request: id,
+                value,
+                seen: None,
+                gone: None,
+            });
         }
         let request = Request { value, sectors, submitted: now, answered: 0, outcome: Outcome::UnderWay, fua };
         self.requests.push(request);
@@ -186,7 +188,13 @@ impl History {
     }
 
     /// Says which request the value comes from, if that is certain.
-    fn check_sector(&mut self, submitted: Time, now: Time, sector: u64, value: Value) -> Result<Option<RequestId>, String> {
+    fn check_sector(
+        &mut self,
+        submitted: Time,
+        now: Time,
+        sector: u64,
+        value: Value,
+    ) -> Result<Option<RequestId>, String> {
         let Some(versions) = self.versions.get(&sector) else {
             let untouched = || format!("sector {sector}: {value:?}, but it was never written");
             return if value == Value::Zero { Ok(Some(BASE)) } else { Err(untouched()) };
@@ -272,10 +280,26 @@ impl History {
     /// Finds for each sector the requests it can have come from if everything acknowledged before `cut` survived, and
     /// the cut that this in turn implies: the log is in order, so what was acknowledged before a survivor was even
     /// submitted has survived too.
-    fn explain(&self, floor: Floor, (cut, cause): Cut, seen: &Observed) -> Result<(BTreeMap<u64, RequestId>, Cut), String> {
+    fn explain(
+        &self,
+        floor: Floor,
+        (cut, cause): Cut,
+        seen: &Observed,
+    ) -> Result<(BTreeMap<u64, RequestId>, Cut), String> {
         let mut shown = BTreeMap::new();
         let mut needed = (cut, cause);
+        let reaches_back = match floor {
+            Floor::Acknowledged | Floor::Flushed => false,
+            Floor::FlushedBefore => self.flushes.len() < 2,
+            Floor::Nothing => true,
+        };
+        let of_the_past = |sector: u64, value: Value| {
+            reaches_back && self.past.get(&sector).is_some_and(|past| past.contains(&value))
+        };
         for (sector, value) in seen.iter().filter_map(|(sector, value)| value.map(|value| (*sector, value))) {
+            if of_the_past(sector, value) {
+                continue; // It may be older than the base, and then says nothing about what came after it.
+            }
             let base = [Version { request: BASE, value: Value::Zero, seen: None, gone: None }];
             let versions = self.versions.get(&sector).map_or(&base[..], Vec::as_slice);
             let survives = |request: &&Request| {
@@ -291,7 +315,6 @@ impl History {
             };
             let found: Vec<RequestId> = versions.iter().filter(legal).map(|version| version.request).collect();
             match found[..] {
-                [] if floor > Floor::Flushed && self.past.get(&sector).is_some_and(|past| past.contains(&value)) => {}
                 [] => {
                     let cause = cause.map_or(String::new(), |sector| {
                         format!("\n    because of a survivor in sector {sector}:{}", self.describe(sector))
@@ -320,7 +343,10 @@ impl History {
         let old = std::mem::take(&mut self.versions);
         if self.keeps_past {
             for (sector, versions) in &old {
-                self.past.entry(*sector).or_insert_with(|| BTreeSet::from([Value::Zero])).extend(versions.iter().map(|v| v.value));
+                self.past
+                    .entry(*sector)
+                    .or_insert_with(|| BTreeSet::from([Value::Zero]))
+                    .extend(versions.iter().map(|v| v.value));
             }
         }
         self.forget();

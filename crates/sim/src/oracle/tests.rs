@@ -249,6 +249,6 @@ fn one_damaged_place_may_cost_the_last_flush_and_no_more() {
     assert!(!history().recovers_to(Floor::Flushed, &[1, 2, 0]));
     assert!(history().recovers_to(Floor::FlushedBefore, &[1, 2, 0]));
     assert!(!history().recovers_to(Floor::FlushedBefore, &[1, 0, 0]));
-    assert!(!history().recovers_to(Floor::Nothing, &[1, 0, 3]));
+    assert!(!history().recovers_to(Floor::Nothing, &[1, 0, 3]), "there is no past yet that could excuse it");
     assert!(history().recovers_to(Floor::Nothing, &[0, 0, 0]));
 }

@@ -112,7 +112,8 @@ async fn read_range(
                 let model = model.borrow();
                 let history = &model.slots[index].history;
                 for (sector, bytes) in (start..).zip(bytes.chunks(SECTOR as usize)) {
-                    let value = decode(history.tag, sector, bytes).map_err(|foreign| history.foreign(sector, foreign))?;
+                    let value =
+                        decode(history.tag, sector, bytes).map_err(|foreign| history.foreign(sector, foreign))?;
                     observed.insert(sector, Some(value));
                 }
             }
@@ -123,7 +124,9 @@ async fn read_range(
                     ranges.extend((start..start + len).map(|sector| (sector, 1)));
                 }
             }
-            Err(error) => return Err(format!("the audit cannot read {len} sectors at {start}: {:?}, {error}", error.kind)),
+            Err(error) => {
+                return Err(format!("the audit cannot read {len} sectors at {start}: {:?}, {error}", error.kind));
+            }
         }
     }
     Ok(())

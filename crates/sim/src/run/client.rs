@@ -29,7 +29,9 @@ pub async fn run(model: Shared, node: Rc<dyn Node>) {
         let (verbs, live) = (model.borrow().profile.verbs, model.borrow().live());
         match rng.pick(&live) {
             None => super::verbs::create(&model, &node, &mut rng).await,
-            Some(_) if verbs && rng.chance(Chance::percent(4)) => super::verbs::step(&model, &node, &live, &mut rng).await,
+            Some(_) if verbs && rng.chance(Chance::percent(4)) => {
+                super::verbs::step(&model, &node, &live, &mut rng).await
+            }
             Some(index) => request(&model, *index, step, &mut rng).await,
         }
         model.borrow_mut().under_way.remove(&step);

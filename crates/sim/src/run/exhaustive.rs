@@ -85,11 +85,7 @@ fn expect_serving(opened: Opened) -> Verdict<()> {
 
 /// Every `stride`-th operation with every death; with `deep`, every operation of each recovery as well.
 /// The number of cases that passed, or the first that did not.
-pub fn run(
-    deep: bool,
-    stride: u64,
-    mut case: impl FnMut(Case) -> Result<Seen, Failed>,
-) -> Result<u64, Failed> {
+pub fn run(deep: bool, stride: u64, mut case: impl FnMut(Case) -> Result<Seen, Failed>) -> Result<u64, Failed> {
     let mut passed = 0;
     for death in 0..DEATHS.len() {
         for operation in (0..).step_by(stride as usize) {

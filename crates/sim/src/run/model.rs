@@ -81,7 +81,7 @@ impl Model {
         let tag = self.slots.len() as u64 + 1;
         let mut history = History::new(tag);
         history.keeps_past = self.can_corrupt();
-        self.entries.push(Entry::new());
+        self.entries.push(Entry::default());
         self.slots.push(Slot {
             history,
             device: None,

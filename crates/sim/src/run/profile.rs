@@ -27,8 +27,7 @@ pub struct Profile {
     pub steps_per_round_max: u64,
 }
 
-pub const NAMES: [&str; 9] =
-    ["calm", "crash", "deep", "wide", "sync", "error", "full", "corrupt", "metadata"];
+pub const NAMES: [&str; 9] = ["calm", "crash", "deep", "wide", "sync", "error", "full", "corrupt", "metadata"];
 
 fn crash() -> Profile {
     Profile {
@@ -66,7 +65,9 @@ impl Profile {
                 rounds_max: 3,
                 ..base
             },
-            "wide" => Profile { name: "wide", vdisks_max: 8, vdisk_bytes_max: 64 << 20, request_bytes_max: 512 << 10, ..base },
+            "wide" => {
+                Profile { name: "wide", vdisks_max: 8, vdisk_bytes_max: 64 << 20, request_bytes_max: 512 << 10, ..base }
+            }
             "sync" => Profile {
                 name: "sync",
                 faults: FaultPlan { sync_error: Chance::percent(2), ..FaultPlan::none() },

@@ -122,7 +122,13 @@ impl Log {
         Ok(log)
     }
 
-    async fn copy(bug: Bug, file: Rc<dyn File>, old: Option<&Rc<dyn File>>, found: Vec<Found>, state: &mut State) -> Result<Log> {
+    async fn copy(
+        bug: Bug,
+        file: Rc<dyn File>,
+        old: Option<&Rc<dyn File>>,
+        found: Vec<Found>,
+        state: &mut State,
+    ) -> Result<Log> {
         let log = Log::at(bug, file, PAGE);
         for Found { mut record, header, at, .. } in found {
             if let Some(old) = old {

@@ -41,7 +41,8 @@ fn the_correct_toy_survives_a_crash_at_every_operation() {
     profile.request_bytes_max = 16 << 10;
     let passed = exhaustive::run(true, 3, |case| {
         let journal = Journal::new();
-        let result = guarded(&journal, TRACE_LINES, || run_case(11, 12, &profile, toy(Bug::None), journal.clone(), case));
+        let result =
+            guarded(&journal, TRACE_LINES, || run_case(11, 12, &profile, toy(Bug::None), journal.clone(), case));
         result.map_err(|failure| Failed { case, report: format!("{}\n{}", failure.what, failure.trace) })
     });
     let passed = passed.unwrap_or_else(|failed| panic!("{:?}: {}", failed.case, failed.report));
