@@ -7,7 +7,7 @@ use crate::powerloss::Mount;
 use crate::process::{output, scratch, wait_until};
 use crate::server::Server;
 use crate::steps::Done;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::time::Duration;
 
@@ -130,16 +130,18 @@ impl Region {
         self.client.flush()
     }
 
-    /// Writes go on, and several of them do.
+    /// Several writes succeed; in between it may be full again for a moment, while space is given back bit by bit.
     fn wait_for_space(&mut self, when: &str) -> Result<()> {
+        let mut written = 0;
         wait_until(&format!("writes {when}"), PATIENCE, || {
-            let goes_on = self.write_one()?;
-            if !goes_on {
+            if self.write_one()? {
+                written += 1;
+            } else {
                 std::thread::sleep(Duration::from_millis(100));
             }
-            Ok(goes_on)
-        })?;
-        self.grow(16)?;
+            Ok(written == 16)
+        })
+        .with_context(|| format!("{written} of 16 writes succeeded"))?;
         self.verify()
     }
 

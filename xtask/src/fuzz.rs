@@ -25,8 +25,10 @@ pub fn run(seconds: u64) -> Result<Done> {
     let cargo = |arguments: &[&str]| {
         let mut cargo = Command::new(&fuzz);
         cargo.arg("fuzz").args(arguments).current_dir(repository());
-        // cargo-fuzz calls whatever `cargo` rustup selects.
-        cargo.env("RUSTUP_TOOLCHAIN", if matches!(toolchain, Toolchain::Nightly) { "nightly" } else { "stable" });
+        if matches!(toolchain, Toolchain::Nightly) {
+            // cargo-fuzz calls whatever `cargo` rustup selects.
+            cargo.env("RUSTUP_TOOLCHAIN", "nightly");
+        }
         cargo
     };
     let list = finish(cargo(&["list"]), Duration::from_secs(60))?;
@@ -36,16 +38,16 @@ pub fn run(seconds: u64) -> Result<Done> {
     logged(cargo(&["build", "--sanitizer", sanitizer]), &dir.join("fuzz-build.log"), BUILD_LIMIT)?;
     let mut runs = 0;
     for target in &targets {
-        // Fresh inputs go to a folder of their own; the ones worth keeping are in fuzz/seeds.
         let corpus = target_dir().join("fuzz-corpus").join(target);
         std::fs::create_dir_all(&corpus)?;
         let mut run = cargo(&["run", "--sanitizer", sanitizer, target]);
         run.arg(&corpus);
-        let seeds = repository().join("fuzz/seeds").join(target);
-        if seeds.exists() {
-            run.arg(seeds);
-        }
         run.args(["--", &format!("-max_total_time={seconds}"), "-timeout=10", "-rss_limit_mb=2048"]);
+        let dictionary =
+            repository().join("fuzz").join(target.split('_').next().unwrap_or(target)).with_extension("dict");
+        if dictionary.exists() {
+            run.arg(format!("-dict={}", dictionary.display()));
+        }
         let said = logged(run, &dir.join(format!("fuzz-{target}.log")), Duration::from_secs(seconds + 120))?;
         runs += executions(&said);
     }
