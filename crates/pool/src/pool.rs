@@ -297,11 +297,16 @@ impl Pool {
         Ok(())
     }
 
+    /// Syncs every slab: afterwards no group that was freed before can come back, whatever becomes of the power.
+    pub fn sync_all(&self) -> world::LocalFuture<Result<()>> {
+        let slabs = self.slabs();
+        self.sync(&slabs.iter().map(|slab| slab.id).collect::<Vec<_>>())
+    }
+
     /// Clean shutdown: syncs everything and notes that it did. What is appended afterwards is on its own.
     pub async fn close(&self) -> Result<()> {
         self.trim_all().await;
-        let slabs = self.slabs();
-        let synced = self.sync(&slabs.iter().map(|slab| slab.id).collect::<Vec<_>>()).await;
+        let synced = self.sync_all().await;
         let closed = self.ids.close(synced.is_ok()).await;
         synced.and(closed)
     }

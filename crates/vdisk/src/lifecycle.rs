@@ -7,7 +7,6 @@ use crate::vdisk::{Attributes, Context, Health, Index, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
 use base::units::{BLOCK, VDISK_SIZE_MAX};
 use base::{GroupId, Sequence, VdiskId};
-use pool::SlabId;
 use std::rc::Rc;
 
 /// What the metadata store notes of a vDisk that was closed.
@@ -139,18 +138,15 @@ impl Vdisk {
     }
 }
 
-/// Frees groups so that the last one goes only when the others are durably gone.
+/// Frees groups so that the last one goes only when all others that the vDisk ever had are durably gone, those too that
+/// it gave up long ago and whose slabs were not synced since: one that came back without the tombstone would pass for a
+/// living vDisk.
 pub async fn free_in_order(context: &Context, groups: &[GroupId]) -> Result<()> {
     let Some((last, others)) = groups.split_last() else { return Ok(()) };
-    let mut slabs: Vec<SlabId> = groups.iter().filter_map(|group| context.pool.slab_of(*group)).collect();
-    slabs.sort_unstable();
-    slabs.dedup();
     for group in others {
         context.pool.free(*group).await?;
     }
-    if !others.is_empty() {
-        context.pool.sync(&slabs).await?;
-    }
+    context.pool.sync_all().await?;
     context.pool.free(*last).await?;
     Ok(())
 }
