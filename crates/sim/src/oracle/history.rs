@@ -10,6 +10,12 @@ use std::ops::Range;
 
 pub const SECTORS_PER_BLOCK: u64 = base::units::BLOCK / SECTOR;
 
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Flush {
+    submitted: Time,
+    answered: Time,
+}
+
 /// A point in the order of events.
 pub type Time = u64;
 
@@ -63,7 +69,7 @@ pub enum Floor {
     Acknowledged,
     /// Everything flushed, and of the rest a prefix.
     Flushed,
-    /// As `Flushed` without the last flush: one damaged place may hide what only that flush covered.
+    /// As `Flushed`, up to the last flush that later frames bear witness of: one damaged place may hide the rest.
     FlushedBefore,
     /// Any prefix, and any older value: damage was reported.
     Nothing,
@@ -75,8 +81,8 @@ pub struct History {
     pub tag: u64,
     requests: Vec<Request>,
     versions: BTreeMap<u64, Vec<Version>>,
-    /// Submission times of acknowledged flushes, each of which covered something new.
-    flushes: Vec<Time>,
+    /// Acknowledged flushes, each of which covered something new, in order of submission.
+    flushes: Vec<Flush>,
     /// Whether anything was acknowledged since the last flush was submitted.
     unflushed: bool,
     /// Values of earlier audits, kept only while damage may bring them back.
@@ -143,9 +149,9 @@ impl History {
     }
 
     /// A flush that was submitted at `submitted` has been acknowledged.
-    pub fn flushed(&mut self, submitted: Time) {
+    pub fn flushed(&mut self, submitted: Time, now: Time) {
         if self.unflushed {
-            self.flushes.push(submitted);
+            self.flushes.push(Flush { submitted, answered: now });
             self.flushes.sort_unstable();
             let all = |request: &Request| request.outcome != Outcome::Acknowledged || request.answered < submitted;
             self.unflushed = !self.requests.iter().all(all);
@@ -271,10 +277,19 @@ impl History {
         let fua = self.requests.iter().filter(fua).map(|request| request.submitted).max().unwrap_or(0);
         match floor {
             Floor::Acknowledged => now,
-            Floor::Flushed => fua.max(self.flushes.last().copied().unwrap_or(0)),
-            Floor::FlushedBefore => self.flushes.iter().rev().nth(1).copied().unwrap_or(0),
+            Floor::Flushed => fua.max(self.flushes.last().map_or(0, |flush| flush.submitted)),
+            Floor::FlushedBefore => self.proven_flush().unwrap_or(0),
             Floor::Nothing => 0,
         }
+    }
+
+    /// The last flush that something flushed later can bear witness of: a request that was submitted after the flush
+    /// had been answered, and was itself flushed.
+    fn proven_flush(&self) -> Option<Time> {
+        let last = self.flushes.last()?.submitted;
+        let is_witness = |request: &&Request| request.acknowledged_before(last) && !request.sectors.is_empty();
+        let witnessed = self.requests.iter().filter(is_witness).map(|request| request.submitted).max()?;
+        self.flushes.iter().filter(|flush| flush.answered < witnessed).map(|flush| flush.submitted).max()
     }
 
     /// Finds for each sector the requests it can have come from if everything acknowledged before `cut` survived, and
@@ -290,7 +305,7 @@ impl History {
         let mut needed = (cut, cause);
         let reaches_back = match floor {
             Floor::Acknowledged | Floor::Flushed => false,
-            Floor::FlushedBefore => self.flushes.len() < 2,
+            Floor::FlushedBefore => self.proven_flush().is_none(),
             Floor::Nothing => true,
         };
         let of_the_past = |sector: u64, value: Value| {

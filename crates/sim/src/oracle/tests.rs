@@ -34,8 +34,8 @@ impl Script {
     }
     fn flush(&mut self) {
         let submitted = self.tick();
-        self.tick();
-        self.history.flushed(submitted);
+        let now = self.tick();
+        self.history.flushed(submitted, now);
     }
     fn read(&mut self, first: u64, writes: &[u64]) -> bool {
         let submitted = self.tick();
@@ -180,7 +180,8 @@ fn a_flush_covers_only_what_was_acknowledged_before_it_was_asked_for() {
         let first = script.begin(1, 0..1);
         let flush = script.tick();
         script.end(first);
-        script.history.flushed(flush);
+        let now = script.tick();
+        script.history.flushed(flush, now);
         script
     };
     assert!(history().recovers_to(Floor::Flushed, &[0]));

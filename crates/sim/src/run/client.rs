@@ -184,7 +184,8 @@ impl Client<'_> {
                 let mut model = self.model.borrow_mut();
                 let journal = model.disk.journal();
                 journal.note("client flushed", [0, 0, self.step]);
-                model.slots[self.index].history.flushed(submitted);
+                let now = model.tick();
+                model.slots[self.index].history.flushed(submitted, now);
             }
             Err(error) => self.refused(&error, false),
         }

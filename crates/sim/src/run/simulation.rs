@@ -182,7 +182,7 @@ impl Simulation {
         match stopped {
             Ok(()) => {
                 let now = model.tick();
-                model.slots.iter_mut().for_each(|slot| slot.history.flushed(now));
+                model.slots.iter_mut().for_each(|slot| slot.history.flushed(now, now));
                 Ok(())
             }
             Err(_) if model.errors_so_far() || model.disk.damage().corruptions > 0 => Ok(()),

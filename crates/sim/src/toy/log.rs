@@ -100,7 +100,8 @@ impl Log {
         for name in names.iter().rev() {
             let file = disk.open(name).await.map_err(to_block)?;
             // The first page is written last: a file without it was never finished.
-            if current.is_none() && file.read(0, 4).await.map_err(to_block)?[..] == *b"done" {
+            let is_done = file.read(0, 4).await.map_err(to_block)?[..] == *b"done";
+            if current.is_none() && (is_done || names.len() == 1) {
                 current = Some((name.clone(), file));
             }
         }
@@ -109,7 +110,7 @@ impl Log {
             Some((_, file)) => scan(bug, file, state).await?,
             None => Vec::new(),
         };
-        if bug == Bug::Resurrects
+        if (bug == Bug::Resurrects || state.damaged)
             && let Some((_, file)) = current
         {
             return Log::go_on(bug, file, found, state);
@@ -176,20 +177,18 @@ async fn scan(bug: Bug, file: &Rc<dyn File>, state: &mut State) -> Result<Vec<Fo
     let size = file.size_bytes();
     while at < size {
         let page = file.read(at, PAGE as usize).await.map_err(to_block)?;
-        let Some((header, record, header_crc)) = decode(&page) else {
-            let behind = durable_behind(file, at + PAGE, found.len() as u64).await?;
+        let expected = found.last().map_or(1, |last| last.header.sequence + 1);
+        let in_chain = |header: &Header| {
+            header.sequence == expected && (header.chain == chain || bug == Bug::Resurrects) || bug == Bug::SkipsHoles
+        };
+        let Some((header, record, header_crc)) = decode(&page).filter(|(header, _, _)| in_chain(header)) else {
             if bug == Bug::SkipsHoles {
                 at += PAGE;
                 continue;
             }
-            state.damaged |= behind;
+            state.damaged |= durable_behind(file, at, found.len() as u64).await?;
             break;
         };
-        let expected = found.last().map_or(1, |last| last.header.sequence + 1);
-        let in_chain = header.sequence == expected && (header.chain == chain || bug == Bug::Resurrects);
-        if !in_chain && bug != Bug::SkipsHoles {
-            break;
-        }
         let payload = file.read(at + PAGE, header.payload_len).await.map_err(to_block)?;
         let payload_is_good = base::crc::crc32c(&payload) == header.payload_crc || bug == Bug::TrustsPayload;
         durable = durable.max(header.durable_through);

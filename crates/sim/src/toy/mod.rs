@@ -86,7 +86,6 @@ impl Engine for Toy {
 #[derive(Default)]
 struct State {
     vdisks: BTreeMap<u64, Vdisk>,
-    next_id: u64,
     damaged: bool,
 }
 
@@ -120,7 +119,6 @@ impl State {
                 stale: BTreeMap::new(),
             };
             self.vdisks.insert(record.vdisk, vdisk);
-            self.next_id = self.next_id.max(record.vdisk + 1);
             return;
         }
         let Some(vdisk) = self.vdisks.get_mut(&record.vdisk) else { return };
@@ -152,6 +150,9 @@ impl Shared {
     /// Appends, then applies: nothing that is not in the log shows.
     async fn append(&self, record: Record, sync: bool) -> Result<()> {
         let permit = self.order.acquire(1).await;
+        if self.state.borrow().damaged {
+            return Err(Error::new(Kind::ReadOnly, "the log is damaged; nothing is written behind that"));
+        }
         let place = self.log.append(&record).await?;
         self.state.borrow_mut().apply(&record, &place);
         drop(permit);
@@ -197,11 +198,8 @@ impl Node for ToyNode {
     fn create(&self, name: String, size_bytes: u64) -> LocalFuture<Result<u64>> {
         let shared = self.shared.clone();
         Box::pin(async move {
-            let vdisk = {
-                let mut state = shared.state.borrow_mut();
-                state.next_id += 1;
-                state.next_id
-            };
+            // Never the id of a vDisk that was there before, even if damage made the log forget it.
+            let vdisk = shared.world.random.next_u64() >> 16;
             let verb = Verb::Create { name, size_bytes };
             shared.append(Record { vdisk, verb, payload: bytes::Bytes::new() }, true).await?;
             Ok(vdisk)
