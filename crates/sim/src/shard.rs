@@ -218,3 +218,6 @@ impl Node for ShardNode {
         Box::pin(async move { shard.close().await.map_err(to_block) })
     }
 }
+
+#[cfg(test)]
+mod tests;
