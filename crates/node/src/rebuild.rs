@@ -90,6 +90,13 @@ impl Shard {
             match Vdisk::recover(context.clone(), told, id, found).await {
                 Ok(recovered) => {
                     recovered.vdisk.stop().await;
+                    if recovered.attributes.size_bytes == 0 {
+                        // Of a creation that was cut short: the next start frees it, unless something was lost.
+                        if recovered.vdisk.health() != Health::Online {
+                            rebuilt.lost.push((id, "its birth record cannot be read".to_string()));
+                        }
+                        continue;
+                    }
                     if recovered.vdisk.health() == Health::Deleted {
                         rebuilt.deleted.push(id);
                         continue;

@@ -196,6 +196,9 @@ impl Shard {
         self.headers.borrow_mut().remove(&id);
         self.replayed_bytes.set(self.replayed_bytes.get() + recovered.replayed_bytes);
         self.replay_ns.set(self.replay_ns.get() + recovered.vdisk.stats.replay_ns.get());
+        if recovered.attributes.size_bytes == 0 {
+            return self.without_birth(&recovered, &headers, record.as_ref()).await;
+        }
         if recovered.vdisk.health() == Health::Deleted {
             recovered.vdisk.stop().await;
             free_in_order(&self.context, &recovered.void).await?;
@@ -204,6 +207,26 @@ impl Shard {
         }
         self.settle(&recovered, record, was_clean).await?;
         Ok(Some(recovered.vdisk))
+    }
+
+    /// Groups but no birth: of a creation that a power loss cut short and nobody was told of, if nothing says otherwise.
+    async fn without_birth(
+        &self,
+        recovered: &Recovered,
+        headers: &[GroupHeader],
+        record: Option<&VdiskRecord>,
+    ) -> Result<Option<Rc<Vdisk>>> {
+        let vdisk = &recovered.vdisk;
+        vdisk.stop().await;
+        let expected = record.is_some_and(|record| !record.deleted);
+        if expected || vdisk.health() != Health::Online {
+            return Err(Error::new(Kind::Damaged, format!("the birth record of vDisk {} cannot be read", vdisk.id)));
+        }
+        for header in headers {
+            self.context.pool.free(header.group).await?;
+        }
+        self.forget(vdisk.id).await?;
+        Ok(None)
     }
 
     /// Makes record and log agree: the log's size and switches win; an unfinished rename is taken back.

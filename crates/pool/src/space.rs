@@ -10,10 +10,11 @@ use std::rc::Rc;
 use world::local::Semaphore;
 use world::{Completion, Instant};
 
-/// A new group takes little, since many stay small; a busy one takes more at once, since each step costs a change of
-/// the file system's metadata (about 30 µs, and a journal commit with the next sync).
-const FIRST_STEP_BYTES: u32 = MIB as u32;
-const STEP_BYTES: u32 = 8 * MIB as u32;
+/// A new group takes little, since many stay small (a thousand vDisks have a thousand of them); each further step takes as
+/// much again, since each costs a change of the file system's metadata (about 30 µs, and a journal commit with the next
+/// sync).
+const FIRST_STEP_BYTES: u32 = 64 << 10;
+const STEP_BYTES_MAX: u32 = 8 * MIB as u32;
 /// An append that leaves less than this (or than half of what the group holds, if that is less) sets the next step off
 /// in the background, so that none has to wait for the file system: 4 MiB are several milliseconds of appends.
 const AHEAD_BYTES: u32 = 4 * MIB as u32;
@@ -225,7 +226,7 @@ impl Pool {
             return end;
         }
         let from = group.blocks.get().allocated_to;
-        let step = if from == 0 { FIRST_STEP_BYTES } else { STEP_BYTES };
+        let step = from.clamp(FIRST_STEP_BYTES, STEP_BYTES_MAX);
         end.max(from.saturating_add(step)).min(group.size)
     }
 

@@ -164,6 +164,10 @@ impl Vdisk {
             }
             // Its own frames must not start the timer again.
             if !this.closing.get() && this.checkpoint().await.is_ok() {
+                // What died since the last time comes free; what fails now is tried again after the next write.
+                if let Err(error) = this.make_room().await {
+                    tracing::warn!(vdisk = %this.id, %error, "making room failed");
+                }
                 this.let_go_of_open_group();
             }
             this.quiet_timer.set(false);

@@ -27,19 +27,25 @@ const FULL_PERCENT: u64 = 90;
 const LOOK_EVERY: u64 = 8 << 20;
 
 impl Vdisk {
-    /// Whether it is worth waking the maintenance: cheap, asked after each append.
+    /// Whether it is worth waking the maintenance: cheap, asked after each frame of a client. Frames of the maintenance
+    /// itself do not count, or it would be the reason for more of it.
     pub(crate) fn space_is_due(&self) -> bool {
-        let state = self.state.borrow();
-        if state.log_bytes < self.next_space_look.get() {
+        if self.user_log_bytes.get() < self.next_space_look.get() {
             return false;
         }
-        let over = state.accounts.occupied_bytes() > self.space_limit(state.accounts.live_bytes());
-        let many = state.accounts.groups.len() as u64 > self.groups_limit(state.accounts.live_bytes());
+        let state = self.state.borrow();
+        let live = state.accounts.live_bytes();
+        let over = state.accounts.occupied_bytes() > self.space_limit(live);
+        let many = state.accounts.groups.len() as u64 > self.groups_limit(live);
         if over || many {
-            let look = LOOK_EVERY.min(self.context.settings.space_slack_bytes / 4);
-            self.next_space_look.set(state.log_bytes + look);
+            self.look_later();
         }
         over || many
+    }
+
+    fn look_later(&self) {
+        let every = LOOK_EVERY.min(self.context.settings.space_slack_bytes / 4);
+        self.next_space_look.set(self.user_log_bytes.get() + every);
     }
 
     fn space_limit(&self, live: u64) -> u64 {
@@ -54,7 +60,8 @@ impl Vdisk {
     /// Frees what is dead and re-packs until the groups hold no more than they may.
     pub async fn make_room(self: &Rc<Self>) -> Result<()> {
         let _one = self.one_reclaim.acquire(1).await;
-        let mut freed = self.free_dead_groups().await?;
+        let before = self.state.borrow().accounts.occupied_bytes();
+        self.free_dead_groups().await?;
         let mut moved = false;
         while let Some(victim) = self.pick_victim() {
             self.empty_group(victim).await?;
@@ -66,10 +73,12 @@ impl Vdisk {
         }
         if moved || self.dead_bytes() > self.context.settings.space_slack_bytes / 2 {
             self.checkpoint().await?;
-            freed += self.free_dead_groups().await?;
+            self.free_dead_groups().await?;
         }
-        self.next_space_look.set(0);
-        if moved && freed > 0 && self.pick_victim().is_some() {
+        self.look_later();
+        // Go on only while it pays: moving what lives and a checkpoint write too, and could feed each other for ever.
+        let after = self.state.borrow().accounts.occupied_bytes();
+        if after + u64::from(self.context.pool.group_size()) / 2 < before && self.pick_victim().is_some() {
             self.maintenance.notify();
         }
         Ok(())

@@ -523,6 +523,7 @@ impl Vdisk {
             log_busy: Default::default(),
             closing: Default::default(),
             stopped: Default::default(),
+            user_log_bytes: Default::default(),
             next_space_look: Default::default(),
             sync_timer: Default::default(),
             quiet_timer: Default::default(),

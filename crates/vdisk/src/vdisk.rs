@@ -143,7 +143,8 @@ pub struct Vdisk {
     pub(crate) log_busy: Cell<bool>,
     pub(crate) closing: Cell<bool>,
     pub(crate) stopped: Cell<bool>,
-    /// The space rule is looked at again when the log has grown to this.
+    /// Log written for clients since the start, and where the space rule is looked at again.
+    pub(crate) user_log_bytes: Cell<u64>,
     pub(crate) next_space_look: Cell<u64>,
     pub(crate) sync_timer: Cell<bool>,
     pub(crate) quiet_timer: Cell<bool>,

@@ -113,13 +113,14 @@ fn space_is_there_before_an_append_needs_it() {
     let pool = bench.pool();
     let mut group = bench.group(&pool);
     bench.fill(&mut group, 100 << 10);
-    assert_eq!(pool.usage().allocated_bytes, small().ballast_bytes + 4096 + (1 << 20), "a small step first");
+    let first = pool.usage().allocated_bytes - small().ballast_bytes - 4096;
+    assert!((100 << 10..=512 << 10).contains(&first), "small steps first: {first}");
     let mut waits = 0;
     while group.room() > 256 << 10 {
         waits += u32::from(matches!(group.reserve(256 << 10, Purpose::Normal), Completion::Pending(_)));
         bench.fill(&mut group, 256 << 10);
     }
-    assert!(waits <= 1, "{waits} of 250");
+    assert!(waits <= 4, "{waits} of 250: while steps are small, then none");
     let len = group.tail() - 4096;
     let bytes = bench.read(&pool, group.id(), 4096, len).expect("stored");
     assert!(bytes == content(group.id(), 4096, len));
@@ -227,6 +228,8 @@ fn frequent_syncs_get_space_that_is_written_ahead() {
     let bench = Bench::new(config);
     let pool = bench.pool();
     let mut group = bench.group(&pool);
+    // A group that is not small any more: zeros are written ahead only where space was taken.
+    bench.turns.run(group.reserve(4 << 20, Purpose::Normal)).expect("room");
     let sync = |group: &mut OpenGroup, len| {
         bench.fill(group, len);
         bench.sync(&pool, group.slab()).expect("the disk works");

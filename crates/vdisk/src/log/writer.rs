@@ -274,6 +274,7 @@ impl Vdisk {
         let small = batch.payload_bytes <= u64::from(self.context.settings.cache_write_bytes_max);
         self.apply(&batch.pieces, &appended.frame, small);
         self.count_log(&appended.frame);
+        self.user_log_bytes.set(self.user_log_bytes.get() + u64::from(appended.frame.len));
         self.note_unsynced(appended, batch.pieces.clone(), Vec::new());
         Ok(())
     }
