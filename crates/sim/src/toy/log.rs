@@ -186,7 +186,7 @@ async fn scan(bug: Bug, file: &Rc<dyn File>, state: &mut State) -> Result<Vec<Fo
                 at += PAGE;
                 continue;
             }
-            state.damaged |= durable_behind(file, at, found.len() as u64).await?;
+            state.damaged |= bug != Bug::Resurrects && durable_behind(file, at, found.len() as u64).await?;
             break;
         };
         let payload = file.read(at + PAGE, header.payload_len).await.map_err(to_block)?;
