@@ -15,6 +15,7 @@ use crate::{Error, Result};
 use base::GroupId;
 use base::units::BLOCK;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Blocks moved by one frame: 256 KiB, so that clients wait behind little.
@@ -62,42 +63,49 @@ impl Vdisk {
         let _one = self.one_reclaim.acquire(1).await;
         let before = self.state.borrow().accounts.occupied_bytes();
         self.free_dead_groups().await?;
-        let mut moved = false;
-        while let Some(victim) = self.pick_victim() {
+        // Emptied in this pass: what still counts as living there is map pages, which move with the checkpoint.
+        let mut emptied = BTreeSet::new();
+        while let Some(victim) = self.pick_victim(&emptied) {
+            emptied.insert(victim);
             self.empty_group(victim).await?;
-            moved = true;
             // Space comes back with the next checkpoint; do not run far ahead of it.
-            if self.dead_bytes() > self.context.settings.space_slack_bytes / 2 {
+            if self.dead_bytes(&emptied) > self.context.settings.space_slack_bytes / 2 {
                 break;
             }
         }
-        if moved || self.dead_bytes() > self.context.settings.space_slack_bytes / 2 {
+        if !emptied.is_empty() || self.dead_bytes(&emptied) > self.context.settings.space_slack_bytes / 2 {
             self.checkpoint().await?;
             self.free_dead_groups().await?;
         }
         self.look_later();
         // Go on only while it pays: moving what lives and a checkpoint write too, and could feed each other for ever.
         let after = self.state.borrow().accounts.occupied_bytes();
-        if after + u64::from(self.context.pool.group_size()) / 2 < before && self.pick_victim().is_some() {
+        if after + u64::from(self.context.pool.group_size()) / 2 < before
+            && self.pick_victim(&BTreeSet::new()).is_some()
+        {
             self.maintenance.notify();
         }
         Ok(())
     }
 
     /// Bytes in groups in which nothing lives, but which the last checkpoint may still need.
-    fn dead_bytes(&self) -> u64 {
+    fn dead_bytes(&self, emptied: &BTreeSet<GroupId>) -> u64 {
         let state = self.state.borrow();
-        let dead =
-            state.accounts.groups.iter().filter(|(id, account)| account.live() == 0 && **id != state.position.group);
+        let dead = state
+            .accounts
+            .groups
+            .iter()
+            .filter(|(id, account)| **id != state.position.group && (account.live() == 0 || emptied.contains(*id)));
         dead.map(|(_, account)| account.occupied()).sum()
     }
 
-    fn pick_victim(&self) -> Option<GroupId> {
-        let dead = self.dead_bytes();
+    fn pick_victim(&self, emptied: &BTreeSet<GroupId>) -> Option<GroupId> {
+        let dead = self.dead_bytes(emptied);
         let state = self.state.borrow();
         let live = state.accounts.live_bytes();
         let over = state.accounts.occupied_bytes().saturating_sub(dead) > self.space_limit(live);
-        let living = state.accounts.groups.values().filter(|account| account.live() > 0).count() as u64;
+        let living = state.accounts.groups.iter().filter(|(id, account)| account.live() > 0 && !emptied.contains(*id));
+        let living = living.count() as u64;
         let many = living > self.groups_limit(live);
         if !over && !many {
             return None;
@@ -105,7 +113,10 @@ impl Vdisk {
         let open = state.open.as_ref().map(|group| group.id());
         let fullness = |account: &GroupAccount| account.live() * 1000 / account.occupied().max(1);
         let candidates = state.accounts.groups.iter().filter(|(id, account)| {
-            let settled = **id != state.position.group && Some(**id) != open && !state.unreadable.contains(*id);
+            let settled = **id != state.position.group
+                && Some(**id) != open
+                && !state.unreadable.contains(*id)
+                && !emptied.contains(*id);
             let worth =
                 fullness(account) < FULL_PERCENT * 10 || (many && account.len < self.context.pool.group_size() / 2);
             settled && account.live() > 0 && worth
