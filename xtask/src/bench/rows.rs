@@ -10,7 +10,8 @@ use crate::nbd::Address;
 use crate::process::{Background, output};
 use crate::server::Server;
 use anyhow::{Result, ensure};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub type Row = fn(&Settings, &mut Servers, &mut Report) -> Result<()>;
@@ -238,7 +239,23 @@ fn amplify(settings: &Settings, servers: &mut Servers, report: &mut Report) -> R
             rate.per_second()
         ));
     }
+    let server = servers.drystone()?;
+    settle(server.pid())?;
+    let used = allocated(&server.data)? as f64 / settings.size_bytes as f64;
+    let label = format!("space taken after overwriting it {} times at random", 2 * volume / settings.size_bytes);
+    report.row(&label, "× live", &[(Drystone, vec![used])], &[Target::Below(1.5)]);
     Ok(())
+}
+
+/// Bytes that the files below `dir` take on disk.
+fn allocated(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        sum += if metadata.is_dir() { allocated(&entry.path())? } else { metadata.blocks() * 512 };
+    }
+    Ok(sum)
 }
 
 fn replay(settings: &Settings, servers: &mut Servers, report: &mut Report) -> Result<()> {
