@@ -96,6 +96,16 @@ impl MetaIndex {
         Ok(())
     }
 
+    /// Nothing the records say of the logs is believed any more, not by later starts either.
+    pub async fn forget_hints(&self) -> Result<()> {
+        let ids: Vec<VdiskId> = self.records.borrow().keys().copied().collect();
+        for id in ids {
+            let forget = |record: &mut VdiskRecord| (record.checkpoint, record.tail) = (None, None);
+            self.update(id, forget).await?;
+        }
+        Ok(())
+    }
+
     pub async fn rename(&self, id: VdiskId, new_name: &str) -> Result<()> {
         let _turn = self.turn.acquire(1).await;
         let Some(mut record) = self.record(id) else { return Ok(()) };

@@ -17,6 +17,8 @@ impl Shard {
     pub(crate) async fn run_maintenance(self: Rc<Self>) {
         let this = self.clone();
         self.context.world.spawn(async move { this.watch_space().await });
+        let this = self.clone();
+        self.context.world.spawn(async move { this.collect_when_full().await });
         loop {
             self.context.load.over_limit.notified().await;
             if self.stopping.get() {
@@ -70,6 +72,27 @@ impl Shard {
             let _ = vdisk.checkpoint().await;
         }
         load.get() < before
+    }
+
+    /// A client's write found no room: whatever any vDisk of the shard can give back comes back now.
+    async fn collect_when_full(&self) {
+        loop {
+            self.context.load.full.notified().await;
+            if self.stopping.get() {
+                return;
+            }
+            for vdisk in self.open_vdisks() {
+                if vdisk.health() == Health::Online
+                    && let Err(error) = vdisk.make_room_urgently().await
+                {
+                    tracing::warn!(vdisk = %vdisk.id, %error, "no room could be made");
+                }
+            }
+            if let Err(error) = self.context.pool.replenish().await {
+                tracing::warn!(%error, "the reserve could not be made whole");
+            }
+            self.context.world.clock.sleep(LOOK_SOON_NS).await;
+        }
     }
 
     async fn watch_space(&self) {

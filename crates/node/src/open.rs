@@ -92,6 +92,9 @@ impl Shard {
         // A store that is behind the disk was restored, or a crash came between the two: its hints may be stale.
         let hints_are_good = known.as_ref().is_some_and(|record| record.generation == opened.generation_before);
         let clean = opened.clean && hints_are_good && known.as_ref().is_some_and(|record| record.clean);
+        if !hints_are_good {
+            index.forget_hints().await?;
+        }
         let generation = opened.pool.epoch().0;
         index.put_shard(ShardRecord { disk: identity.disk, generation, clean: false }).await?;
         for place in &opened.quarantined {
@@ -192,6 +195,7 @@ impl Shard {
         }
         self.context.pool.close().await?;
         self.context.load.over_limit.notify();
+        self.context.load.full.notify();
         if let Some(error) = first_error {
             return Err(error);
         }

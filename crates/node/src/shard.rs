@@ -193,11 +193,28 @@ impl Shard {
                 return Err(error.into());
             }
         };
-        self.headers.borrow_mut().remove(&id);
+        let finished = self.finish_recovery(&recovered, &headers, record, was_clean).await;
+        if finished.as_ref().is_ok_and(Option::is_some) {
+            self.headers.borrow_mut().remove(&id);
+        } else {
+            // Gone, or to be tried again from the same headers: this engine must not go on beside the next one.
+            recovered.vdisk.stop().await;
+        }
+        finished
+    }
+
+    async fn finish_recovery(
+        &self,
+        recovered: &Recovered,
+        headers: &[GroupHeader],
+        record: Option<VdiskRecord>,
+        was_clean: bool,
+    ) -> Result<Option<Rc<Vdisk>>> {
+        let id = recovered.vdisk.id;
         self.replayed_bytes.set(self.replayed_bytes.get() + recovered.replayed_bytes);
         self.replay_ns.set(self.replay_ns.get() + recovered.vdisk.stats.replay_ns.get());
         if recovered.attributes.size_bytes == 0 {
-            return self.without_birth(&recovered, &headers, record.as_ref()).await;
+            return self.without_birth(recovered, headers, record.as_ref()).await;
         }
         if recovered.vdisk.health() == Health::Deleted {
             recovered.vdisk.stop().await;
@@ -205,8 +222,8 @@ impl Shard {
             self.forget(id).await?;
             return Ok(None);
         }
-        self.settle(&recovered, record, was_clean).await?;
-        Ok(Some(recovered.vdisk))
+        self.settle(recovered, record, was_clean).await?;
+        Ok(Some(recovered.vdisk.clone()))
     }
 
     /// Groups but no birth: of a creation that a power loss cut short and nobody was told of, if nothing says otherwise.
@@ -217,7 +234,6 @@ impl Shard {
         record: Option<&VdiskRecord>,
     ) -> Result<Option<Rc<Vdisk>>> {
         let vdisk = &recovered.vdisk;
-        vdisk.stop().await;
         let expected = record.is_some_and(|record| !record.deleted);
         if expected || vdisk.health() != Health::Online {
             return Err(Error::new(Kind::Damaged, format!("the birth record of vDisk {} cannot be read", vdisk.id)));
@@ -239,7 +255,9 @@ impl Shard {
             );
         }
         for group in &recovered.void {
-            self.context.pool.free(*group).await?;
+            if let Err(error) = self.context.pool.free(*group).await {
+                tracing::warn!(vdisk = %vdisk.id, %group, %error, "a void group is not free yet; the next start goes on");
+            }
         }
         let Some(record) = record else { return self.adopt(recovered).await };
         if record.name != attributes.name && vdisk.health() == Health::Online {
@@ -303,6 +321,18 @@ impl Shard {
             self.index.tombstone(id).await?;
         }
         self.index.remove(id).await
+    }
+
+    /// Sentences on vDisks that cannot be served though no record says anything of them.
+    pub fn broken_unknown(&self) -> Vec<String> {
+        let entries = self.entries.borrow();
+        let broken = entries.iter().filter_map(|(id, entry)| match entry {
+            Entry::Broken { reason, .. } if self.index.record(*id).is_none() => {
+                Some(format!("extent groups of a vDisk {id} that nobody knows: {reason}"))
+            }
+            _ => None,
+        });
+        broken.collect()
     }
 
     pub fn summary_of(&self, id: VdiskId) -> Option<VdiskSummary> {

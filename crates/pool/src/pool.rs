@@ -297,6 +297,11 @@ impl Pool {
         Ok(())
     }
 
+    /// A sync of it failed: nothing is written to it any more.
+    pub fn is_poisoned(&self, slab: SlabId) -> bool {
+        self.slab(slab).is_none_or(|slab| slab.poisoned.get())
+    }
+
     /// Syncs every slab: afterwards no group that was freed before can come back, whatever becomes of the power.
     pub fn sync_all(&self) -> world::LocalFuture<Result<()>> {
         let slabs = self.slabs();

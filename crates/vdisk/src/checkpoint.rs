@@ -197,11 +197,13 @@ impl Vdisk {
             if due && self.checkpoint().await.is_err() {
                 // Not at once again: what failed (a full disk, a failing one) takes time to change.
                 self.context.world.clock.sleep(RETRY_NS).await;
+                self.maintenance.notify();
                 continue;
             }
             if let Err(error) = self.make_room().await {
                 tracing::warn!(vdisk = %self.id, %error, "making room failed; trying again later");
                 self.context.world.clock.sleep(RETRY_NS).await;
+                self.maintenance.notify();
             }
         }
     }
@@ -225,5 +227,5 @@ pub(crate) fn accounts_of(record: &CheckpointRecord) -> Accounts {
     accounts
 }
 
-/// Pause after failed maintenance: 0.2 s.
-const RETRY_NS: u64 = 200_000_000;
+/// Pause after failed maintenance: 1 s.
+const RETRY_NS: u64 = 1_000_000_000;

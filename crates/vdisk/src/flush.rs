@@ -16,7 +16,7 @@ impl Vdisk {
     /// Everything acknowledged before the call survives power loss. A failed sync is answered by writing the unsynced
     /// frames elsewhere and syncing there; only when that fails too, the caller hears of it, and so does every later one.
     pub async fn flush(self: &Rc<Self>) -> Result<()> {
-        let target = self.sequence();
+        let target = self.state.borrow().acknowledged;
         self.flush_through(target).await
     }
 
@@ -25,6 +25,20 @@ impl Vdisk {
         loop {
             if let Health::Failed(reason) = self.health() {
                 return Err(Error::new(Kind::Io, reason));
+            }
+            // An append under way may share a sector with what is to be synced: the sync would store that sector once
+            // without and later once with it, and a power loss in between must not take it.
+            while self.appending.get() {
+                self.appended.notified().await;
+            }
+            let being_rewritten = {
+                let state = self.state.borrow();
+                state.durable.sequence < target && (state.position.sequence < target || state.unsynced.is_empty())
+            };
+            if being_rewritten {
+                // What failed to sync is on its way to another place; this queues behind it.
+                self.ask(|done| Item::Rewrite { done }).await??;
+                continue;
             }
             let (through, slabs) = {
                 let mut state = self.state.borrow_mut();
@@ -48,7 +62,8 @@ impl Vdisk {
                         self.state.borrow_mut().health = Health::Failed(reason.clone());
                         return Err(Error::new(Kind::Io, reason));
                     }
-                    self.state.borrow_mut().failed_slabs.extend(slabs);
+                    let poisoned = slabs.into_iter().filter(|slab| self.context.pool.is_poisoned(*slab));
+                    self.state.borrow_mut().failed_slabs.extend(poisoned);
                     self.ask(|done| Item::Rewrite { done }).await??;
                 }
             }
@@ -67,6 +82,7 @@ impl Vdisk {
             while state.unsynced.front().is_some_and(|frame| frame.at.sequence <= through) {
                 let frame = state.unsynced.pop_front().expect("looked at it");
                 state.unsynced_bytes -= frame.bytes;
+                self.context.load.unsynced_bytes.set(self.context.load.unsynced_bytes.get() - frame.bytes);
                 if frame.at.group != state.durable.group {
                     entered = Some(frame.at);
                 }
@@ -87,7 +103,7 @@ impl Vdisk {
         for (group, start, end) in released {
             self.context.pool.release(group, start, end - start);
         }
-        self.synced.notify();
+        self.context.load.synced.notify();
     }
 
     /// Bounds what is unsynced by bytes and by age, and rings for what the new frame makes due.

@@ -94,7 +94,10 @@ impl Vdisk {
     pub async fn free_groups(self: &Rc<Self>) -> Result<()> {
         assert_eq!(self.health(), Health::Deleted, "only a deleted vDisk gives up its groups");
         self.stop().await;
-        let last = self.state.borrow().position.group;
+        // A checkpoint or a reclaim that was under way has been told that the log task is gone; let it end.
+        let _no_checkpoint = self.one_checkpoint.acquire(1).await;
+        let _no_reclaim = self.one_reclaim.acquire(1).await;
+        let last = self.state.borrow().tombstone.expect("a deleted vDisk has its tombstone");
         let mut groups = self.groups();
         groups.sort_unstable();
         groups.retain(|group| *group != last);

@@ -11,7 +11,7 @@ use crate::log::{GroupWalk, Item, Move, Step, WalkedFrame, run_addresses};
 use crate::map::{NeedPage, PagePlace, address_at};
 use crate::stats::Stats;
 use crate::vdisk::{Checkpoint, Vdisk};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 use base::GroupId;
 use base::units::BLOCK;
 use bytes::Bytes;
@@ -50,6 +50,9 @@ impl Vdisk {
     }
 
     fn space_limit(&self, live: u64) -> u64 {
+        if self.urgent.get() {
+            return live + live / 20 + u64::from(self.context.pool.group_size());
+        }
         live * self.context.settings.space_percent / 100 + self.context.settings.space_slack_bytes
     }
 
@@ -67,7 +70,13 @@ impl Vdisk {
         let mut emptied = BTreeSet::new();
         while let Some(victim) = self.pick_victim(&emptied) {
             emptied.insert(victim);
-            self.empty_group(victim).await?;
+            match self.empty_group(victim).await {
+                Err(error) if matches!(error.kind, Kind::Io | Kind::Corrupt) => {
+                    tracing::error!(vdisk = %self.id, group = %victim, %error, "a group cannot be emptied; it is kept");
+                    self.state.borrow_mut().unreadable.insert(victim);
+                }
+                result => result?,
+            }
             // Space comes back with the next checkpoint; do not run far ahead of it.
             if self.dead_bytes(&emptied) > self.context.settings.space_slack_bytes / 2 {
                 break;
@@ -86,6 +95,18 @@ impl Vdisk {
             self.maintenance.notify();
         }
         Ok(())
+    }
+
+    /// The disk is full: everything that is dead comes free now, and what is half dead is re-packed.
+    pub async fn make_room_urgently(self: &Rc<Self>) -> Result<()> {
+        self.urgent.set(true);
+        let done = async {
+            self.checkpoint().await?;
+            self.make_room().await
+        };
+        let result = done.await;
+        self.urgent.set(false);
+        result
     }
 
     /// Bytes in groups in which nothing lives, but which the last checkpoint may still need.
@@ -131,7 +152,12 @@ impl Vdisk {
         let mut freed = 0;
         for (group, account) in self.dead_candidates() {
             let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(freed) };
-            match self.find_reachable(group, account.len, checkpoint).await? {
+            let found = match self.find_reachable(group, account.len, checkpoint).await {
+                // One bad sector must not keep everything else from coming free.
+                Err(error) => Some(error.to_string()),
+                Ok(found) => found,
+            };
+            match found {
                 None => {
                     self.state.borrow_mut().accounts.remove(group);
                     self.context.pool.free(group).await?;
@@ -140,7 +166,7 @@ impl Vdisk {
                     freed += 1;
                 }
                 Some(why) => {
-                    tracing::error!(vdisk = %self.id, %group, why, "a group was counted as dead and is not; it is kept");
+                    tracing::error!(vdisk = %self.id, %group, why, "a group cannot be shown to be dead; it is kept");
                     self.state.borrow_mut().unreadable.insert(group);
                 }
             }

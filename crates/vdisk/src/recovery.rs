@@ -84,8 +84,11 @@ impl Vdisk {
         }
         let mut recovery = Recovery { context: &context, id, found: &found, damage: Vec::new() };
         let (path, record) = recovery.path_and_checkpoint().await?;
-        let walked = recovery.walk(&path, record.as_ref().map(|(record, _)| record)).await?;
+        let mut walked = recovery.walk(&path, record.as_ref().map(|(record, _)| record)).await?;
         let start = record.as_ref().map_or(Position::default(), |(record, _)| record.covers);
+        if !clean {
+            recovery.take_longer_first_copy(&path, start, &mut walked).await?;
+        }
         let cut = recovery.cut(start, &walked).await?;
         let mut state = initial_state(&context, record.as_ref());
         recovery.forget_freed_groups(&mut state);
@@ -106,6 +109,7 @@ impl Vdisk {
             let mut state = vdisk.state.borrow_mut();
             state.position = cut;
             state.durable = cut;
+            state.acknowledged = cut.sequence;
             if !damage.is_empty() && state.health == Health::Online {
                 tracing::error!(vdisk = %id, name = state.attributes.name, damage, "the log is damaged; serving reads only");
                 state.health = Health::Damaged(damage);
@@ -217,6 +221,8 @@ impl State {
             accounts: Accounts::default(),
             position: Position::default(),
             durable: Position::default(),
+            acknowledged: Sequence(0),
+            tombstone: None,
             unsynced: VecDeque::new(),
             unsynced_bytes: 0,
             open: None,
@@ -281,6 +287,9 @@ impl Recovery<'_> {
         let frame = crate::log::frame::decode(&bytes).map_err(|error| Error::corrupt(error.to_string()))?;
         let bad =
             |what: &str| Error::corrupt(format!("checkpoint record at {} {:#x}: {what}", place.group, place.offset));
+        if frame.len != place.len {
+            return Err(bad("its length is not the one on record"));
+        }
         if frame.vdisk != self.id || frame.sequence != place.sequence || frame.group != place.group {
             return Err(bad("a frame of something else lies there"));
         }
@@ -373,6 +382,42 @@ impl Recovery<'_> {
             }
         }
         Ok(walked)
+    }
+
+    /// A rewrite after a failed sync that was cut short: the new group has some of the frames, the first copies, void once
+    /// the rewrite is complete, may be there with more of them. They are the same frames under the same numbers; the longer
+    /// chain is the one that loses nothing. Only within one epoch: what a recovery cut off stays cut off.
+    async fn take_longer_first_copy(
+        &self,
+        path: &[GroupHeader],
+        start: Position,
+        walked: &mut Vec<Replayed>,
+    ) -> Result<()> {
+        let reach = |frames: &[Replayed]| {
+            frames.iter().take_while(|frame| frame.whole).last().map_or(start.sequence, |frame| frame.sequence)
+        };
+        for pair in path.windows(2) {
+            let (header, next) = (&pair[0], &pair[1]);
+            let Some(sealed) = next.predecessor.filter(|_| header.epoch == next.epoch) else { continue };
+            let before = walked.iter().map(|frame| frame.at).chain([start]);
+            let mut ends = before.filter(|at| at.group == sealed.group && at.end == sealed.sealed_len);
+            let Some(mut at) = ends.next() else { continue };
+            let keep = walked.iter().take_while(|frame| frame.sequence <= at.sequence).count();
+            let pool = self.context.pool.clone();
+            let mut walk = GroupWalk::new(pool, self.id, header.group, at, at.end, u32::MAX);
+            let mut first_copy = Vec::new();
+            while let Step::Frame(frame) = walk.next().await? {
+                let before = std::mem::replace(&mut at, frame.position());
+                first_copy.push(take(*frame, before)?);
+            }
+            if reach(&first_copy) > reach(walked) {
+                tracing::warn!(vdisk = %self.id, group = %header.group, "a rewrite was cut short; its first copy is longer");
+                walked.truncate(keep);
+                walked.extend(first_copy);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// The checkpoint's list has groups that were freed after it. One that was not empty should be there, though.
@@ -517,7 +562,10 @@ impl Vdisk {
             state: state.into(),
             queue: Queue::default().into(),
             queued: Default::default(),
-            synced: Default::default(),
+            appending: Default::default(),
+            appended: Default::default(),
+            ended: Default::default(),
+            urgent: Default::default(),
             synced_early: Default::default(),
             maintenance: Default::default(),
             log_busy: Default::default(),

@@ -38,6 +38,12 @@ pub struct Load {
     pub map: Rc<MapMemory>,
     /// Log behind the checkpoints.
     pub log_bytes: Cell<u64>,
+    /// Frames not synced yet: all of them are kept in memory.
+    pub unsynced_bytes: Cell<u64>,
+    /// Rung after each sync, for writers that wait for room among the unsynced.
+    pub synced: Notify,
+    /// Rung when a client's write found the disk full.
+    pub full: Notify,
     /// Rung when a sum passes its limit.
     pub over_limit: Notify,
 }
@@ -106,6 +112,11 @@ pub(crate) struct State {
     pub accounts: Accounts,
     pub position: Position,
     pub durable: Position,
+    /// The highest sequence ever reached. `position` goes back for a moment while unsynced frames are being rewritten;
+    /// what was acknowledged stays acknowledged.
+    pub acknowledged: Sequence,
+    /// Where the delete record is.
+    pub tombstone: Option<GroupId>,
     pub unsynced: VecDeque<Unsynced>,
     pub unsynced_bytes: u64,
     pub open: Option<OpenGroup>,
@@ -133,8 +144,13 @@ pub struct Vdisk {
     pub(crate) queue: RefCell<Queue>,
     /// Rung when something was queued.
     pub(crate) queued: Notify,
-    /// Rung after each sync, for writers that wait for room in `unsynced`.
-    pub(crate) synced: Notify,
+    /// An append is under way, and rung when it ends.
+    pub(crate) appending: Cell<bool>,
+    pub(crate) appended: Notify,
+    /// The log task has ended: nothing is queued any more.
+    pub(crate) ended: Cell<bool>,
+    /// The disk is full: collect garbage that is not worth it otherwise.
+    pub(crate) urgent: Cell<bool>,
     /// Rung when an unasked sync should not wait for the age limit.
     pub(crate) synced_early: Notify,
     /// Rung when a checkpoint or re-packing is due.
@@ -184,6 +200,14 @@ impl Vdisk {
             groups: state.accounts.groups.len() as u64,
             log_bytes: state.log_bytes,
         }
+    }
+    /// What keeps the vDisk from being as good as promised, though it is online.
+    pub fn trouble(&self) -> Option<String> {
+        let state = self.state.borrow();
+        if !state.unreadable.is_empty() {
+            return Some(format!("{} extent groups cannot be read and never come free", state.unreadable.len()));
+        }
+        state.checkpoint_failed.then(|| "the last checkpoint failed; it is being tried again".to_string())
     }
     pub fn sequence(&self) -> Sequence {
         self.state.borrow().position.sequence

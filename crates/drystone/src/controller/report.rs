@@ -69,6 +69,8 @@ struct ShardReport {
     metrics: Vec<VdiskMetrics>,
     replay_bytes: u64,
     replay_ns: u64,
+    quarantined: usize,
+    troubles: Vec<String>,
 }
 
 fn report(shard: &Shard, with_metrics: bool) -> ShardReport {
@@ -86,7 +88,17 @@ fn report(shard: &Shard, with_metrics: bool) -> ShardReport {
         metrics,
         replay_bytes: shard.replayed_bytes.get(),
         replay_ns: shard.replay_ns.get(),
+        quarantined: shard.quarantined,
+        troubles: troubles(shard),
     }
+}
+
+fn troubles(shard: &Shard) -> Vec<String> {
+    let of_vdisks = shard.open_vdisks().into_iter().filter_map(|vdisk| {
+        let trouble = vdisk.trouble()?;
+        Some(format!("vDisk {}: {trouble}", vdisk.attributes().name))
+    });
+    of_vdisks.chain(shard.broken_unknown()).collect()
 }
 
 fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {
@@ -168,10 +180,11 @@ impl Verbs {
             if report.usage.poisoned_slabs > 0 {
                 reasons.push(format!("shard {number}: a sync of the disk failed; restart after checking the disk"));
             }
-            if report.usage.slots_quarantined > 0 {
-                let slots = report.usage.slots_quarantined;
-                reasons.push(format!("shard {number}: {slots} extent groups cannot be read and are kept aside"));
+            if report.quarantined > 0 {
+                let places = report.quarantined;
+                reasons.push(format!("shard {number}: {places} places on the disk cannot be read and are kept aside"));
             }
+            reasons.extend(report.troubles.iter().map(|trouble| format!("shard {number}: {trouble}")));
             if !report.usage.ballast_whole {
                 reasons.push(format!("shard {number}: the disk is full; writes fail until space is freed"));
             }

@@ -159,6 +159,9 @@ struct Appended {
 
 impl Vdisk {
     pub(crate) fn enqueue(&self, item: Item) {
+        if self.ended.get() {
+            return;
+        }
         {
             let mut queue = self.queue.borrow_mut();
             match item {
@@ -198,7 +201,7 @@ impl Vdisk {
                 // Too much to keep in memory: clients wait for a sync. What the background asks for (a rewrite after a
                 // failed sync above all) goes on.
                 self.synced_early.notify();
-                first_of(self.synced.notified(), self.queued.notified()).await;
+                first_of(self.context.load.synced.notified(), self.queued.notified()).await;
                 continue;
             }
             if self.queue.borrow().user.is_empty() {
@@ -214,10 +217,16 @@ impl Vdisk {
 
     fn over_unsynced(&self) -> bool {
         let state = self.state.borrow();
-        state.health == Health::Online && state.unsynced_bytes > self.context.settings.unsynced_bytes_max
+        let max = self.context.settings.unsynced_bytes_max;
+        let over = state.unsynced_bytes > max || self.context.load.unsynced_bytes.get() > max;
+        state.health == Health::Online && over
     }
 
     async fn run_background(self: &Rc<Self>, item: Item) -> bool {
+        if let Err(error) = self.may_append(&item) {
+            refuse(item, error);
+            return false;
+        }
         match item {
             Item::Relocate { moves, done } => done.send(self.relocate(moves).await),
             Item::Pages { pages, done } => done.send(self.append_pages(pages).await),
@@ -225,12 +234,30 @@ impl Vdisk {
             Item::Freeze { done } => done.send(self.freeze()),
             Item::Rewrite { done } => done.send(self.rewrite_unsynced().await),
             Item::Stop { done } => {
+                // Whoever still waits for something hears that it will not come.
+                self.ended.set(true);
+                let (user, background) = {
+                    let mut queue = self.queue.borrow_mut();
+                    (std::mem::take(&mut queue.user), std::mem::take(&mut queue.background))
+                };
+                drop((user, background));
                 done.send(());
                 return true;
             }
             Item::Write { .. } | Item::Clear { .. } => unreachable!("foreground items have their own queue"),
         }
         false
+    }
+
+    /// What may still go into the log of a vDisk that is not online: a rewrite, and the tombstone of a damaged one.
+    fn may_append(&self, item: &Item) -> Result<()> {
+        let health = self.state.borrow().health.clone();
+        let allowed = match (item, &health) {
+            (_, Health::Online) | (Item::Rewrite { .. } | Item::Stop { .. }, _) => true,
+            (Item::Control { record: Record::Delete, .. }, Health::Damaged(_)) => true,
+            _ => false,
+        };
+        if allowed { Ok(()) } else { Err(Error::new(Kind::ReadOnly, format!("the vDisk is {health:?}"))) }
     }
 
     fn freeze(&self) -> Frozen {
@@ -270,7 +297,14 @@ impl Vdisk {
             self.prepare(piece).await?;
         }
         let purpose = if batch.clears { Purpose::Emergency } else { Purpose::Normal };
-        let appended = self.append(FrameKind::Data, &batch.pieces, purpose).await?;
+        let appended = match self.append(FrameKind::Data, &batch.pieces, purpose).await {
+            Err(error) if error.kind == Kind::Full => {
+                // Garbage that was not worth collecting is worth it now.
+                self.context.load.full.notify();
+                return Err(error);
+            }
+            appended => appended?,
+        };
         let small = batch.payload_bytes <= u64::from(self.context.settings.cache_write_bytes_max);
         self.apply(&batch.pieces, &appended.frame, small);
         self.count_log(&appended.frame);
@@ -433,7 +467,10 @@ impl Vdisk {
             let completion = group.append(offset, &parts, frame.len);
             (group.slab(), completion)
         };
+        self.appending.set(true);
         let appended = completion.await;
+        self.appending.set(false);
+        self.appended.notify();
         let mut state = self.state.borrow_mut();
         if let Err(error) = appended {
             state.open = None;
@@ -442,6 +479,7 @@ impl Vdisk {
         let at =
             Position { group: frame.group, end: frame.offset + frame.len, chain: frame.crc, sequence: frame.sequence };
         state.position = at;
+        state.acknowledged = state.acknowledged.max(at.sequence);
         state.accounts.appended(at.group, at.end, at.sequence);
         drop(state);
         self.count(&frame, pieces);
@@ -592,6 +630,7 @@ impl Vdisk {
         {
             let mut state = self.state.borrow_mut();
             state.unsynced_bytes += bytes;
+            self.context.load.unsynced_bytes.set(self.context.load.unsynced_bytes.get() + bytes);
             state.unsynced.push_back(Unsynced {
                 at,
                 offset: frame.offset,
@@ -662,6 +701,9 @@ impl Vdisk {
         {
             let mut state = self.state.borrow_mut();
             apply_record(&mut state, &record);
+            if record == Record::Delete {
+                state.tombstone = Some(appended.frame.group);
+            }
         }
         if !matches!(record, Record::Checkpoint(_)) {
             self.count_log(&appended.frame);
@@ -684,6 +726,8 @@ impl Vdisk {
             state.rewrites += 1;
             state.open = None;
             state.position = state.durable;
+            let load = &self.context.load.unsynced_bytes;
+            load.set(load.get() - state.unsynced_bytes);
             state.unsynced_bytes = 0;
             std::mem::take(&mut state.unsynced)
         };
@@ -811,6 +855,18 @@ fn gather(frame: &mut Frame, header_len: u32, pieces: &[Piece]) -> Vec<Bytes> {
     parts.push(Bytes::from(header));
     parts.extend(pieces.iter().filter_map(Piece::payload).cloned());
     parts
+}
+
+/// Answers an item that is not carried out; whoever asked for a frozen state sees the sender go.
+fn refuse(item: Item, error: Error) {
+    match item {
+        Item::Write { done, .. } | Item::Clear { done, .. } | Item::Pages { done, .. } | Item::Rewrite { done } => {
+            done.send(Err(error));
+        }
+        Item::Relocate { done, .. } => done.send(Err(error)),
+        Item::Control { done, .. } => done.send(Err(error)),
+        Item::Freeze { .. } | Item::Stop { .. } => {}
+    }
 }
 
 fn fail(done: Done, error: Error) -> bool {

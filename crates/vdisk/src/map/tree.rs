@@ -225,15 +225,15 @@ impl Tree {
     /// Puts a page that was asked for in its place. Ignored when the place has changed meanwhile.
     pub fn attach(&mut self, need: NeedPage, entries: Box<[Address; FANOUT]>) {
         let block = need.place.index << (8 * (u32::from(need.place.level) + 1));
+        let shared = self.path_is_shared(block, need.place.level);
         let mut child = &mut self.root;
         for level in (need.place.level + 1..self.height).rev() {
             match child {
                 Child::Loaded(node) => {
-                    if Rc::strong_count(node) > 1 {
-                        // A checkpoint holds this page too: attach in our own copy without making it dirty.
-                        *node = copy_keeping_state(node);
+                    let node = Rc::make_mut(node);
+                    if shared {
+                        node.set_dirty();
                     }
-                    let node = Rc::get_mut(node).expect("nobody else holds it, and nothing holds it weakly");
                     child = &mut node.inner_mut()[slot_of(block, level)];
                 }
                 _ => return,
@@ -243,6 +243,21 @@ impl Tree {
             let node = Node::loaded(need.place.level, entries, need.address, &self.memory);
             *child = Child::Loaded(Rc::new(node));
         }
+    }
+
+    /// Somebody else holds a page above `level` on the way to `block`: a checkpoint that is not synced yet. Our copies of
+    /// such pages are dirty with all that is above them, whatever the originals are: if that sync fails, it is the
+    /// originals that are marked, and the copies would name pages that were lost.
+    fn path_is_shared(&self, block: u64, level: u8) -> bool {
+        let mut child = &self.root;
+        for at in (level + 1..self.height).rev() {
+            let Child::Loaded(node) = child else { return false };
+            if Rc::strong_count(node) > 1 {
+                return true;
+            }
+            child = &node.inner()[slot_of(block, at)];
+        }
+        false
     }
 
     /// Is the page at `place` stored at `address`, as the last checkpoint left it?
@@ -329,14 +344,6 @@ fn node_for_change<'a>(child: &'a mut Child, level: u8, memory: &Rc<MapMemory>) 
     node.set_dirty();
     node.referenced.set(true);
     node
-}
-
-fn copy_keeping_state(node: &Rc<Node>) -> Rc<Node> {
-    let copy = Node::clone(node);
-    if !node.is_dirty() {
-        copy.set_stored(node.stored.get());
-    }
-    Rc::new(copy)
 }
 
 fn collect_dirty(child: &Child, level: u8, index: u64, wanted: u8, found: &mut Vec<(PagePlace, Rc<Node>)>) {
