@@ -86,6 +86,15 @@ impl MetaIndex {
         Ok(())
     }
 
+    /// A vDisk that never came to be: whatever of it is found later is to be freed.
+    pub async fn put_deleted(&self, record: VdiskRecord) -> Result<()> {
+        let _turn = self.turn.acquire(1).await;
+        let record = VdiskRecord { deleted: true, ..record };
+        committed(self.commit(Transaction::new().put(keys::vdisk(record.id), record.encode())).await?)?;
+        self.records.borrow_mut().insert(record.id, record);
+        Ok(())
+    }
+
     /// Changes what is not the name.
     pub async fn update(&self, id: VdiskId, change: impl FnOnce(&mut VdiskRecord)) -> Result<()> {
         let _turn = self.turn.acquire(1).await;

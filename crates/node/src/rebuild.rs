@@ -97,7 +97,9 @@ impl Shard {
                         }
                         continue;
                     }
-                    if recovered.vdisk.health() == Health::Deleted {
+                    let damaged = recovered.vdisk.health() != Health::Online;
+                    let half_deleted = damaged && Vdisk::find_tombstone(&context, id, &headers).await?.is_some();
+                    if recovered.vdisk.health() == Health::Deleted || half_deleted {
                         rebuilt.deleted.push(id);
                         continue;
                     }

@@ -175,6 +175,10 @@ impl Shard {
     async fn recover(self: &Rc<Self>, id: VdiskId) -> Result<Option<Rc<Vdisk>>> {
         let headers = self.headers.borrow().get(&id).cloned().unwrap_or_default();
         let record = self.index.record(id);
+        if record.as_ref().is_some_and(|record| record.deleted) {
+            self.finish_deletion(id, &headers, record.as_ref()).await?;
+            return Ok(None);
+        }
         let good = record.as_ref().filter(|_| self.hints_are_good);
         let found = Found {
             headers: headers.clone(),
@@ -218,9 +222,21 @@ impl Shard {
         }
         if recovered.vdisk.health() == Health::Deleted {
             recovered.vdisk.stop().await;
+            // First the record: once the groups are gone, nothing else says that this was a deletion.
+            self.index.tombstone(id).await?;
+            (self.listener)(id, None);
             free_in_order(&self.context, &recovered.void).await?;
             self.forget(id).await?;
             return Ok(None);
+        }
+        if matches!(recovered.vdisk.health(), Health::Damaged(_)) {
+            // Missing groups are no damage if a deletion was cut short while it freed them.
+            if Vdisk::find_tombstone(&self.context, id, headers).await?.is_some() {
+                recovered.vdisk.stop().await;
+                self.index.tombstone(id).await?;
+                self.finish_deletion(id, headers, record.as_ref()).await?;
+                return Ok(None);
+            }
         }
         self.settle(recovered, record, was_clean).await?;
         Ok(Some(recovered.vdisk.clone()))

@@ -22,7 +22,7 @@ impl Shard {
         let created_ns = self.context.world.clock.wall().0;
         let attributes = Attributes { name: name.to_string(), size_bytes, sector_bytes, read_only: false, created_ns };
         let index = Rc::new(CheckpointIndex(self.index.clone()));
-        let vdisk = Vdisk::create(self.context.clone(), index, id, attributes).await?;
+        let created = Vdisk::create(self.context.clone(), index, id, attributes).await;
         let record = VdiskRecord {
             id,
             name: name.to_string(),
@@ -33,9 +33,20 @@ impl Shard {
             shard: self.number,
             epoch: self.context.pool.epoch(),
             checkpoint: None,
-            tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())),
+            tail: None,
             deleted: false,
         };
+        let vdisk = match created {
+            Ok(vdisk) => vdisk,
+            Err(error) => {
+                // Its birth may be in the log all the same; the next start must not take it for a vDisk.
+                if let Err(error) = self.index.put_deleted(record).await {
+                    tracing::warn!(vdisk = %id, %error, "a creation that failed could not be noted as such");
+                }
+                return Err(error.into());
+            }
+        };
+        let record = VdiskRecord { tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())), ..record };
         if let Err(error) = self.index.insert(record.clone()).await {
             // Nobody has heard of it yet: take it back.
             vdisk.delete().await?;

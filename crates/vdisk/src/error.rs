@@ -40,7 +40,8 @@ impl From<pool::Error> for Error {
     fn from(error: pool::Error) -> Error {
         let kind = match error.kind {
             pool::Kind::Full => Kind::Full,
-            pool::Kind::Corrupt => Kind::Corrupt,
+            // A group that the map names and the disk does not know: its header rotted.
+            pool::Kind::Corrupt | pool::Kind::NotFound => Kind::Corrupt,
             pool::Kind::Invalid => Kind::Invalid,
             _ => Kind::Io,
         };

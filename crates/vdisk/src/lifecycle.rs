@@ -112,6 +112,9 @@ impl Vdisk {
     /// Checkpoint and end of all tasks. New writes are refused from the first moment; those under way are finished.
     pub async fn close(self: &Rc<Self>) -> Result<Closed> {
         self.closing.set(true);
+        // What is under way ends first: a checkpoint of its own would be newer than the one reported here, and what that
+        // one made free would be missing.
+        let _no_reclaim = self.one_reclaim.acquire(1).await;
         let result = match self.health() {
             Health::Online => self.checkpoint().await,
             _ => Ok(()),

@@ -64,6 +64,9 @@ impl Vdisk {
     /// Frees what is dead and re-packs until the groups hold no more than they may.
     pub async fn make_room(self: &Rc<Self>) -> Result<()> {
         let _one = self.one_reclaim.acquire(1).await;
+        if self.closing.get() {
+            return Ok(());
+        }
         let before = self.state.borrow().accounts.occupied_bytes();
         self.free_dead_groups().await?;
         // Emptied in this pass: what still counts as living there is map pages, which move with the checkpoint.
@@ -78,7 +81,7 @@ impl Vdisk {
                 result => result?,
             }
             // Space comes back with the next checkpoint; do not run far ahead of it.
-            if self.dead_bytes(&emptied) > self.context.settings.space_slack_bytes / 2 {
+            if self.closing.get() || self.dead_bytes(&emptied) > self.context.settings.space_slack_bytes / 2 {
                 break;
             }
         }
