@@ -263,9 +263,13 @@ impl Recovery<'_> {
                 return Ok((path, checkpoint));
             }
         }
-        if let Some(checkpoint) = hinted {
-            // All groups behind the checkpoint are gone; what it holds can still be read.
-            self.damage.push("no group connects to the last checkpoint".into());
+        // Groups are missing in between. What the last checkpoint that can be found holds can still be read.
+        let last = match hinted {
+            Some(checkpoint) => Some(checkpoint),
+            None => self.any_checkpoint().await?,
+        };
+        if let Some(checkpoint) = last {
+            self.damage.push("no chain of groups connects to the last checkpoint".into());
             return Ok((Vec::new(), Some(checkpoint)));
         }
         Err(Error::corrupt(format!("vDisk {}: no chain of groups leads back to its birth or to a checkpoint", self.id)))
@@ -324,20 +328,8 @@ impl Recovery<'_> {
             let mut walk = self.walk_group(header, limit);
             let mut last = None;
             while let Step::Frame(walked) = walk.next().await? {
-                if walked.frame.kind == FrameKind::Control
-                    && walked.payload_is_whole()
-                    && let Some(run) = walked.frame.runs.first()
-                    && let Ok(Record::Checkpoint(record)) = Record::decode(&walked.payload(run))
-                    && covered(chain, &record.covers)
-                {
-                    let frame = &walked.frame;
-                    let place = meta_hint::Place {
-                        group: frame.group,
-                        offset: frame.offset,
-                        len: frame.len,
-                        sequence: frame.sequence,
-                    };
-                    last = Some((*record, place));
+                if let Some(found) = checkpoint_in(&walked).filter(|(record, _)| covered(chain, &record.covers)) {
+                    last = Some(found);
                 }
             }
             if last.is_some() {
@@ -345,6 +337,21 @@ impl Recovery<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The latest checkpoint record in any group, connected or not.
+    async fn any_checkpoint(&self) -> Result<Option<(CheckpointRecord, meta_hint::Place)>> {
+        let mut last: Option<(CheckpointRecord, meta_hint::Place)> = None;
+        for header in &self.found.headers {
+            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, u32::MAX);
+            while let Step::Frame(walked) = walk.next().await? {
+                let Some(found) = checkpoint_in(&walked) else { continue };
+                if last.as_ref().is_none_or(|(_, place)| place.sequence < found.1.sequence) {
+                    last = Some(found);
+                }
+            }
+        }
+        Ok(last)
     }
 
     fn walk_group(&self, header: &GroupHeader, limit: u32) -> GroupWalk {
@@ -481,6 +488,15 @@ impl Vdisk {
         }
         Ok(None)
     }
+}
+
+/// The whole checkpoint record in a frame, with its place.
+fn checkpoint_in(walked: &WalkedFrame) -> Option<(CheckpointRecord, meta_hint::Place)> {
+    let frame = &walked.frame;
+    let run = frame.runs.first().filter(|_| frame.kind == FrameKind::Control && walked.payload_is_whole())?;
+    let Ok(Record::Checkpoint(record)) = Record::decode(&walked.payload(run)) else { return None };
+    let place = meta_hint::Place { group: frame.group, offset: frame.offset, len: frame.len, sequence: frame.sequence };
+    Some((*record, place))
 }
 
 /// From the newest header back along the predecessors, as far as they are there.
