@@ -1,6 +1,6 @@
 //! A list of named steps with the time each took, up to the first failure, and the count at the end.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ impl Step {
     }
 }
 
-/// Runs the steps in order. The last line it prints is `N passed, N failed`.
-pub fn run(steps: &[Step], keep_going: bool) -> Result<()> {
+/// Runs the steps in order; false if one failed. The last line it prints is `N passed, N failed`.
+pub fn run(steps: &[Step], keep_going: bool) -> Result<bool> {
     let begin = Instant::now();
     let (mut passed, mut failed) = (0, Vec::new());
     for step in steps {
@@ -51,9 +51,13 @@ pub fn run(steps: &[Step], keep_going: bool) -> Result<()> {
             }
         }
     }
-    println!("{}", seconds(begin.elapsed()));
+    if failed.is_empty() {
+        println!("{}", seconds(begin.elapsed()));
+    } else {
+        println!("{}; failed: {}", seconds(begin.elapsed()), failed.join(", "));
+    }
     println!("{passed} passed, {} failed", failed.len());
-    if failed.is_empty() { Ok(()) } else { Err(anyhow!("failed: {}", failed.join(", "))) }
+    Ok(failed.is_empty())
 }
 
 fn seconds(duration: Duration) -> String {

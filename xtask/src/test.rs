@@ -56,7 +56,11 @@ pub fn run(options: &Options) -> Result<()> {
     let chosen: Vec<Step> =
         all.into_iter().filter(|step| only(step) && !options.skip.iter().any(|name| name == step.name)).collect();
     std::fs::create_dir_all(target_dir().join("blackbox"))?;
-    steps::run(&chosen, options.keep_going)
+    if !steps::run(&chosen, options.keep_going)? {
+        // Said already, and nothing may follow the count.
+        std::process::exit(1);
+    }
+    Ok(())
 }
 
 fn all(options: &Options) -> Vec<Step> {

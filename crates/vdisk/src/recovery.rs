@@ -257,8 +257,12 @@ impl Recovery<'_> {
         candidates.sort_unstable_by_key(|header| std::cmp::Reverse((header.epoch, header.group)));
         for newest in &candidates {
             let chain = back_from(*newest, &by_id);
-            let later = self.latest_checkpoint(&chain, hinted.as_ref()).await?;
-            let checkpoint = later.or_else(|| hinted.clone());
+            // What the index names was synced before the index was told, and nothing it needs is freed before a later one
+            // is named.
+            let checkpoint = match &hinted {
+                Some(checkpoint) => Some(checkpoint.clone()),
+                None => self.latest_checkpoint(&chain).await?,
+            };
             if let Some(path) = connect(&chain, checkpoint.as_ref().map(|(record, _)| &record.covers)) {
                 return Ok((path, checkpoint));
             }
@@ -309,34 +313,38 @@ impl Recovery<'_> {
         }
     }
 
-    /// The last whole checkpoint record in `chain` (newest first) that is later than the hint. With a hint only the
-    /// groups behind it are read, without one everything down to the first that is found.
-    async fn latest_checkpoint(
-        &self,
-        chain: &[GroupHeader],
-        hinted: Option<&(CheckpointRecord, meta_hint::Place)>,
-    ) -> Result<Option<(CheckpointRecord, meta_hint::Place)>> {
-        if hinted.is_some() {
-            // The index is written before anything is freed: what it names is whole, and a later one is only faster.
-            return Ok(None);
-        }
+    /// The last checkpoint in `chain` (newest first) that was complete on the medium: its record is whole, and so is every
+    /// frame between what it covers and the record, its pages among them. A power loss can keep a record and tear the
+    /// pages before it; then the checkpoint before that is the last one. (If something proves that the record was
+    /// synced, torn pages are rot, and the checkpoint stands.)
+    async fn latest_checkpoint(&self, chain: &[GroupHeader]) -> Result<Option<(CheckpointRecord, meta_hint::Place)>> {
+        let mut proof = self.found.headers.iter().map(|header| header.durable_through).max().unwrap_or_default();
+        proof = proof.max(self.found.synced_through.unwrap_or_default());
         for (i, header) in chain.iter().enumerate() {
             let limit = match i {
                 0 => u32::MAX,
                 _ => chain[i - 1].predecessor.map_or(u32::MAX, |p| p.sealed_len),
             };
             let mut walk = self.walk_group(header, limit);
-            let mut last = None;
+            let mut found = Vec::new();
             while let Step::Frame(walked) = walk.next().await? {
-                if let Some(found) = checkpoint_in(&walked).filter(|(record, _)| covered(chain, &record.covers)) {
-                    last = Some(found);
-                }
+                proof = proof.max(walked.frame.durable_through);
+                found.extend(checkpoint_in(&walked));
             }
-            if last.is_some() {
-                return Ok(last);
+            for (record, place) in found.into_iter().rev() {
+                let Some(path) = connect(chain, Some(&record.covers)) else { continue };
+                if place.sequence <= proof || self.is_whole_through(&path, &record, place.sequence).await? {
+                    return Ok(Some((record, place)));
+                }
             }
         }
         Ok(None)
+    }
+
+    async fn is_whole_through(&self, path: &[GroupHeader], record: &CheckpointRecord, last: Sequence) -> Result<bool> {
+        let walked = self.walk(path, Some(record)).await?;
+        let whole = walked.iter().take_while(|frame| frame.whole && frame.sequence <= last).count() as u64;
+        Ok(whole == last.0 - record.covers.sequence.0)
     }
 
     /// The latest checkpoint record in any group, connected or not.
@@ -365,7 +373,7 @@ impl Recovery<'_> {
     }
 
     /// Every frame behind the checkpoint that continues the chain.
-    async fn walk(&mut self, path: &[GroupHeader], record: Option<&CheckpointRecord>) -> Result<Vec<Replayed>> {
+    async fn walk(&self, path: &[GroupHeader], record: Option<&CheckpointRecord>) -> Result<Vec<Replayed>> {
         let mut at = record.map_or(Position::default(), |record| record.covers);
         let mut walked = Vec::new();
         for (i, header) in path.iter().enumerate() {
@@ -509,11 +517,6 @@ fn back_from(newest: GroupHeader, by_id: &BTreeMap<GroupId, GroupHeader>) -> Vec
         chain.push(*header);
     }
     chain
-}
-
-/// Is the position in one of these groups, or exactly at the end of the one before them?
-fn covered(chain: &[GroupHeader], covers: &Position) -> bool {
-    connect(chain, Some(covers)).is_some()
 }
 
 /// The part of `chain` (newest first) that starts at `covers` (or at the birth), oldest first.
