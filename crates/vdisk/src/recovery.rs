@@ -314,9 +314,8 @@ impl Recovery<'_> {
     }
 
     /// The last checkpoint in `chain` (newest first) that was complete on the medium: its record is whole, and so is every
-    /// frame between what it covers and the record, its pages among them. A power loss can keep a record and tear the
-    /// pages before it; then the checkpoint before that is the last one. (If something proves that the record was
-    /// synced, torn pages are rot, and the checkpoint stands.)
+    /// frame before it that is not known to be synced: its pages, and the data that its map refers to. A power loss can
+    /// keep a record and tear what comes before; then the checkpoint before that is the last one.
     async fn latest_checkpoint(&self, chain: &[GroupHeader]) -> Result<Option<(CheckpointRecord, meta_hint::Place)>> {
         let mut proof = self.found.headers.iter().map(|header| header.durable_through).max().unwrap_or_default();
         proof = proof.max(self.found.synced_through.unwrap_or_default());
@@ -332,8 +331,8 @@ impl Recovery<'_> {
                 found.extend(checkpoint_in(&walked));
             }
             for (record, place) in found.into_iter().rev() {
-                let Some(path) = connect(chain, Some(&record.covers)) else { continue };
-                if place.sequence <= proof || self.is_whole_through(&path, &record, place.sequence).await? {
+                let connected = connect(chain, Some(&record.covers)).is_some();
+                if connected && self.is_whole_through(&chain[i..], proof, place.sequence).await? {
                     return Ok(Some((record, place)));
                 }
             }
@@ -341,10 +340,22 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    async fn is_whole_through(&self, path: &[GroupHeader], record: &CheckpointRecord, last: Sequence) -> Result<bool> {
-        let walked = self.walk(path, Some(record)).await?;
-        let whole = walked.iter().take_while(|frame| frame.whole && frame.sequence <= last).count() as u64;
-        Ok(whole == last.0 - record.covers.sequence.0)
+    /// Is every frame behind `proof` and up to `last` there, payload and all? `chain`: newest first, from the group that
+    /// holds `last` on.
+    async fn is_whole_through(&self, chain: &[GroupHeader], proof: Sequence, last: Sequence) -> Result<bool> {
+        let mut whole = 0;
+        for (i, header) in chain.iter().enumerate() {
+            let limit = if i == 0 { u32::MAX } else { chain[i - 1].predecessor.map_or(u32::MAX, |p| p.sealed_len) };
+            let mut walk = self.walk_group(header, limit);
+            while let Step::Frame(walked) = walk.next().await? {
+                let counts = proof < walked.frame.sequence && walked.frame.sequence <= last;
+                whole += u64::from(counts && walked.payload_is_whole());
+            }
+            if header.first_sequence <= proof.next() {
+                break;
+            }
+        }
+        Ok(whole == last.0.saturating_sub(proof.0))
     }
 
     /// The latest checkpoint record in any group, connected or not.
