@@ -35,7 +35,7 @@ pub struct Options {
     /// Rounds of each job; 3, or 1 with --quick.
     #[arg(long)]
     rounds: Option<usize>,
-    /// Seconds of each run; 4, or 2 with --quick.
+    /// Seconds of each run; 3, or 2 with --quick.
     #[arg(long)]
     seconds: Option<u64>,
     /// Where the data lies; the target folder unless said otherwise.
@@ -80,7 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&dir)?;
     let settings = Settings {
         rounds: options.rounds.unwrap_or(if options.quick { 1 } else { 3 }),
-        run: Duration::from_secs(options.seconds.unwrap_or(if options.quick { 2 } else { 4 })),
+        run: Duration::from_secs(options.seconds.unwrap_or(if options.quick { 2 } else { 3 })),
         quick: options.quick,
         size_bytes: 4 << 30,
         memory: options.memory.clone(),
