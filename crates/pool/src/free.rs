@@ -77,13 +77,19 @@ impl Pool {
         written
     }
 
+    /// The mark is synced before the punch: a punch is not one event at a power loss, and half of one could leave a header
+    /// with some of the frames behind it gone.
     async fn punch_slot(&self, group: &Group) -> world::Result<Blocks> {
+        self.mark_free(group).await?;
+        if let Err(error) = self.sync_slab(&group.slab).await {
+            let detail = error.to_string();
+            return Err(world::Error { kind: world::Kind::Io, context: "before a punch".to_string(), detail });
+        }
         let punched = group.slab.file.punch(group.start, group.size.into()).await;
         group.slab.dirty.set(true);
         match punched {
             Ok(()) => Ok(Blocks::default()),
             Err(e) if e.kind == world::Kind::Unsupported => {
-                self.mark_free(group).await?;
                 let mut blocks = group.blocks.get();
                 blocks.charged = blocks.charged.max(HEADER_PAGE);
                 group.blocks.set(blocks);
