@@ -61,7 +61,7 @@ impl Report {
             .map(|(name, all)| {
                 let mut all = all.clone();
                 all.sort_by(f64::total_cmp);
-                (*name, all[all.len() / 2], all[0], all[all.len() - 1])
+                (*name, median(&all), all[0], all[all.len() - 1])
             })
             .collect();
         let row = Row { job: job.to_string(), unit, values, targets: targets.to_vec() };
@@ -168,6 +168,12 @@ impl Row {
             Target::Above(least) => Some((format!("{} (≥ {least})", short(ours)), ours >= least)),
         }
     }
+}
+
+/// Of sorted values; the mean of the middle two when their number is even.
+fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] }
 }
 
 /// Three digits that matter.
