@@ -141,6 +141,7 @@ impl Vdisk {
         let mut state = self.state.borrow_mut();
         state.checkpoint = Some(Checkpoint { covers: frozen.covers, root, height: frozen.tree.height, place });
         state.checkpoint_accounts = accounts;
+        state.emptied.clear();
         state.log_bytes -= frozen.log_bytes;
         let load = &self.context.load.log_bytes;
         load.set(load.get().saturating_sub(frozen.log_bytes));

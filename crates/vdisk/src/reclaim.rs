@@ -15,7 +15,6 @@ use crate::{Error, Kind, Result};
 use base::GroupId;
 use base::units::BLOCK;
 use bytes::Bytes;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Blocks moved by one frame: 256 KiB, so that clients wait behind little.
@@ -49,6 +48,15 @@ impl Vdisk {
         self.next_space_look.set(self.user_log_bytes.get() + every);
     }
 
+    /// Dead bytes that may wait for a checkpoint that comes anyway.
+    fn dead_limit(&self) -> u64 {
+        if self.urgent.get() {
+            return 0;
+        }
+        let live = self.state.borrow().accounts.live_bytes();
+        (self.context.settings.space_slack_bytes / 2).max(live / 16)
+    }
+
     fn space_limit(&self, live: u64) -> u64 {
         if self.urgent.get() {
             return live + live / 20 + u64::from(self.context.pool.group_size());
@@ -69,10 +77,8 @@ impl Vdisk {
         }
         let before = self.state.borrow().accounts.occupied_bytes();
         self.free_dead_groups().await?;
-        // Emptied in this pass: what still counts as living there is map pages, which move with the checkpoint.
-        let mut emptied = BTreeSet::new();
-        while let Some(victim) = self.pick_victim(&emptied) {
-            emptied.insert(victim);
+        while let Some(victim) = self.pick_victim() {
+            self.state.borrow_mut().emptied.insert(victim);
             match self.empty_group(victim).await {
                 Err(error) if matches!(error.kind, Kind::Io | Kind::Corrupt) => {
                     tracing::error!(vdisk = %self.id, group = %victim, %error, "a group cannot be emptied; it is kept");
@@ -81,20 +87,18 @@ impl Vdisk {
                 result => result?,
             }
             // Space comes back with the next checkpoint; do not run far ahead of it.
-            if self.closing.get() || self.dead_bytes(&emptied) > self.context.settings.space_slack_bytes / 2 {
+            if self.closing.get() || self.dead_bytes() > self.dead_limit() {
                 break;
             }
         }
-        if !emptied.is_empty() || self.dead_bytes(&emptied) > self.context.settings.space_slack_bytes / 2 {
+        if self.dead_bytes() > self.dead_limit() {
             self.checkpoint().await?;
             self.free_dead_groups().await?;
         }
         self.look_later();
         // Go on only while it pays: moving what lives and a checkpoint write too, and could feed each other for ever.
         let after = self.state.borrow().accounts.occupied_bytes();
-        if after + u64::from(self.context.pool.group_size()) / 2 < before
-            && self.pick_victim(&BTreeSet::new()).is_some()
-        {
+        if after + u64::from(self.context.pool.group_size()) / 2 < before && self.pick_victim().is_some() {
             self.maintenance.notify();
         }
         Ok(())
@@ -113,22 +117,21 @@ impl Vdisk {
     }
 
     /// Bytes in groups in which nothing lives, but which the last checkpoint may still need.
-    fn dead_bytes(&self, emptied: &BTreeSet<GroupId>) -> u64 {
+    fn dead_bytes(&self) -> u64 {
         let state = self.state.borrow();
-        let dead = state
-            .accounts
-            .groups
-            .iter()
-            .filter(|(id, account)| **id != state.position.group && (account.live() == 0 || emptied.contains(*id)));
+        let dead = state.accounts.groups.iter().filter(|(id, account)| {
+            **id != state.position.group && (account.live() == 0 || state.emptied.contains(*id))
+        });
         dead.map(|(_, account)| account.occupied()).sum()
     }
 
-    fn pick_victim(&self, emptied: &BTreeSet<GroupId>) -> Option<GroupId> {
-        let dead = self.dead_bytes(emptied);
+    fn pick_victim(&self) -> Option<GroupId> {
+        let dead = self.dead_bytes();
         let state = self.state.borrow();
         let live = state.accounts.live_bytes();
         let over = state.accounts.occupied_bytes().saturating_sub(dead) > self.space_limit(live);
-        let living = state.accounts.groups.iter().filter(|(id, account)| account.live() > 0 && !emptied.contains(*id));
+        let living =
+            state.accounts.groups.iter().filter(|(id, account)| account.live() > 0 && !state.emptied.contains(*id));
         let living = living.count() as u64;
         let many = living > self.groups_limit(live);
         if !over && !many {
@@ -140,7 +143,7 @@ impl Vdisk {
             let settled = **id != state.position.group
                 && Some(**id) != open
                 && !state.unreadable.contains(*id)
-                && !emptied.contains(*id);
+                && !state.emptied.contains(*id);
             let worth =
                 fullness(account) < FULL_PERCENT * 10 || (many && account.len < self.context.pool.group_size() / 2);
             settled && account.live() > 0 && worth

@@ -130,6 +130,9 @@ pub(crate) struct State {
     /// What the groups held as of `checkpoint`: a group that it still needs is not free, whatever has happened since.
     pub checkpoint_accounts: Accounts,
     pub log_bytes: u64,
+    /// Groups that were emptied since the last checkpoint: what still counts as living there is map pages, which move with
+    /// the next one.
+    pub emptied: BTreeSet<GroupId>,
     /// Groups that cannot be emptied: something in them cannot be read. Kept for ever, never chosen again.
     pub unreadable: BTreeSet<GroupId>,
     /// Raised when unsynced frames were rewritten: a checkpoint under way has lost pages and must start again.

@@ -57,7 +57,7 @@ pub(super) enum End {
     Closed,
     /// The client did not speak the protocol.
     Broken(&'static str),
-    Lost(io::Error),
+    Lost(#[expect(dead_code, reason = "it is in the log line of the end")] io::Error),
 }
 
 /// Serves a connection until it ends. `closed` asks it to end, after answering what is under way.
