@@ -37,6 +37,7 @@ pub async fn run(model: Shared, node: Rc<dyn Node>, floor: Floor, seed: u64) -> 
         let slot = &mut model.slots[index];
         slot.is_damaged = info.damaged;
         slot.is_busy = false;
+        slot.was_switched = false;
         slot.is_closing = false;
         slot.history.check_recovered(floor, now, &observed).map_err(|what| format!("{info:?}: {what}"))?;
         slot.device = Some(device);

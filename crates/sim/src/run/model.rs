@@ -15,6 +15,8 @@ pub struct Slot {
     pub device: Option<Rc<dyn BlockDevice>>,
     /// A verb is under way.
     pub is_busy: bool,
+    /// It was switched to read-only or back since the node started.
+    pub was_switched: bool,
     /// It is being deleted, or nobody knows whether it is.
     pub is_closing: bool,
     /// Verbs begun so far: tells whether an attribute held all the time.
@@ -86,6 +88,7 @@ impl Model {
             history,
             device: None,
             is_busy: false,
+            was_switched: false,
             is_closing: false,
             verbs: 0,
             is_damaged: false,
@@ -128,7 +131,8 @@ impl Model {
             // What a failed sync has forgotten, a read may find gone.
             Kind::Corrupt => damage.corruptions > 0 || damage.failed_syncs > self.damage_before.failed_syncs,
             Kind::ReadOnly => {
-                let by_user = self.entries[index].may_be_read_only() || slot.is_busy;
+                // A request from before the switch back may still be answered after it.
+                let by_user = self.entries[index].may_be_read_only() || slot.is_busy || slot.was_switched;
                 changes && (by_user || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
             }
             Kind::Unavailable => slot.is_closing || self.shutting_down || self.errors_so_far(),

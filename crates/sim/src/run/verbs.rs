@@ -70,6 +70,7 @@ pub async fn step(model: &Shared, node: &Rc<dyn Node>, live: &[usize], rng: &mut
         }
         _ => {
             let read_only = !now.read_only;
+            model.borrow_mut().slots[index].was_switched = true;
             let state = Some(Attributes { read_only, ..now });
             verb(model, index, "set read-only", state, node.set_read_only(id, read_only)).await;
         }
