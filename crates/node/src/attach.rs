@@ -9,10 +9,13 @@ use std::rc::Rc;
 use world::LocalFuture;
 use world::local::{OneshotSender, oneshot};
 
+/// By vDisk and number of the connection; sending asks the connection to end.
+type Open = Rc<RefCell<BTreeMap<(VdiskId, u64), OneshotSender<()>>>>;
+
 #[derive(Default)]
 pub(crate) struct Attachments {
     next: Cell<u64>,
-    open: Rc<RefCell<BTreeMap<(VdiskId, u64), OneshotSender<()>>>>,
+    open: Open,
 }
 
 /// One connection's hold on a vDisk; dropping it ends the hold.
@@ -24,7 +27,7 @@ pub struct Attachment {
 }
 
 pub struct Hold {
-    open: Rc<RefCell<BTreeMap<(VdiskId, u64), OneshotSender<()>>>>,
+    open: Open,
     key: (VdiskId, u64),
 }
 

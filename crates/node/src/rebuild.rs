@@ -148,7 +148,7 @@ async fn insert(index: &MetaIndex, mut record: meta::VdiskRecord, recovered: &Re
             return Err(error);
         }
         // The next start writes the name of the record into the log.
-        renamed_from = Some(std::mem::replace(&mut record.name, String::new()));
+        renamed_from = Some(std::mem::take(&mut record.name));
         record.name = free_name(renamed_from.as_deref().unwrap_or_default(), record.id);
         index.insert(record.clone()).await?;
     }

@@ -252,11 +252,10 @@ impl Vdisk {
     /// What may still go into the log of a vDisk that is not online: a rewrite, and the tombstone of a damaged one.
     fn may_append(&self, item: &Item) -> Result<()> {
         let health = self.state.borrow().health.clone();
-        let allowed = match (item, &health) {
-            (_, Health::Online) | (Item::Rewrite { .. } | Item::Stop { .. }, _) => true,
-            (Item::Control { record: Record::Delete, .. }, Health::Damaged(_)) => true,
-            _ => false,
-        };
+        let is_tombstone = matches!(item, Item::Control { record: Record::Delete, .. });
+        let allowed = health == Health::Online
+            || matches!(item, Item::Rewrite { .. } | Item::Stop { .. })
+            || (is_tombstone && matches!(health, Health::Damaged(_)));
         if allowed { Ok(()) } else { Err(Error::new(Kind::ReadOnly, format!("the vDisk is {health:?}"))) }
     }
 

@@ -108,15 +108,28 @@ impl Tree {
         let mut child = &self.root;
         for level in (0..self.height).rev() {
             match child {
-                Child::Empty => return Ok(out.fill(Address::NONE)),
-                Child::Stored(Address::ZEROS) => return Ok(out.fill(Address::ZEROS)),
+                Child::Empty => {
+                    return {
+                        out.fill(Address::NONE);
+                        Ok(())
+                    };
+                }
+                Child::Stored(Address::ZEROS) => {
+                    return {
+                        out.fill(Address::ZEROS);
+                        Ok(())
+                    };
+                }
                 Child::Stored(address) => return Err(need(block, level, *address)),
                 Child::Loaded(node) => {
                     node.referenced.set(true);
                     match &node.slots {
                         Slots::Leaf(entries) => {
                             let first = slot_of(block, 0);
-                            return Ok(out.copy_from_slice(&entries[first..first + out.len()]));
+                            return {
+                                let _: () = out.copy_from_slice(&entries[first..first + out.len()]);
+                                Ok(())
+                            };
                         }
                         Slots::Inner(children) => child = &children[slot_of(block, level)],
                     }
