@@ -84,19 +84,12 @@ impl Vdisk {
         }
         let mut recovery = Recovery { context: &context, id, found: &found, damage: Vec::new() };
         let (path, record) = recovery.path_and_checkpoint().await?;
-        let closed_at = recovery.clean_end(record.as_ref()).await?;
-        let mut walked = match closed_at {
-            Some(_) => Vec::new(),
-            None => recovery.walk(&path, record.as_ref().map(|(record, _)| record)).await?,
-        };
+        let mut walked = recovery.walk(&path, record.as_ref().map(|(record, _)| record)).await?;
         let start = record.as_ref().map_or(Position::default(), |(record, _)| record.covers);
         if !clean {
             recovery.take_longer_first_copy(&path, start, &mut walked).await?;
         }
-        let cut = match closed_at {
-            Some(end) => end,
-            None => recovery.cut(start, &walked).await?,
-        };
+        let cut = recovery.cut(start, &walked).await?;
         let mut state = initial_state(&context, record.as_ref());
         recovery.forget_freed_groups(&mut state);
         let damage = recovery.damage.join("; ");
@@ -104,19 +97,16 @@ impl Vdisk {
         let mut frames = 0;
         let vdisk = Vdisk::assemble(context.clone(), index, id, state);
         for frame in walked.into_iter().take_while(|frame| frame.sequence <= cut.sequence) {
-            frames += 1;
-            bytes += u64::from(frame.at.end.saturating_sub(if frame.before.group == frame.at.group {
-                frame.before.end
-            } else {
-                HEADER_PAGE
-            }));
+            // A checkpoint's own pages and record lie behind what it covers: passed over, not replayed.
+            if !matches!(frame.change, Change::Nothing) {
+                let from = if frame.before.group == frame.at.group { frame.before.end } else { HEADER_PAGE };
+                frames += 1;
+                bytes += u64::from(frame.at.end.saturating_sub(from));
+            }
             vdisk.replay(frame).await?;
         }
         {
             let mut state = vdisk.state.borrow_mut();
-            if closed_at.is_some() {
-                state.accounts.appended(cut.group, cut.end, cut.sequence);
-            }
             state.position = cut;
             state.durable = cut;
             state.acknowledged = cut.sequence;
@@ -299,16 +289,6 @@ impl Recovery<'_> {
                 None
             }
         }
-    }
-
-    /// The end of the log if the vDisk was closed with a checkpoint as its last frame: then there is nothing to replay.
-    async fn clean_end(&self, record: Option<&(CheckpointRecord, meta_hint::Place)>) -> Result<Option<Position>> {
-        let clean = record.filter(|(_, place)| self.found.clean_tail == Some(place.sequence) && self.damage.is_empty());
-        let Some((_, place)) = clean else { return Ok(None) };
-        let bytes = self.context.pool.read(place.group, place.offset, place.len).await?;
-        let frame = crate::log::frame::decode(&bytes).map_err(|error| Error::corrupt(error.to_string()))?;
-        let end = place.offset + place.len;
-        Ok(Some(Position { group: place.group, end, chain: frame.crc, sequence: place.sequence }))
     }
 
     async fn read_checkpoint(&self, place: meta_hint::Place) -> Result<CheckpointRecord> {
