@@ -274,7 +274,13 @@ impl Recovery<'_> {
             None => self.any_checkpoint().await?,
         };
         if let Some(checkpoint) = last {
-            self.damage.push("no chain of groups connects to the last checkpoint".into());
+            let headers: Vec<_> = self.found.headers.iter().map(|h| (h.group, h.epoch.0, h.predecessor)).collect();
+            let covers = checkpoint.0.covers;
+            tracing::debug!(vdisk = %self.id, ?covers, ?headers, "nothing connects");
+            self.damage.push(format!(
+                "no chain of groups connects to the last checkpoint, which covers the log to {} {:#x}",
+                covers.group, covers.end
+            ));
             return Ok((Vec::new(), Some(checkpoint)));
         }
         Err(Error::corrupt(format!("vDisk {}: no chain of groups leads back to its birth or to a checkpoint", self.id)))

@@ -82,10 +82,12 @@ impl Vdisk {
                 waiting.push(self.queue_write(last, zeros(end - last))?);
             }
         }
+        // All of them, before one's error is the answer: nothing may take effect after it was answered.
+        let mut result = Ok(());
         for receiver in waiting {
-            acknowledged(receiver).await?;
+            result = result.and(acknowledged(receiver).await);
         }
-        Ok(())
+        result
     }
 
     fn queue_clear(self: &Rc<Self>, block: u64, count: u64, fill: Address) -> OneshotReceiver<Result<()>> {
