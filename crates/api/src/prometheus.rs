@@ -1,6 +1,6 @@
 //! Metrics as Prometheus text, format 0.0.4: names end in their unit, times are seconds.
 
-use control::{EngineMetrics, Histogram, LATENCY_BOUNDS_US, Metrics, OperationMetrics, VdiskMetrics};
+use control::{EngineMetrics, Histogram, Metrics, OperationMetrics, ProcessMetrics, VdiskMetrics};
 use std::fmt::{Display, Write};
 
 /// All of it: the build, every vDisk, the engine.
@@ -11,6 +11,9 @@ pub(crate) fn render(metrics: &Metrics) -> String {
     vdisks(&mut page, &metrics.vdisks);
     operations(&mut page, &metrics.vdisks);
     engine(&mut page, &metrics.engine);
+    if let Some(of_process) = &metrics.process {
+        process(&mut page, of_process);
+    }
     page.text
 }
 
@@ -41,7 +44,7 @@ impl Page {
 
     /// Cumulative buckets, sum and count of one series.
     fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
-        let bounds = LATENCY_BOUNDS_US.iter().map(|us| format!("{}", *us as f64 / 1e6));
+        let bounds = base::latency::BOUNDS_US.iter().map(|us| format!("{}", *us as f64 / 1e6));
         let mut below = 0;
         for (bound, count) in bounds.chain(std::iter::once("+Inf".to_string())).zip(histogram.buckets) {
             below += count;
@@ -126,6 +129,22 @@ fn engine(page: &mut Page, engine: &EngineMetrics) {
     page.single("drystone_replay_seconds_total", "counter", help, seconds(engine.replay_ns));
     page.family("drystone_sync_duration_seconds", "histogram", "Time that syncs of the disk took.");
     page.histogram("drystone_sync_duration_seconds", &[], &engine.sync_latency);
+}
+
+/// Names and meanings as in Prometheus' "Writing client libraries", section "Process metrics".
+fn process(page: &mut Page, process: &ProcessMetrics) {
+    let help = "User and system CPU time of all threads.";
+    page.single("process_cpu_seconds_total", "counter", help, process.cpu_seconds);
+    let help = "When the process started, seconds since 1970.";
+    page.single("process_start_time_seconds", "gauge", help, process.started_unix_seconds);
+    for (name, help, value) in [
+        ("process_resident_memory_bytes", "Resident memory.", process.resident_bytes),
+        ("process_open_fds", "Open file descriptors.", process.open_descriptors),
+        ("process_max_fds", "Limit of open file descriptors.", process.descriptors_max),
+        ("process_threads", "Threads.", process.threads),
+    ] {
+        page.single(name, "gauge", help, value);
+    }
 }
 
 type Single = (&'static str, &'static str, u64);

@@ -7,6 +7,7 @@ pub mod crc;
 pub mod cursor;
 pub mod hash;
 pub mod id;
+pub mod latency;
 pub mod units;
 
 pub use buffer::AlignedBuffer;

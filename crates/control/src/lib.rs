@@ -15,7 +15,7 @@ mod verbs;
 
 pub use error::{Error, Kind, Result};
 pub use metrics::{
-    BytesWritten, EngineMetrics, Histogram, LATENCY_BOUNDS_US, Metrics, OperationKind, OperationMetrics, VdiskMetrics,
+    BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, VdiskMetrics,
 };
 pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,

@@ -1,19 +1,27 @@
 //! Counters since the start of the process, as a snapshot; the API turns them into Prometheus text.
 
+use base::latency;
 use serde::{Deserialize, Serialize};
-
-/// Upper bounds of the latency buckets, microseconds, inclusive; one more bucket takes what is longer.
-/// From a cached read (10 µs) to a disk that hangs (10 s): about two buckets a factor of two and a half, 19 in all, which
-/// keeps one histogram at 22 lines of text.
-pub const LATENCY_BOUNDS_US: [u64; 19] = [
-    10, 25, 50, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000,
-];
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Metrics {
     pub vdisks: Vec<VdiskMetrics>,
     pub engine: EngineMetrics,
+    /// `None` where the kernel does not tell.
+    pub process: Option<ProcessMetrics>,
+}
+
+/// What every exporter of Prometheus says of its process.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct ProcessMetrics {
+    /// User and system time of all threads.
+    pub cpu_seconds: f64,
+    pub resident_bytes: u64,
+    pub open_descriptors: u64,
+    pub descriptors_max: u64,
+    pub threads: u64,
+    /// Since 1970 (UTC).
+    pub started_unix_seconds: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -79,18 +87,16 @@ impl OperationKind {
     }
 }
 
-/// Counts per bucket of [`LATENCY_BOUNDS_US`] (not cumulative) and the sum of all that was recorded.
+/// Counts per bucket of [`base::latency`] (not cumulative) and the sum of all that was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Histogram {
-    pub buckets: [u64; LATENCY_BOUNDS_US.len() + 1],
+    pub buckets: [u64; latency::BUCKETS],
     pub sum_ns: u64,
 }
 
 impl Histogram {
     pub fn record_ns(&mut self, ns: u64) {
-        let us = ns.div_ceil(1_000);
-        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
-        self.buckets[bucket] += 1;
+        self.buckets[latency::bucket(ns)] += 1;
         self.sum_ns = self.sum_ns.saturating_add(ns);
     }
 

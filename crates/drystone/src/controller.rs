@@ -6,6 +6,7 @@
 mod directory;
 mod errors;
 mod exports;
+mod health;
 mod layout;
 mod recover;
 mod report;

@@ -9,7 +9,6 @@ mod clock;
 mod directory;
 mod error;
 mod file;
-mod lock;
 pub mod process;
 mod random;
 mod read;
@@ -19,5 +18,4 @@ mod write;
 
 pub use actor::{Actor, Stopped};
 pub use directory::Directory;
-pub use lock::{LockError, LockGuard, lock};
 pub use worker::{Job, Refused, WorkerContext, Workers};

@@ -1,5 +1,6 @@
 //! What the kernel says about this process: memory, CPU time, descriptors.
 
+use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::io;
 
@@ -9,6 +10,8 @@ pub struct Stats {
     /// User and system time of all threads, kernel workers of the rings included.
     pub cpu_seconds: f64,
     pub open_descriptors: u64,
+    /// The limit in force.
+    pub descriptors_max: u64,
     pub threads: u64,
 }
 
@@ -19,8 +22,10 @@ pub fn stats() -> io::Result<Stats> {
     let open_descriptors = fs::read_dir("/proc/self/fd")?.count().saturating_sub(1) as u64;
     let page_bytes = rustix::param::page_size() as u64;
     let ticks_per_second = rustix::param::clock_ticks_per_second();
+    // `None` is "unlimited".
+    let descriptors_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     parse(&status, page_bytes, ticks_per_second)
-        .map(|stats| Stats { open_descriptors, ..stats })
+        .map(|stats| Stats { open_descriptors, descriptors_max, ..stats })
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/stat has an unknown shape"))
 }
 
@@ -33,8 +38,8 @@ fn parse(status: &str, page_bytes: u64, ticks_per_second: u64) -> Option<Stats> 
     Some(Stats {
         resident_bytes: field(24)? * page_bytes,
         cpu_seconds: (field(14)? + field(15)?) as f64 / ticks_per_second as f64,
-        open_descriptors: 0,
         threads: field(20)?,
+        ..Stats::default()
     })
 }
 
@@ -45,7 +50,7 @@ mod tests {
     #[test]
     fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
         let line = "17 (a ) b) S 1 2 3 4 5 6 7 8 9 10 250 150 0 0 20 0 5 0 900 1000 33 18446744073709551615";
-        let expect = Stats { resident_bytes: 33 * 4096, cpu_seconds: 4.0, open_descriptors: 0, threads: 5 };
+        let expect = Stats { resident_bytes: 33 * 4096, cpu_seconds: 4.0, threads: 5, ..Stats::default() };
         assert_eq!(parse(line, 4096, 100), Some(expect));
         assert_eq!(parse("17 (a", 4096, 100), None);
         assert_eq!(parse("17 (a) S 1 2", 4096, 100), None);
@@ -55,6 +60,7 @@ mod tests {
     fn this_process_has_memory_threads_and_descriptors() {
         let before = stats().expect("/proc is there");
         assert!(before.resident_bytes > 100_000 && before.threads >= 1, "{before:?}");
+        assert!(before.open_descriptors <= before.descriptors_max, "{before:?}");
         let files: Vec<_> = (0..300).map(|_| fs::File::open("/dev/null").expect("opens")).collect();
         let after = stats().expect("/proc is there");
         assert!(after.open_descriptors >= before.open_descriptors + 200, "{before:?} {after:?}");

@@ -36,7 +36,7 @@ pub use group::{NewGroup, OpenGroup, Purpose};
 pub use header::{GroupHeader, HEADER_PAGE, Predecessor, SlotPage, decode_slot_page};
 pub use pool::{Opened, Place, Pool};
 pub use slab::SlabId;
-pub use usage::{SYNC_BOUNDS_US, SyncLatency, Usage};
+pub use usage::{SyncLatency, Usage};
 
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,13 @@
 //! What a pool counts about itself.
 
 use crate::Pool;
+use base::latency;
 use std::cell::Cell;
 use world::DiskUsage;
 
-/// Upper bounds of the latency buckets, microseconds, inclusive; one more bucket takes what is longer.
-pub const SYNC_BOUNDS_US: [u64; 19] = [
-    10, 25, 50, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000,
-];
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SyncLatency {
-    pub buckets: [u64; SYNC_BOUNDS_US.len() + 1],
+    pub buckets: [u64; latency::BUCKETS],
     pub count: u64,
     pub total_ns: u64,
     pub max_ns: u64,
@@ -59,13 +54,12 @@ pub(crate) fn add(cell: &Cell<u64>, value: u64) {
 
 impl Counters {
     pub fn sync_took(&self, ns: u64) {
-        let mut latency = self.sync_latency.get();
-        let us = ns.div_ceil(1_000);
-        latency.buckets[SYNC_BOUNDS_US.partition_point(|bound| *bound < us)] += 1;
-        latency.count += 1;
-        latency.total_ns += ns;
-        latency.max_ns = latency.max_ns.max(ns);
-        self.sync_latency.set(latency);
+        let mut syncs = self.sync_latency.get();
+        syncs.buckets[latency::bucket(ns)] += 1;
+        syncs.count += 1;
+        syncs.total_ns += ns;
+        syncs.max_ns = syncs.max_ns.max(ns);
+        self.sync_latency.set(syncs);
     }
 }
 

@@ -26,7 +26,7 @@ pub use error::{Error, Kind, Result};
 pub use lifecycle::{Closed, free_in_order};
 pub use recovery::{Found, Recovered};
 pub use settings::Settings;
-pub use stats::{Histogram, LATENCY_BOUNDS_US, OperationKind, Stats};
+pub use stats::{Histogram, OperationKind, Stats};
 pub use vdisk::{Attributes, Context, Health, Index, Load, Space, Vdisk, meta_hint};
 
 #[cfg(test)]

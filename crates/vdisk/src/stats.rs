@@ -1,5 +1,6 @@
 //! Counters of one vDisk: plain cells, read by the metrics.
 
+use base::latency;
 use std::cell::{Cell, RefCell};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,12 +16,6 @@ pub enum OperationKind {
 }
 
 pub const KINDS: usize = 7;
-/// Upper bounds of the latency buckets, microseconds, inclusive; one more bucket takes what is longer.
-pub const LATENCY_BOUNDS_US: [u64; 19] = [
-    10, 25, 50, 100, 150, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000,
-];
-pub const BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
 
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Histogram {
@@ -28,7 +23,7 @@ pub struct Histogram {
     pub errors: u64,
     pub bytes: u64,
     pub total_ns: u64,
-    pub buckets: [u64; BUCKETS],
+    pub buckets: [u64; latency::BUCKETS],
 }
 
 #[derive(Default)]
@@ -73,8 +68,6 @@ impl Stats {
         histogram.bytes += bytes;
         histogram.total_ns += ns;
         histogram.errors += u64::from(!ok);
-        let us = ns.div_ceil(1_000);
-        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
-        histogram.buckets[bucket] += 1;
+        histogram.buckets[latency::bucket(ns)] += 1;
     }
 }

@@ -4,17 +4,13 @@ use super::layout::shard_path;
 use super::verbs::Verbs;
 use base::VdiskId;
 use control::{
-    BytesWritten, DiskState, DiskStatus, EngineMetrics, Health, Histogram, MemoryStatus, Metrics, NodeStatus,
-    OperationKind, OperationMetrics, Result, ShardStatus, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskState,
+    BytesWritten, DiskState, DiskStatus, EngineMetrics, Histogram, MemoryStatus, Metrics, NodeStatus, OperationKind,
+    OperationMetrics, ProcessMetrics, Result, ShardStatus, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskState,
 };
 use node::{Shard, ShardSummary, Totals, VdiskSummary};
 use pool::Usage;
 use std::time::UNIX_EPOCH;
 use vdisk::Health as EngineHealth;
-
-// Counters travel from bucket to bucket.
-const _: () = assert!(vdisk::LATENCY_BOUNDS_US.len() == control::LATENCY_BOUNDS_US.len());
-const _: () = assert!(pool::SYNC_BOUNDS_US.len() == control::LATENCY_BOUNDS_US.len());
 
 /// Bytes of a map page in memory.
 const PAGE_BYTES: u64 = 4096;
@@ -58,19 +54,19 @@ fn state(summary: &VdiskSummary, usage: &Usage) -> VdiskState {
 }
 
 /// One shard's part of every report, taken on its worker.
-struct ShardReport {
-    number: u16,
-    summary: ShardSummary,
-    usage: Usage,
-    totals: Totals,
+pub(super) struct ShardReport {
+    pub(super) number: u16,
+    pub(super) summary: ShardSummary,
+    pub(super) usage: Usage,
+    pub(super) totals: Totals,
     disk: String,
     groups: u64,
-    infos: Vec<VdiskInfo>,
+    pub(super) infos: Vec<VdiskInfo>,
     metrics: Vec<VdiskMetrics>,
     replay_bytes: u64,
     replay_ns: u64,
-    quarantined: usize,
-    troubles: Vec<String>,
+    pub(super) quarantined: usize,
+    pub(super) troubles: Vec<String>,
 }
 
 fn report(shard: &Shard, with_metrics: bool) -> ShardReport {
@@ -133,7 +129,7 @@ fn operations(stats: &vdisk::Stats) -> Vec<OperationMetrics> {
 }
 
 impl Verbs {
-    async fn reports(&self, with_metrics: bool) -> Result<Vec<ShardReport>> {
+    pub(super) async fn reports(&self, with_metrics: bool) -> Result<Vec<ShardReport>> {
         let mut reports = Vec::new();
         for number in self.shards.numbers() {
             let one = self.shards.on(number, move |shard| Box::pin(async move { Ok(report(&shard, with_metrics)) }));
@@ -168,42 +164,6 @@ impl Verbs {
             tls: false,
         };
         std::iter::once(api).chain(self.listeners.iter().cloned()).collect()
-    }
-
-    fn health(&self, reports: &[ShardReport]) -> Health {
-        if self.is_stopping() {
-            return Health::Stopping;
-        }
-        let mut reasons = Vec::new();
-        for report in reports {
-            let number = report.number;
-            if report.usage.poisoned_slabs > 0 {
-                reasons.push(format!("shard {number}: a sync of the disk failed; restart after checking the disk"));
-            }
-            if report.quarantined > 0 {
-                let places = report.quarantined;
-                reasons.push(format!("shard {number}: {places} places on the disk cannot be read and are kept aside"));
-            }
-            reasons.extend(report.troubles.iter().map(|trouble| format!("shard {number}: {trouble}")));
-            if !report.usage.ballast_whole {
-                reasons.push(format!("shard {number}: the disk is full; writes fail until space is freed"));
-            }
-            for info in &report.infos {
-                if let VdiskState::Damaged { reason } = &info.state {
-                    reasons.push(format!("vDisk {}: {reason}", info.name));
-                }
-            }
-            if report.totals.checksum_failures > 0 {
-                let count = report.totals.checksum_failures;
-                reasons.push(format!("shard {number}: {count} reads met bytes that fail their checksum"));
-            }
-        }
-        let recovering: usize = reports.iter().map(|report| report.summary.to_recover).sum();
-        match (reasons.is_empty(), recovering) {
-            (false, _) => Health::Degraded { reasons },
-            (true, 0) => Health::Healthy,
-            (true, _) => Health::Starting { reasons: vec![format!("{recovering} vDisks are being recovered")] },
-        }
     }
 
     fn disk_status(&self, report: &ShardReport) -> DiskStatus {
@@ -244,7 +204,21 @@ impl Verbs {
     pub(super) async fn all_metrics(&self) -> Result<Metrics> {
         let reports = self.reports(true).await?;
         let engine = self.engine_metrics(&reports);
-        Ok(Metrics { vdisks: reports.into_iter().flat_map(|report| report.metrics).collect(), engine })
+        let vdisks = reports.into_iter().flat_map(|report| report.metrics).collect();
+        Ok(Metrics { vdisks, engine, process: self.process_metrics() })
+    }
+
+    fn process_metrics(&self) -> Option<ProcessMetrics> {
+        let stats = metal::process::stats().ok()?;
+        let started = self.started_wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Some(ProcessMetrics {
+            cpu_seconds: stats.cpu_seconds,
+            resident_bytes: stats.resident_bytes,
+            open_descriptors: stats.open_descriptors,
+            descriptors_max: stats.descriptors_max,
+            threads: stats.threads,
+            started_unix_seconds: started.as_secs_f64(),
+        })
     }
 
     fn engine_metrics(&self, reports: &[ShardReport]) -> EngineMetrics {

@@ -21,6 +21,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 /// Number of the first node; a rebuilt metadata store counts on.
 const FIRST_NODE: u16 = 1;
@@ -55,7 +56,8 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let verbs = Arc::new(Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, listeners.clone()));
     nbd.serve(Arc::new(Exported { directory, shards: shards.clone() }), Arc::new(shards.clone()));
     let nbd = Mutex::new(Some(nbd));
-    Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, closing: AtomicUsize::new(0) }))
+    let watch = tokio::spawn(super::health::watch(verbs.clone())).abort_handle();
+    Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, watch, closing: AtomicUsize::new(0) }))
 }
 
 /// A thousand connections need more descriptors than the usual soft limit of 1,024; the hard limit is the administrator's.
@@ -226,6 +228,8 @@ struct Controller {
     shards: Shards,
     store: Actor<RedbCore>,
     nbd: Mutex<Option<NbdThread>>,
+    /// Logs changes of health.
+    watch: AbortHandle,
     /// Shards that are still being closed.
     closing: AtomicUsize,
 }
@@ -233,6 +237,7 @@ struct Controller {
 impl Controller {
     async fn stop_all(&self) -> Result<()> {
         self.verbs.stopping();
+        self.watch.abort();
         let nbd = self.nbd.lock().expect("a panic under the lock ends the process").take();
         if let Some(nbd) = nbd {
             nbd.stop().await;
