@@ -3,15 +3,16 @@
 
 use crate::content::{Found, SECTOR, Value, compose, examine};
 use crate::nbd::{self, Client};
-use crate::process::{output, refused, scratch};
+use crate::process::{output, refused, scratch, tail};
 use crate::random::Random;
-use crate::server::Server;
+use crate::server::{Health, Server};
 use crate::steps::Done;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Blocks of 4 KiB that are written to each vDisk, 64 KiB apart.
 const BLOCKS: u64 = 128;
@@ -19,6 +20,8 @@ const SIZE_BYTES: u64 = 16 << 20;
 const NAMES: [&str; 2] = ["first", "second"];
 /// Random flips, each on a fresh copy of the directory.
 const FLIPS: u64 = 12;
+/// Looks of a monitor at a damaged controller.
+const POLLS: u64 = 50;
 
 /// All of it; one sentence on what was done.
 pub fn run() -> Result<Done> {
@@ -106,12 +109,15 @@ impl Case {
     fn read_all(&self) -> Result<Seen> {
         let mut seen = Seen::default();
         for (disk, name) in NAMES.iter().enumerate() {
+            // After a clean stop a vDisk is opened when it is first asked for, and only then known to be damaged.
+            let client = self.server.connect(name);
             if self.is_damaged(name)? {
                 seen.damaged += 1;
                 self.must_be_read_only(name)?;
+                self.must_be_reported(name)?;
                 continue;
             }
-            let mut client = self.server.connect(name)?;
+            let mut client = client?;
             for block in 0..BLOCKS {
                 match read_block(&mut client, sector_of(block))? {
                     None => seen.medium_errors += 1,
@@ -130,6 +136,19 @@ impl Case {
     fn is_damaged(&self, name: &str) -> Result<bool> {
         let shown = self.server.json(&["vdisk", "show", name])?;
         Ok(shown["state"]["kind"] == "damaged")
+    }
+
+    /// A monitor, a person at `status` and the reader of the log all learn which vDisk it is and what it has.
+    fn must_be_reported(&self, name: &str) -> Result<()> {
+        let shown = self.server.json(&["vdisk", "show", name])?;
+        let why = shown["state"]["reason"].as_str().filter(|why| !why.is_empty()).context("damage has a reason")?;
+        let Health::Degraded(reasons) = self.server.health()? else { bail!("{name} is damaged, /healthz is green") };
+        let named: Vec<_> = reasons.iter().filter(|reason| reason.contains(name)).collect();
+        ensure!(named.len() == 1 && named[0].contains(why), "{name} is damaged ({why}), /healthz says {reasons:?}");
+        let status = self.server.run(&["status"])?;
+        ensure!(status.contains(why) && !status.contains("healthy"), "{name} is damaged, status says:\n{status}");
+        ensure!(self.server.log().contains(why), "the log does not say {why:?}:\n{}", self.server.log());
+        Ok(())
     }
 
     fn must_be_read_only(&self, name: &str) -> Result<()> {
@@ -197,10 +216,25 @@ impl Case {
     fn truncated(&mut self) -> Result<()> {
         let (slab, offset) = self.find(&content(1, BLOCKS / 2))?;
         File::options().write(true).open(&slab)?.set_len(offset)?;
-        self.server.start()?;
+        self.server.start_in_any_health()?;
         let seen = self.read_all()?;
         ensure!(seen.right + seen.medium_errors >= BLOCKS, "the vDisk before the cut is damaged too: {seen:?}");
         ensure!(seen.medium_errors > 0 || seen.damaged > 0, "half the data is gone and nobody said so: {seen:?}");
+        let health = self.server.health()?;
+        ensure!(matches!(health, Health::Degraded(_)), "half the data is gone, /healthz says {health:?}");
+        self.must_not_flood_the_log()
+    }
+
+    /// A state is logged when it begins, not each time that a monitor asks for it.
+    fn must_not_flood_the_log(&self) -> Result<()> {
+        let before = self.server.complaints();
+        ensure!(before > 0, "the log has no warning");
+        for _ in 0..POLLS {
+            self.server.health()?;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let more = self.server.complaints() - before;
+        ensure!(more < 5, "{more} more warnings after {POLLS} looks at /healthz:\n{}", tail(&self.server.log()));
         Ok(())
     }
 
@@ -215,7 +249,7 @@ impl Case {
             let bit = random.below(8) as u8;
             flip(slab, offset, bit)?;
             let what = format!("seed {seed}, round {round}: bit {bit} of byte {offset} of {}", slab.display());
-            self.server.start().with_context(|| what.clone())?;
+            self.server.start_in_any_health().with_context(|| what.clone())?;
             self.read_all().with_context(|| what.clone())?;
             self.server.stop().with_context(|| what)?;
         }

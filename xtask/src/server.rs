@@ -45,6 +45,15 @@ pub enum Subject {
     Nbdkit,
 }
 
+/// What /healthz says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Health {
+    Healthy,
+    Starting,
+    /// With its reasons, sentences for people.
+    Degraded(Vec<String>),
+}
+
 pub struct Server {
     subject: Subject,
     pub data: PathBuf,
@@ -105,14 +114,27 @@ impl Server {
         up
     }
 
-    /// Starts it; returns once it answers /healthz, with the time that took.
+    /// Starts it; returns once /healthz says that all is well, with the time that took. A degraded start is an error.
     pub fn start(&mut self) -> Result<Duration> {
+        let took = self.start_in_any_health()?;
+        if self.subject == Subject::Drystone {
+            let health = self.health()?;
+            ensure!(
+                health == Health::Healthy,
+                "it should have started healthy, but is {health:?}:\n{}",
+                tail(&self.log())
+            );
+        }
+        Ok(took)
+    }
+
+    /// Starts it; returns once it serves, be it as promised or not: `health` is the caller's to judge.
+    pub fn start_in_any_health(&mut self) -> Result<Duration> {
         ensure!(self.process.is_none(), "already started");
         if self.subject == Subject::Nbdkit {
             std::fs::create_dir_all(&self.data)?;
         }
         self.process = Some(Background::start(self.up(), &self.log)?);
-        let api = self.api.clone();
         wait_until("drystone up", START_LIMIT, || {
             if let Some(status) = self.process().ended() {
                 let log = self.log();
@@ -120,11 +142,33 @@ impl Server {
                 bail!("drystone up ended by itself with {status}:\n{}", tail(&log));
             }
             Ok(match self.subject {
-                Subject::Drystone => matches!(http::get(&api, "/healthz", None), Ok((200, _))),
+                Subject::Drystone => matches!(self.health(), Ok(Health::Healthy | Health::Degraded(_))),
                 Subject::Nbdkit => crate::nbd::Stream::connect(&self.nbd).is_ok(),
             })
         })
         .with_context(|| format!("its log:\n{}", tail(&self.log())))
+    }
+
+    /// What /healthz says at this moment.
+    pub fn health(&self) -> Result<Health> {
+        let (status, body) = http::get(&self.api, "/healthz", None)?;
+        let said: Value = serde_json::from_str(&body).with_context(|| format!("/healthz answered {status}: {body}"))?;
+        let reasons = || {
+            let reasons = said["reasons"].as_array().context("a problem of /healthz has reasons")?;
+            anyhow::Ok(reasons.iter().filter_map(|reason| Some(reason.as_str()?.to_string())).collect::<Vec<_>>())
+        };
+        Ok(match (status, said["type"].as_str().unwrap_or("")) {
+            (200, _) => Health::Healthy,
+            (503, "urn:drystone:problem:starting") => Health::Starting,
+            (503, "urn:drystone:problem:degraded") => Health::Degraded(reasons()?),
+            _ => bail!("/healthz answered {status}: {body}"),
+        })
+    }
+
+    /// How many lines of the log are warnings or errors.
+    pub fn complaints(&self) -> usize {
+        let bad = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+        self.log().lines().filter(bad).count()
     }
 
     pub fn subject(&self) -> Subject {

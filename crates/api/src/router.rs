@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
+const HEALTH_PATH: &str = "/healthz";
+
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub token: Token,
@@ -46,7 +48,7 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route_layer(from_fn_with_state(api.clone(), require_token));
     Router::new()
         .route("/api/v1/openapi.json", get(node::openapi))
-        .route("/healthz", get(node::healthz))
+        .route(HEALTH_PATH, get(node::healthz))
         .merge(with_token)
         .layer(from_fn_with_state(api.clone(), time_limit))
         .layer(from_fn(problem::everywhere))
@@ -63,14 +65,15 @@ async fn time_limit(State(api): State<Api>, request: Request, next: Next) -> Res
     })
 }
 
-/// One line for each request; never its headers or its body.
+/// One line for each request; never its headers or its body. What monitors ask for every few seconds is no failure of
+/// the request: the controller logs a change of its health once.
 async fn trace(request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_string());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_string());
     let begun = Instant::now();
     let response = next.run(request).await;
     let (status, ms) = (response.status().as_u16(), begun.elapsed().as_millis() as u64);
-    if response.status().is_server_error() {
+    if response.status().is_server_error() && path != HEALTH_PATH {
         tracing::warn!(%method, path, route, status, ms, "request failed");
     } else {
         tracing::debug!(%method, path, route, status, ms, "request");
