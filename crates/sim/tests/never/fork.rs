@@ -1,0 +1,243 @@
+//! Never: a forked chain. Every start takes a new epoch, writes behind what it recovered in a group of its own, and
+//! what a recovery cut off stays cut off.
+
+use crate::machine::Machine;
+use crate::tap::{Fate, Verb};
+use base::Epoch;
+use sim::disk::{Crash, InFlight, Survival};
+use std::cell::Cell;
+use std::rc::Rc;
+
+#[test]
+fn every_start_takes_a_new_epoch() {
+    let machine = Machine::new();
+    let mut last = machine.shard().context.pool.epoch();
+    let mut next = |machine: &Machine| {
+        let epoch = machine.open().context.pool.epoch();
+        assert_eq!(epoch, Epoch(last.0 + 1));
+        last = epoch;
+        machine.write(&machine.vdisk(), 0, epoch.0);
+    };
+    machine.close();
+    next(&machine);
+    machine.kill();
+    next(&machine);
+    machine.lose_power();
+    next(&machine);
+    machine.kill();
+    let epochs: Vec<Epoch> = machine.groups().iter().map(|placed| placed.header.epoch).collect();
+    assert!(epochs.windows(2).all(|pair| pair[0] < pair[1]), "each start wrote into a group of its own: {epochs:?}");
+}
+
+#[test]
+fn an_epoch_is_durable_before_anything_is_written_in_it() {
+    let machine = Machine::new();
+    machine.write(&machine.vdisk(), 0, 1);
+    machine.kill();
+    machine.open();
+    machine.write(&machine.vdisk(), 1, 2);
+    let operations = machine.tap.take();
+    let at = |found: &dyn Fn(&crate::tap::Operation) -> bool| operations.iter().position(found).expect("it was done");
+    let written = at(&|o| o.verb == Verb::Write && &*o.file == "superblock");
+    let synced = at(&|o| o.verb == Verb::Sync && &*o.file == "superblock");
+    let first_use = at(&|o| o.is_slab() && o.changes());
+    assert!(written < synced && synced < first_use, "{written} {synced} {first_use}");
+}
+
+#[test]
+fn a_recovered_group_is_never_appended_to() {
+    let machine = Machine::new();
+    machine.write(&machine.vdisk(), 0, 1);
+    machine.kill();
+    let old = machine.groups().pop().expect("one group");
+    let size = u64::from(machine.config.pool.group_size);
+    let before = machine.bytes(&old.file, old.start, size);
+    for round in 1..4 {
+        machine.open();
+        machine.write(&machine.vdisk(), round, round + 1);
+        machine.flush(&machine.vdisk());
+        machine.checkpoint(&machine.vdisk());
+        for operation in machine.tap.take().iter().filter(|o| o.verb == Verb::Write && *o.file == *old.file) {
+            assert!(operation.end() <= old.start || operation.offset >= old.start + size, "{operation:?}");
+        }
+        machine.kill();
+    }
+    assert!(machine.bytes(&old.file, old.start, size) == before);
+}
+
+#[test]
+fn what_a_recovery_served_survives_the_next_power_loss() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write(&vdisk, 0, 1);
+    machine.flush(&vdisk);
+    // In the kernel only.
+    machine.write(&vdisk, 1, 2);
+    let vdisk = machine.restart();
+    assert_eq!(machine.reads(&vdisk, 0..2), [1, 2]);
+    machine.lose_power();
+    machine.open();
+    assert_eq!(machine.reads(&machine.vdisk(), 0..2), [1, 2], "somebody has read it");
+}
+
+#[test]
+fn a_tail_that_was_cut_does_not_come_back_behind_new_frames() {
+    for (flushes, rebuild) in [(true, false), (false, false), (true, true), (false, true)] {
+        let machine = Machine::new();
+        let vdisk = machine.vdisk();
+        machine.write(&vdisk, 0, 1);
+        machine.flush(&vdisk);
+        (1..4).for_each(|block| machine.write(&vdisk, block, block + 10));
+        machine.kill();
+        let old = machine.groups().pop().expect("one group");
+        let size = machine.config.pool.group_size.into();
+        let whole = machine.bytes(&old.file, old.start, size);
+        machine.lose_header(3);
+        machine.open();
+        let vdisk = machine.vdisk();
+        assert_eq!(machine.reads(&vdisk, 0..4), [1, 0, 0, 0]);
+        // Frame 3 once more, and another one.
+        machine.write(&vdisk, 2, 22);
+        if flushes {
+            machine.flush(&vdisk);
+        }
+        machine.write(&vdisk, 5, 25);
+        machine.kill();
+        // The lost sector turns up again: frames 3 to 5 of the first epoch are whole.
+        machine.put(&old.file, old.start, whole);
+        if rebuild {
+            machine.rebuild(2);
+        }
+        machine.open();
+        let vdisk = machine.vdisk();
+        machine.assert_online(&vdisk);
+        assert_eq!(machine.reads(&vdisk, 0..6), [1, 0, 22, 0, 0, 25]);
+        machine.checkpoint(&vdisk);
+        machine.make_room(&vdisk);
+        assert_eq!(machine.reads(&machine.restart(), 0..6), [1, 0, 22, 0, 0, 25]);
+    }
+}
+
+#[test]
+fn a_group_that_a_recovery_found_void_does_not_come_back() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write(&vdisk, 0, 1);
+    machine.kill();
+    // The second epoch writes one frame, in a group of its own, and that frame is torn.
+    machine.open();
+    machine.write(&machine.vdisk(), 1, 12);
+    machine.kill();
+    let void = machine.groups().pop().expect("two groups");
+    let size = machine.config.pool.group_size.into();
+    let whole = machine.bytes(&void.file, void.start, size);
+    machine.tear_payload(3);
+    // The third follows the first one, as the second did.
+    machine.open();
+    let vdisk = machine.vdisk();
+    assert_eq!(machine.reads(&vdisk, 0..2), [1, 0]);
+    assert!(!vdisk.groups().contains(&void.header.group));
+    machine.write(&vdisk, 2, 23);
+    machine.flush(&vdisk);
+    machine.kill();
+    let third = machine.groups().pop().expect("it has frames");
+    assert_eq!(third.header.predecessor, void.header.predecessor);
+    if third.start != void.start || third.file != void.file {
+        // Its freeing never reached the medium, and the torn sector did.
+        machine.put(&void.file, void.start, whole);
+        assert_eq!(machine.groups().len(), 3);
+    }
+    machine.open();
+    machine.assert_online(&machine.vdisk());
+    assert_eq!(machine.reads(&machine.vdisk(), 0..3), [1, 0, 23]);
+}
+
+/// Starts and dies at operation `dies_at` of the start (one that changes something); `None`: it had fewer.
+fn start_cut_short(machine: &Machine, dies_at: u64, crash: Crash) -> Option<()> {
+    let seen = Rc::new(Cell::new(0));
+    let counter = seen.clone();
+    machine.tap.set_rule(move |operation| {
+        counter.set(counter.get() + u64::from(operation.changes()));
+        if operation.changes() && counter.get() > dies_at { Fate::Dies } else { Fate::Happens }
+    });
+    if let Some(opened) = machine.try_open() {
+        opened.expect("a good disk");
+        let vdisk = machine.id("v");
+        let shard = machine.shard();
+        let served = machine.attempt(async move { shard.vdisk(vdisk).await.map(|_| ()) });
+        if served.is_some() {
+            machine.end(crash, InFlight::Undone);
+            return None;
+        }
+    }
+    machine.end(crash, InFlight::Chance);
+    Some(())
+}
+
+#[test]
+fn recoveries_that_are_cut_short_change_nothing() {
+    let ends = [
+        Crash::Kill,
+        Crash::PowerLoss(Survival::Nothing),
+        Crash::PowerLoss(Survival::Sectors),
+        Crash::PowerLoss(Survival::Everything),
+    ];
+    let mut cut = 0;
+    for crash in ends {
+        for dies_at in 0.. {
+            let machine = Machine::new();
+            let vdisk = machine.vdisk();
+            (0..16).for_each(|block| machine.write(&vdisk, block, block + 1));
+            machine.flush(&vdisk);
+            machine.checkpoint(&vdisk);
+            (0..6).for_each(|block| machine.write(&vdisk, block, block + 100));
+            machine.flush(&vdisk);
+            machine.write(&vdisk, 6, 106);
+            machine.kill();
+            machine.lose_header(vdisk.sequence().0);
+            // A start that dies, another one that dies a step later, and one with writes that are lost again.
+            let enough = start_cut_short(&machine, dies_at, crash).is_none();
+            start_cut_short(&machine, dies_at + 1, crash);
+            machine.open();
+            machine.write(&machine.vdisk(), 7, 207);
+            machine.lose_power();
+            start_cut_short(&machine, dies_at, crash);
+            machine.open();
+            let vdisk = machine.vdisk();
+            machine.assert_online(&vdisk);
+            let expect: Vec<u64> = (0..16).map(|block| if block < 6 { block + 100 } else { block + 1 }).collect();
+            assert_eq!(machine.reads(&vdisk, 0..16), expect, "{crash:?} at {dies_at}");
+            if enough {
+                break;
+            }
+            cut += 1;
+        }
+    }
+    assert!(cut >= 12, "a start has some operations to die at: {cut}");
+}
+
+#[test]
+fn several_epochs_in_a_row_each_with_a_lost_tail() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write(&vdisk, 0, 1);
+    machine.flush(&vdisk);
+    let mut expect = vec![1];
+    for epoch in 1..8 {
+        let vdisk = machine.vdisk();
+        machine.write(&vdisk, epoch, 100 + epoch);
+        machine.flush(&vdisk);
+        expect.push(100 + epoch);
+        let lost = vdisk.sequence().next();
+        (0..3).for_each(|block| machine.write(&vdisk, block, 1000 * epoch + block));
+        machine.kill();
+        if epoch % 2 == 0 {
+            machine.lose_header(lost.0)
+        } else {
+            machine.tear_payload(lost.0)
+        }
+        machine.open();
+        machine.assert_online(&machine.vdisk());
+        assert_eq!(machine.reads(&machine.vdisk(), 0..epoch + 1), expect, "epoch {epoch}");
+    }
+}

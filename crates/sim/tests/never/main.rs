@@ -1,0 +1,30 @@
+//! What may never happen: each line of that list (architecture, section 4) and the tests that construct it.
+//!
+//! | never | tests |
+//! |---|---|
+//! | rot taken for a tail | `rot`: headers, payloads, pages, records and whole groups damaged at and below what was synced, and above it; one flipped bit anywhere |
+//! | a short seal | `seal`: the seal of a recovery, of a full group, of a rewrite that was cut short (with one replica there is nothing to leave out) |
+//! | a forked chain | `fork`: epochs, recovered groups, cut tails, recoveries that are cut short themselves, void groups that come back |
+//! | a forgotten failed sync | `sync`: rewritten elsewhere, or every flush fails; what bounds the unsynced; checkpoints that were under way |
+//! | a half append | `append`: refused, half done, done in whole though refused; with and without a crash behind it |
+//! | reclaim on the word of memory | `reclaim`: the order of operations, a crash at each of them, wrong counters, groups that cannot be read |
+//! | no room to make room | `room`: a full disk takes trims, deletions, checkpoints, starts, and goes on |
+//! | an old disk believed | `old_disk`: copies of the disk, of the superblock, of the metadata store; none; recycled slots, torn marks, strangers |
+//!
+//! Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
+//! over many vDisks, punching).
+//!
+//! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
+//! changes the bytes itself.
+
+mod machine;
+mod tap;
+
+mod append;
+mod fork;
+mod old_disk;
+mod reclaim;
+mod room;
+mod rot;
+mod seal;
+mod sync;
