@@ -5,7 +5,7 @@ use crate::content::{SECTOR, compose};
 use crate::nbd::{self, Client};
 use crate::powerloss::Mount;
 use crate::process::{output, scratch, wait_until};
-use crate::server::Server;
+use crate::server::{Health, Server};
 use crate::steps::Done;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -26,7 +26,8 @@ pub fn run() -> Result<Done> {
     let dir = scratch("full")?;
     let image = dir.join("disk.img");
     File::create(&image)?.set_len(DISK_BYTES)?;
-    output("mkfs.ext4", &["-q", &image.to_string_lossy()])?;
+    // No blocks for root alone: nobody else could write them, so they are not shown as available.
+    output("mkfs.ext4", &["-q", "-m", "0", &image.to_string_lossy()])?;
     let mount = Mount::new(&image, &dir.join("mnt"))?;
     let ballast = mount.path.join("ballast");
     output("fallocate", &["-l", &BALLAST_BYTES.to_string(), &ballast.to_string_lossy()])?;
@@ -47,13 +48,16 @@ pub fn run() -> Result<Done> {
     big.verify()?;
     other.verify()?;
     big.client.flush()?;
+    must_show_full(&server)?;
     std::fs::remove_file(&ballast)?;
     big.wait_for_space("after a file was deleted")?;
+    must_show_health(&server, "after a file was deleted")?;
 
     // By trimming.
     big.fill()?;
     big.trim(200)?;
     big.wait_for_space("after a trim")?;
+    must_show_health(&server, "after a trim")?;
 
     // By deleting a vDisk; that must work on a full disk.
     big.fill()?;
@@ -63,8 +67,10 @@ pub fn run() -> Result<Done> {
     // A crash while full.
     big.fill()?;
     let (grown, trimmed) = (big.grown, big.trimmed);
+    must_show_full(&server)?;
     server.kill9();
-    server.start()?;
+    server.start_in_any_health()?;
+    must_show_full(&server)?;
     let mut big = Region { grown, trimmed, client: server.connect("big")? };
     big.verify()?;
     let mut other = Region { grown: other.grown, trimmed: 0, client: server.connect("other")? };
@@ -73,6 +79,27 @@ pub fn run() -> Result<Done> {
     mount.unmount()?;
     std::fs::remove_file(&image)?;
     Ok(Done::new(6, format!("{grown} MiB written to a disk of {} MiB, 4 times full", DISK_BYTES >> 20)))
+}
+
+/// A monitor, a person at `status` and one at `list` all learn that the disk is full.
+fn must_show_full(server: &Server) -> Result<()> {
+    let health = server.health()?;
+    let said = matches!(&health, Health::Degraded(reasons) if reasons.iter().any(|reason| reason.contains("full")));
+    ensure!(said, "the disk is full, /healthz says {health:?}");
+    let status = server.run(&["status"])?;
+    ensure!(!status.contains("healthy") && status.contains("the disk is full"), "the disk is full:\n{status}");
+    let status = server.json(&["status"])?;
+    for disk in status["disks"].as_array().context("status lists the disks")? {
+        ensure!(disk["state"]["kind"] == "full", "the disk is full, but said to be {disk}");
+    }
+    let big = server.json(&["vdisk", "show", "big"])?;
+    ensure!(big["state"]["kind"] == "full", "the disk is full, its vDisk is said to be {big}");
+    Ok(())
+}
+
+fn must_show_health(server: &Server, when: &str) -> Result<()> {
+    let healthy = wait_until(&format!("health {when}"), PATIENCE, || Ok(server.health()? == Health::Healthy));
+    healthy.with_context(|| server.run(&["status"]).unwrap_or_default()).map(drop)
 }
 
 /// A vDisk filled from its start on, MiB by MiB, trimmed from its start on.

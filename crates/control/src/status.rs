@@ -94,7 +94,7 @@ pub struct DiskStatus {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum DiskState {
     Online,
-    /// Only the reserve is left.
+    /// Only the reserve is left, or less than 32 MiB besides it.
     Full,
     /// It refused I/O or a sync.
     Failed {

@@ -95,7 +95,7 @@ pub enum VdiskState {
     },
     /// By its administrator.
     ReadOnly,
-    /// Writes fail until space is freed; reads go on.
+    /// Writes fail until space is freed, large ones already when 32 MiB are left; reads go on.
     Full,
 }
 

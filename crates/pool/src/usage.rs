@@ -19,6 +19,8 @@ pub struct Usage {
     pub slots_used: u64,
     /// Free, but still holding blocks.
     pub slots_recycled: u64,
+    /// Room for appends in those that is there whatever else fills the disk.
+    pub recycled_bytes: u64,
     pub slots_quarantined: u64,
     /// What the files of this pool take, the ballast included: an estimate from above, but for space that a run before
     /// had reserved and not written.
@@ -80,7 +82,9 @@ impl Pool {
         for slab in self.slabs() {
             let slots = slab.slots.borrow();
             usage.slots_used += u64::from(slots.used());
-            usage.slots_recycled += u64::from(slots.recycled().0);
+            let (recycled, recycled_bytes) = slots.recycled();
+            usage.slots_recycled += u64::from(recycled);
+            usage.recycled_bytes += if slab.poisoned.get() { 0 } else { recycled_bytes };
             usage.slots_quarantined += u64::from(slots.quarantined());
             usage.poisoned_slabs += usize::from(slab.poisoned.get());
         }

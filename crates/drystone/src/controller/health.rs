@@ -1,7 +1,7 @@
 //! Whether the promises are kept at this moment, and a line in the log whenever that changes: whoever reads the log
 //! need not be the one who asks `/healthz`, and a monitor that asks every second must not fill the log.
 
-use super::report::ShardReport;
+use super::report::{ShardReport, is_full};
 use super::verbs::Verbs;
 use control::{Health, VdiskState};
 use std::sync::Arc;
@@ -43,6 +43,10 @@ impl Verbs {
             return Health::Stopping;
         }
         let mut reasons = Vec::new();
+        // All shards lie in one data directory, so this is said once.
+        if reports.iter().any(|report| is_full(&report.usage)) {
+            reasons.push("the disk is full, or too full for large writes; they fail until space is freed".to_string());
+        }
         for report in reports {
             let number = report.number;
             if report.usage.poisoned_slabs > 0 {
@@ -53,9 +57,6 @@ impl Verbs {
                 reasons.push(format!("shard {number}: {places} places on the disk cannot be read and are kept aside"));
             }
             reasons.extend(report.troubles.iter().map(|trouble| format!("shard {number}: {trouble}")));
-            if !report.usage.ballast_whole {
-                reasons.push(format!("shard {number}: the disk is full; writes fail until space is freed"));
-            }
             for info in &report.infos {
                 if let VdiskState::Damaged { reason } = &info.state {
                     reasons.push(format!("vDisk {}: {reason}", info.name));

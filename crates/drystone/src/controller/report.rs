@@ -5,7 +5,7 @@ use super::verbs::Verbs;
 use base::VdiskId;
 use control::{
     BytesWritten, DiskState, DiskStatus, EngineMetrics, Histogram, MemoryStatus, Metrics, NodeStatus, OperationKind,
-    OperationMetrics, ProcessMetrics, Result, ShardStatus, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskState,
+    OperationMetrics, ProcessMetrics, Result, ShardStatus, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskState, rules,
 };
 use node::{Shard, ShardSummary, Totals, VdiskSummary};
 use pool::Usage;
@@ -14,6 +14,26 @@ use vdisk::Health as EngineHealth;
 
 /// Bytes of a map page in memory.
 const PAGE_BYTES: u64 = 4096;
+
+/// Less room than a write of the largest size needs: from here on writes fail, large ones first. A threshold beside
+/// "the reserve was touched" because refused writes touch no reserve.
+const ROOM_BYTES_MIN: u64 = rules::TRANSFER_BYTES_MAX as u64;
+
+/// The disk's free space as it is now; what the engine saw last may be half a minute old. If the disk does not tell,
+/// the maintenance loop logs that.
+pub async fn look_at_space(shard: &Shard) {
+    let _ = shard.context.pool.refresh_usage().await;
+}
+
+/// What may still be written. Nothing, while the reserve waits for space of its own.
+fn available_bytes(usage: &Usage) -> u64 {
+    if usage.ballast_whole { usage.disk.free_bytes + usage.recycled_bytes } else { 0 }
+}
+
+pub(super) fn is_full(usage: &Usage) -> bool {
+    // A disk that does not tell has the capacity 0.
+    usage.disk.capacity_bytes > 0 && available_bytes(usage) < ROOM_BYTES_MIN
+}
 
 pub fn info(shard: &Shard, id: VdiskId) -> Option<VdiskInfo> {
     let summary = shard.summary_of(id)?;
@@ -50,7 +70,7 @@ fn state(summary: &VdiskSummary, usage: &Usage) -> VdiskState {
     if summary.record.read_only {
         return VdiskState::ReadOnly;
     }
-    if usage.ballast_whole { VdiskState::Online } else { VdiskState::Full }
+    if is_full(usage) { VdiskState::Full } else { VdiskState::Online }
 }
 
 /// One shard's part of every report, taken on its worker.
@@ -132,7 +152,12 @@ impl Verbs {
     pub(super) async fn reports(&self, with_metrics: bool) -> Result<Vec<ShardReport>> {
         let mut reports = Vec::new();
         for number in self.shards.numbers() {
-            let one = self.shards.on(number, move |shard| Box::pin(async move { Ok(report(&shard, with_metrics)) }));
+            let one = self.shards.on(number, move |shard| {
+                Box::pin(async move {
+                    look_at_space(&shard).await;
+                    Ok(report(&shard, with_metrics))
+                })
+            });
             reports.push(one.await?);
         }
         Ok(reports)
@@ -170,7 +195,7 @@ impl Verbs {
         let usage = &report.usage;
         let state = if usage.poisoned_slabs > 0 {
             DiskState::Failed { reason: "a sync failed".to_string() }
-        } else if !usage.ballast_whole {
+        } else if is_full(usage) {
             DiskState::Full
         } else {
             DiskState::Online
@@ -181,7 +206,7 @@ impl Verbs {
             state,
             capacity_bytes: usage.disk.capacity_bytes,
             used_bytes: usage.allocated_bytes,
-            available_bytes: usage.disk.free_bytes,
+            available_bytes: available_bytes(usage),
             reserve_bytes: pool::PoolConfig::default().ballast_bytes,
             groups: report.groups,
         }
@@ -262,7 +287,8 @@ impl Verbs {
             memory_used_bytes: memory.used_bytes,
             disk_capacity_bytes: reports.iter().map(|r| r.usage.disk.capacity_bytes).max().unwrap_or(0),
             disk_used_bytes: sum(|r| r.usage.allocated_bytes),
-            disk_available_bytes: reports.iter().map(|r| r.usage.disk.free_bytes).max().unwrap_or(0),
+            // Shards share the disk, not their recycled space.
+            disk_available_bytes: reports.iter().map(|r| available_bytes(&r.usage)).max().unwrap_or(0),
         }
     }
 }

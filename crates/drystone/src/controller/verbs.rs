@@ -73,9 +73,13 @@ impl Verbs {
 
     async fn info(&self, name: &str, listed: &Listed) -> Result<VdiskInfo> {
         let id = listed.id;
-        let found =
-            self.shards.on(listed.shard, move |shard| Box::pin(async move { Ok(report::info(&shard, id)) })).await?;
-        found.ok_or_else(|| Error::not_found(name))
+        let found = self.shards.on(listed.shard, move |shard| {
+            Box::pin(async move {
+                report::look_at_space(&shard).await;
+                Ok(report::info(&shard, id))
+            })
+        });
+        found.await?.ok_or_else(|| Error::not_found(name))
     }
 
     /// Runs a verb on the vDisk's shard, then notes what its record says now, and tells.
@@ -173,9 +177,10 @@ impl Verbs {
                 continue;
             }
             let infos = self.shards.on(number, move |shard| {
-                Box::pin(
-                    async move { Ok(ids.into_iter().filter_map(|id| report::info(&shard, id)).collect::<Vec<_>>()) },
-                )
+                Box::pin(async move {
+                    report::look_at_space(&shard).await;
+                    Ok(ids.into_iter().filter_map(|id| report::info(&shard, id)).collect::<Vec<_>>())
+                })
             });
             vdisks.extend(infos.await?);
         }
