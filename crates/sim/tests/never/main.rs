@@ -21,10 +21,12 @@ mod machine;
 mod tap;
 
 mod append;
+mod bounds;
 mod fork;
 mod old_disk;
 mod reclaim;
 mod room;
 mod rot;
 mod seal;
+mod space;
 mod sync;

@@ -1,0 +1,239 @@
+//! Bounds that hold over many vDisks and long runs: the replay in sum, and the space of groups that are half dead.
+
+use crate::machine::{Machine, manual};
+use crate::tap::{Fate, Verb};
+use base::units::{BLOCK, KIB, MIB};
+use sim::disk::{Crash, InFlight, Survival};
+use sim::rng::Rng;
+use std::cell::Cell;
+use std::rc::Rc;
+use vdisk::Vdisk;
+
+const VDISKS: u64 = 40;
+
+fn many(limit: u64) -> (Machine, Vec<Rc<Vdisk>>) {
+    let mut config = manual();
+    config.settings.shard_log_bytes_max = limit;
+    config.settings.unsynced_age_ns_max = 10_000_000;
+    let machine = Machine::with(config, 1);
+    const NAMES: [&str; VDISKS as usize] = [
+        "00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "13", "14", "15", "16", "17",
+        "18", "19", "20", "21", "22", "23", "24", "25", "26", "27", "28", "29", "30", "31", "32", "33", "34", "35",
+        "36", "37", "38", "39",
+    ];
+    let vdisks = NAMES.into_iter().map(|name| machine.create(name, 4 * MIB)).collect();
+    (machine, vdisks)
+}
+
+fn sum_of_logs(machine: &Machine) -> u64 {
+    machine.shard().open_vdisks().iter().map(|vdisk| vdisk.space().log_bytes).sum()
+}
+
+#[test]
+fn the_replay_is_bounded_in_sum_over_many_vdisks() {
+    let limit = 2 * MIB;
+    let (machine, vdisks) = many(limit);
+    let mut rng = Rng::new(1, 0xb0d);
+    let (mut most, mut written) = (0, 0);
+    for step in 0..6000 {
+        // A few are busy, most write a block now and then: none of them reaches a limit of its own.
+        let index = if rng.below(3) == 0 { rng.below(VDISKS) } else { rng.below(4) };
+        machine.write(&vdisks[index as usize], rng.below(500), step + 1);
+        written += BLOCK;
+        machine.idle(500_000);
+        most = most.max(sum_of_logs(&machine));
+        assert_eq!(sum_of_logs(&machine), machine.shard().context.load.log_bytes.get(), "step {step}");
+    }
+    assert!(written > 10 * limit);
+    // One checkpoint at a time makes it shorter, while the others go on.
+    assert!(most <= limit + limit / 4, "{most} bytes to replay, {limit} are allowed");
+    let before = sum_of_logs(&machine);
+    machine.kill();
+    let shard = machine.open();
+    assert_eq!(shard.open_vdisks().len() as u64, VDISKS + 1);
+    let replayed = shard.replayed_bytes.get();
+    // What is read again has the gaps between frames in it: behind a sync a frame starts on a new sector.
+    assert!(before <= replayed && replayed <= 2 * before, "{replayed} bytes were replayed, {before} were written");
+    assert_eq!(sum_of_logs(&machine), shard.context.load.log_bytes.get());
+}
+
+#[test]
+fn the_sum_is_counted_down_by_those_who_go() {
+    let (machine, vdisks) = many(64 * MIB);
+    for (vdisk, tag) in vdisks.iter().zip(1..) {
+        machine.write(vdisk, 0, tag);
+    }
+    let shard = machine.shard();
+    for vdisk in &vdisks[..30] {
+        let (shard, id) = (shard.clone(), vdisk.id);
+        machine.run(async move { shard.delete(id, false).await }).expect("not in use");
+    }
+    machine.idle(1_000_000_000);
+    assert_eq!(sum_of_logs(&machine), shard.context.load.log_bytes.get());
+    for vdisk in shard.open_vdisks() {
+        machine.checkpoint(&vdisk);
+    }
+    assert_eq!(shard.context.load.log_bytes.get(), 0);
+}
+
+#[test]
+fn quiet_vdisks_leave_nothing_to_replay() {
+    let mut config = manual();
+    config.settings.checkpoint_quiet_ns = 1_000_000_000;
+    let machine = Machine::with(config, 1);
+    let others: Vec<_> = ["a", "b", "c", "d"].into_iter().map(|name| machine.create(name, MIB)).collect();
+    for vdisk in &others {
+        (0..20).for_each(|block| machine.write(vdisk, block, block + 1));
+    }
+    machine.idle(3_000_000_000);
+    assert_eq!(machine.shard().context.load.log_bytes.get(), 0);
+    machine.kill();
+    assert_eq!(machine.open().replayed_bytes.get(), 0);
+}
+
+const FRAME_BLOCKS: u64 = 48;
+const FRAMES: u64 = 5;
+
+/// A group of frames of 48 blocks, 20 of each overwritten since: half dead, in runs that are worth a punch. `flushes`:
+/// what was written was flushed before the checkpoint that covers it.
+pub fn half_dead(flushes: bool) -> (Machine, Vec<u64>) {
+    let mut config = manual();
+    config.pool.group_size = MIB as u32;
+    config.pool.recycled_bytes_max = 0;
+    config.settings.frame_payload_bytes_max = 256 * KIB as u32;
+    let machine = Machine::with(config, 1);
+    let vdisk = machine.vdisk();
+    let mut expect = Vec::new();
+    for frame in 0..FRAMES {
+        let tags: Vec<u64> = (0..FRAME_BLOCKS).map(|block| 1000 * (frame + 1) + block).collect();
+        machine.try_write(&vdisk, frame * FRAME_BLOCKS, &tags).expect("it lives").expect("room");
+        expect.extend(tags);
+    }
+    for frame in 0..FRAMES {
+        let tags: Vec<u64> = (0..20).map(|block| 100_000 * (frame + 1) + block).collect();
+        let first = frame * FRAME_BLOCKS + 4;
+        machine.try_write(&vdisk, first, &tags).expect("it lives").expect("room");
+        expect.splice(first as usize..first as usize + 20, tags);
+    }
+    if flushes {
+        machine.flush(&vdisk);
+    }
+    machine.checkpoint(&vdisk);
+    (economical(machine), expect)
+}
+
+/// Another start, with the settings changed so that the next look finds too much space in use.
+fn economical(mut machine: Machine) -> Machine {
+    machine.kill();
+    machine.config.settings.space_slack_bytes = 0;
+    machine.config.settings.space_percent = 100;
+    machine.open();
+    machine
+}
+
+pub fn check(machine: &Machine, expect: &[u64], context: &str) {
+    let vdisk = machine.vdisk();
+    assert_eq!(vdisk.health(), vdisk::Health::Online, "{context}");
+    assert_eq!(machine.reads(&vdisk, 0..FRAMES * FRAME_BLOCKS), expect, "{context}");
+}
+
+#[test]
+fn big_dead_runs_are_punched_and_the_space_comes_back() {
+    let (machine, expect) = half_dead(true);
+    let vdisk = machine.vdisk();
+    let (before, groups) = (machine.disk.allocated_bytes(), vdisk.groups());
+    let (stored, relocated) = (vdisk.space().stored_bytes, vdisk.stats.relocated_bytes.get());
+    machine.make_room(&vdisk);
+    let punched = vdisk.stats.bytes_punched.get();
+    assert_eq!(punched, FRAMES * 20 * BLOCK);
+    assert_eq!((vdisk.groups(), vdisk.stats.relocated_bytes.get()), (groups, relocated), "nothing was moved");
+    // Whole pages come back: a range in a packed frame loses one at its ends.
+    let freed = before - machine.disk.allocated_bytes();
+    assert!((punched - FRAMES * BLOCK..=punched).contains(&freed), "{freed} of {punched}");
+    assert_eq!(vdisk.space().stored_bytes, stored - punched);
+    check(&machine, &expect, "punched");
+    // What was punched is not punched or counted again.
+    machine.make_room(&vdisk);
+    assert_eq!(vdisk.stats.bytes_punched.get(), punched);
+    machine.write(&vdisk, 500, 1);
+    machine.checkpoint(&vdisk);
+    machine.check_checkpoint(&vdisk);
+    machine.kill();
+    machine.open();
+    check(&machine, &expect, "killed");
+    machine.lose_power();
+    machine.rebuild(2);
+    machine.open();
+    check(&machine, &expect, "rebuilt");
+    assert_eq!(machine.vdisk().space().stored_bytes, vdisk.space().stored_bytes, "what was given back stays so");
+}
+
+#[test]
+fn what_the_last_checkpoint_reaches_is_not_punched() {
+    let (mut machine, _) = half_dead(true);
+    // Not so thrifty any more.
+    machine.kill();
+    machine.config = manual();
+    machine.config.settings.frame_payload_bytes_max = 256 * KIB as u32;
+    machine.open();
+    let vdisk = machine.vdisk();
+    // Dead in the live map, alive in the checkpoint.
+    for frame in 0..FRAMES {
+        let tags: Vec<u64> = (0..20).map(|block| 900_000 + 100 * frame + block).collect();
+        machine.try_write(&vdisk, frame * FRAME_BLOCKS + 26, &tags).expect("it lives").expect("room");
+    }
+    let before = machine.checkpoint_record(&vdisk);
+    let machine = economical(machine);
+    // No other checkpoint takes its place.
+    machine
+        .tap
+        .set_rule(|o| if o.verb == Verb::Commit && o.file.starts_with("vdisk/") { Fate::Dies } else { Fate::Happens });
+    let task = machine.vdisk();
+    machine.attempt(async move { task.make_room().await });
+    let punched = machine.tap.take().iter().filter(|o| o.verb == Verb::Punch).count();
+    machine.lose_power();
+    machine.open();
+    let vdisk = machine.vdisk();
+    assert_eq!(machine.checkpoint_record(&vdisk), before);
+    assert!(
+        machine.walk(&before).values().map(|(data, _)| u64::from(*data)).sum::<u64>() >= FRAMES * FRAME_BLOCKS * BLOCK
+    );
+    assert!(punched <= 2 * FRAMES as usize, "{punched}");
+}
+
+#[test]
+fn a_crash_at_any_step_of_punching_loses_nothing() {
+    let ends = [
+        (Crash::Kill, InFlight::Chance),
+        (Crash::PowerLoss(Survival::Nothing), InFlight::Undone),
+        (Crash::PowerLoss(Survival::Everything), InFlight::Done),
+        (Crash::PowerLoss(Survival::Pages), InFlight::Chance),
+    ];
+    let mut died = 0;
+    for (crash, in_flight) in ends {
+        for rebuild in [false, true] {
+            for dies_at in 0.. {
+                let (machine, expect) = half_dead(true);
+                let vdisk = machine.vdisk();
+                let seen = Rc::new(Cell::new(0));
+                let counter = seen.clone();
+                machine.tap.set_rule(move |operation| {
+                    counter.set(counter.get() + u64::from(operation.changes()));
+                    if operation.changes() && counter.get() > dies_at { Fate::Dies } else { Fate::Happens }
+                });
+                let ended = machine.attempt(async move { vdisk.make_room().await });
+                machine.end(crash, in_flight);
+                if rebuild {
+                    machine.rebuild(2);
+                }
+                machine.open();
+                check(&machine, &expect, &format!("died at {dies_at}, {crash:?}, rebuild {rebuild}"));
+                if ended.is_some() {
+                    break;
+                }
+                died += 1;
+            }
+        }
+    }
+    assert!(died >= 8 * FRAMES, "{died}");
+}
