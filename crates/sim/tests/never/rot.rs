@@ -2,6 +2,7 @@
 //! only what lies above is a tail.
 
 use crate::machine::{FRAME, Machine};
+use crate::tap::{Fate, Verb};
 use base::units::BLOCK;
 use pool::HEADER_PAGE;
 use vdisk::{Health, Kind};
@@ -160,12 +161,53 @@ fn a_rotten_map_page_is_an_error_not_a_hole() {
     flushed(&machine, 2);
     machine.checkpoint(&machine.vdisk());
     machine.kill();
-    // Data frames 2 and 3, then the pages of the map, then the record.
-    machine.tear_payload(4);
+    // Data frames 2 and 3, then the pages of the map, then the record. Zeros would be a good page of holes.
+    let (placed, frame) = machine.frame(4);
+    let run = frame.runs[0];
+    let at = placed.start + u64::from(frame.offset + run.payload_offset);
+    machine.zero(&placed.file, at, run.payload_len.into());
     machine.open();
     for block in 0..3 {
         let error = machine.try_read(&machine.vdisk(), block).expect_err("the way to it is rotten");
         assert_eq!(error.kind, Kind::Corrupt);
+    }
+}
+
+#[test]
+fn a_header_that_is_not_the_one_that_was_followed_breaks_the_chain() {
+    let machine = Machine::new();
+    flushed(&machine, 3);
+    machine.write(&machine.vdisk(), 3, 4);
+    machine.kill();
+    // Frame 3 as it might have been: whole, at its place, of the right number, but another one.
+    let (placed, mut frame) = machine.frame(3);
+    frame.wall_ns += 1;
+    let at = placed.start + u64::from(frame.offset);
+    machine.put(&placed.file, at, vdisk::log::frame::encode(&mut frame));
+    machine.open();
+    machine.assert_damaged(&machine.vdisk(), "read through frame 3 only");
+}
+
+#[test]
+fn a_checkpoint_over_a_torn_tail_does_not_count() {
+    for rebuild in [false, true] {
+        let machine = Machine::new();
+        flushed(&machine, 2);
+        let vdisk = machine.vdisk();
+        machine.write(&vdisk, 0, 11);
+        machine.write(&vdisk, 1, 12);
+        machine.tap.set_rule(|o| if o.verb == Verb::Sync && o.is_slab() { Fate::Dies } else { Fate::Happens });
+        let task = vdisk.clone();
+        assert!(machine.attempt(async move { task.checkpoint().await }).is_none());
+        machine.kill();
+        // The pages and the record may have reached the medium; this extent, of the same sync, did not.
+        machine.tear_payload(5);
+        if rebuild {
+            machine.rebuild(2);
+        }
+        machine.open();
+        machine.assert_online(&machine.vdisk());
+        assert_eq!(machine.reads(&machine.vdisk(), 0..2), [11, 2], "rebuild {rebuild}");
     }
 }
 

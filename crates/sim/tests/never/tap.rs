@@ -54,7 +54,7 @@ pub enum Fate {
     FailsWhole,
     /// Of a write the first bytes happen; the caller is told that it failed.
     FailsAfter(u64),
-    /// A read is answered a while later, with what is there then.
+    /// A read is answered, a sync begun, a while later, with what is there then.
     Waits,
     /// The machine dies before it happens.
     Dies,
@@ -227,7 +227,14 @@ impl File for TapFile {
                     Err(error)
                 })
             }
-            Fate::Fails | Fate::FailsAfter(_) | Fate::Waits => {
+            Fate::Waits => {
+                let (inner, wait) = (self.inner.clone(), self.clock.sleep(WAIT_NS));
+                Box::pin(async move {
+                    wait.await;
+                    inner.sync().await
+                })
+            }
+            Fate::Fails | Fate::FailsAfter(_) => {
                 let at = BTreeMap::from([(self.disk.operations(), Fault::Error)]);
                 self.disk.set_faults(FaultPlan { at, ..FaultPlan::none() });
                 self.inner.sync()
