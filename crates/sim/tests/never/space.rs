@@ -213,9 +213,9 @@ impl History {
         self.machine.make_room(&vdisk);
         self.machine.checkpoint(&vdisk);
         self.machine.make_room(&vdisk);
-        assert_eq!(self.machine.check_checkpoint(&vdisk), self.mapped(index));
-        // What the other vDisk frees in the background is under way for a moment.
+        // What is still under way in the background comes to its end.
         self.machine.idle(1_000_000_000);
+        assert_eq!(self.machine.check_checkpoint(&vdisk), self.mapped(index));
         self.machine.check_groups(&format!("seed {}", self.seed));
     }
 
