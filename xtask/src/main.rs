@@ -12,6 +12,7 @@ mod http;
 mod kill9;
 mod layout;
 mod load;
+mod memory;
 mod nbd;
 mod packages;
 mod powerloss;

@@ -28,15 +28,16 @@ const EXTENTS_MAX: u32 = 16 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub requests: u32,
-    /// Payload of reads and writes under way plus bytes of replies not yet sent. A single request larger than that is
-    /// taken when nothing else is under way.
+    /// Payload of reads and writes under way plus bytes of replies not yet sent.
     pub payload_bytes: u64,
+    /// A request up to this is taken, if it is larger than that, when nothing else is under way.
+    pub single_bytes: u64,
 }
 
 impl Default for Limits {
     /// 256 requests keep any disk busy (libnbd's limit is 64, the kernel's queue 128); 64 MiB are two largest requests.
     fn default() -> Self {
-        Limits { requests: 256, payload_bytes: 64 << 20 }
+        Limits { requests: 256, payload_bytes: 64 << 20, single_bytes: PAYLOAD_BYTES_MAX.into() }
     }
 }
 
@@ -124,11 +125,21 @@ impl Session {
 
     /// Whether [`Session::next`] would get beyond [`Next::Full`] now.
     pub fn has_room(&self, out: &Output) -> bool {
+        self.has_room_within(&self.limits, out)
+    }
+
+    /// The same if these were the limits.
+    pub fn has_room_within(&self, limits: &Limits, out: &Output) -> bool {
         let wanted = match &self.state {
             State::Held(header) => payload_len(header),
             _ => 0,
         };
-        self.admits(wanted, out)
+        self.admits(limits, wanted, out)
+    }
+
+    /// Payload under way and bytes of replies not yet sent: what the limits are measured against.
+    pub fn held_bytes(&self, out: &Output) -> u64 {
+        self.payload_bytes + out.pending_bytes()
     }
 
     /// The rest of a write's payload that is under way: `buffer` takes `missing` more bytes. An owner of a plain socket
@@ -150,7 +161,7 @@ impl Session {
             match &mut self.state {
                 State::Header => match self.header(input) {
                     Ok(Some(header)) => {
-                        if !self.admits(payload_len(&header), out) {
+                        if !self.admits(&self.limits, payload_len(&header), out) {
                             self.state = State::Held(header);
                             return Next::Full;
                         }
@@ -163,7 +174,7 @@ impl Session {
                 },
                 State::Held(header) => {
                     let header = *header;
-                    if !self.admits(payload_len(&header), out) {
+                    if !self.admits(&self.limits, payload_len(&header), out) {
                         return Next::Full;
                     }
                     self.state = State::Header;
@@ -213,9 +224,10 @@ impl Session {
         self.payload_bytes -= payload_len(&tag.header);
     }
 
-    fn admits(&self, wanted: u64, out: &Output) -> bool {
-        let used = self.payload_bytes + out.pending_bytes();
-        self.requests < self.limits.requests && (used == 0 || used + wanted <= self.limits.payload_bytes)
+    fn admits(&self, limits: &Limits, wanted: u64, out: &Output) -> bool {
+        let held = self.held_bytes(out);
+        let fits = held + wanted <= limits.payload_bytes || held == 0 && wanted <= limits.single_bytes;
+        self.requests < limits.requests && fits
     }
 
     /// The next header, `None` if it has not arrived wholly, an error if it is none.

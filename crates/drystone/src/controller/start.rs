@@ -190,11 +190,12 @@ impl NbdThread {
         let (stop, stops) = oneshot::channel::<()>();
         let (end, ended) = oneshot::channel();
         let settings = config.nbd.clone();
+        let payload_bytes = memory(config).payload_bytes / u64::from(config.workers);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime for NBD")?;
         let work = move || {
             runtime.block_on(async move {
-                let server = match Server::bind(&settings).await {
+                let server = match Server::bind(&settings, payload_bytes).await {
                     Ok(server) => server,
                     Err(error) => return drop(report.send(Err(error))),
                 };

@@ -6,18 +6,19 @@
 //! by the session's limits, and a client that does not read is not read from either.
 
 use super::channel::Channel;
+use super::payload::{PATIENCE, Part, Room};
 use super::seam::Attached;
 use block::{BlockDevice, Geometry, Kind, Reply};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nbd::{Limits, Next, Output, Session, Tag};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use world::{Completion, LocalFuture};
 
 /// What one read may bring. Large enough for a full queue of small writes; more only spills the cache.
@@ -33,17 +34,12 @@ const SMALL_READ_BYTES: usize = 4096;
 /// Requests, and reads, after which a connection lets others have their turn. A quarter of a millisecond at 2 us each.
 const TURN_REQUESTS: u32 = 128;
 const TURN_READS: u32 = 16;
-/// Payload under way and unsent replies that all connections of a worker share, in equal parts; no connection gets
-/// more than the session's own limit, and each may have one request whatever its size.
-const WORKER_PAYLOAD_BYTES: u64 = 256 << 20;
 /// How long a connection that takes no more requests may take for its last replies.
 const GRACE: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// Zeroing and faulting in 256 KiB for each read would cost more than the read.
     static INPUTS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-    /// Connections in the transmission phase on this worker.
-    static SERVED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Why a connection ended.
@@ -55,6 +51,8 @@ pub(super) enum End {
     HungUp,
     /// The controller ended it.
     Closed,
+    /// The client neither read nor wrote, and others waited for what it held.
+    Silent,
     /// The client did not speak the protocol.
     Broken(&'static str),
     Lost(#[expect(dead_code, reason = "it is in the log line of the end")] io::Error),
@@ -67,6 +65,7 @@ pub(super) async fn serve(
     out: Output,
     unread: Vec<u8>,
     attached: Attached,
+    part: Part,
     stopped: LocalFuture<()>,
 ) -> End {
     let Attached { device, closed, hold } = attached;
@@ -78,44 +77,25 @@ pub(super) async fn serve(
         input: Input::holding(unread),
         large_writes: false,
         events: FuturesUnordered::new(),
+        part,
+        will_complain: false,
+        moved: false,
         end: None,
         gave_up: false,
     };
     for signal in [closed, stopped] {
         connection.events.push(Pending::Signal(signal, Signal::Close));
     }
-    let served = Served::one_more();
     let end = poll_fn(|context| connection.turns(context)).await;
-    drop(served);
-    let Connection { channel, device, events, .. } = connection;
+    let Connection { channel, device, events, part, .. } = connection;
+    drop(part);
     // Requests that are still under way (the socket failed, or the grace ended) go on in the device, unheard.
     drop((events, device));
     drop(hold);
-    if !matches!(end, End::HungUp | End::Lost(_)) {
+    if !matches!(end, End::HungUp | End::Silent | End::Lost(_)) {
         channel.close().await;
     }
     end
-}
-
-/// Counts a connection on its worker.
-struct Served;
-
-impl Served {
-    fn one_more() -> Served {
-        SERVED.set(SERVED.get() + 1);
-        Served
-    }
-
-    /// What each may have under way.
-    fn share() -> u64 {
-        Limits::default().payload_bytes.min(WORKER_PAYLOAD_BYTES / SERVED.get().max(1))
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        SERVED.set(SERVED.get() - 1);
-    }
 }
 
 struct Connection {
@@ -126,6 +106,10 @@ struct Connection {
     input: Input,
     large_writes: bool,
     events: FuturesUnordered<Pending>,
+    part: Part,
+    will_complain: bool,
+    /// A byte was read or sent in this turn.
+    moved: bool,
     /// Set when no more requests are taken.
     end: Option<End>,
     /// Set when the last replies are not waited for any more.
@@ -145,15 +129,42 @@ enum Received {
 
 impl Connection {
     fn turns(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        self.session.limits.payload_bytes = Served::share();
+        let Some(Room { payload_bytes, single_bytes }) = self.part.room(context.waker()) else {
+            return Poll::Ready(End::Silent);
+        };
+        let payload_bytes = payload_bytes.min(Limits::default().payload_bytes);
+        self.session.limits = Limits { payload_bytes, single_bytes, ..Limits::default() };
+        self.moved = false;
+        let turned = self.turn(context);
+        let waits_for_client = !self.out.is_empty() || self.session.payload().is_some();
+        self.part.settle(self.session.held_bytes(&self.out), waits_for_client, self.moved, Instant::now());
+        let waits = !self.session.has_room(&self.out) && self.session.has_room_within(&Limits::default(), &self.out);
+        if self.part.wait(waits && self.end.is_none()) {
+            self.complain_later();
+            // What there is may be enough for it now that it is in the queue.
+            context.waker().wake_by_ref();
+        }
+        turned
+    }
+
+    fn complain_later(&mut self) {
+        if std::mem::replace(&mut self.will_complain, true) {
+            return;
+        }
+        self.events.push(Pending::Signal(Box::pin(tokio::time::sleep(PATIENCE)), Signal::Waited));
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<End> {
         let mut requests = TURN_REQUESTS;
         for _ in 0..TURN_READS {
             let received = self.receive(context, &mut requests);
             self.collect(context);
+            let unsent = self.out.pending_bytes();
             let sent = match self.channel.poll_write(context, &mut self.out) {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.end.take().unwrap_or(End::Lost(error))),
                 sent => sent.is_ready(),
             };
+            self.moved |= self.out.pending_bytes() < unsent;
             let answered = sent && self.session.requests_under_way() == 0;
             if (self.gave_up || answered)
                 && let Some(end) = self.end.take()
@@ -183,7 +194,10 @@ impl Connection {
         match self.read(context) {
             Poll::Pending => return Received::All,
             Poll::Ready(Ok(0)) => self.finish(End::HungUp),
-            Poll::Ready(Ok(_)) => return self.parse(&geometry, requests).unwrap_or(Received::Some),
+            Poll::Ready(Ok(_)) => {
+                self.moved = true;
+                return self.parse(&geometry, requests).unwrap_or(Received::Some);
+            }
             Poll::Ready(Err(error)) => self.finish(End::Lost(error)),
         }
         Received::Ended
@@ -196,7 +210,12 @@ impl Connection {
         {
             return self.channel.poll_read_into(context, payload, missing);
         }
-        let limit = if self.large_writes { SMALL_READ_BYTES } else { INPUT_BYTES };
+        let room = self.session.limits.payload_bytes.saturating_sub(self.session.held_bytes(&self.out));
+        let limit = match self.large_writes {
+            true => SMALL_READ_BYTES,
+            // What cannot be taken on stays in the socket: a thousand connections that wait would keep 256 KiB each.
+            false => usize::try_from(room).unwrap_or(INPUT_BYTES).clamp(SMALL_READ_BYTES, INPUT_BYTES),
+        };
         let mut buffer = Input::borrow();
         let result = self.channel.poll_read(context, buffer.get_mut(..limit).expect("the limits are below its size"));
         self.input = Input { start: 0, end: if let Poll::Ready(Ok(count)) = result { count } else { 0 }, buffer };
@@ -233,6 +252,9 @@ impl Connection {
         };
         self.input.start = self.input.end - rest.len();
         self.input.give_back_if_empty();
+        if matches!(stopped, Some(Received::Full)) {
+            self.input.compact();
+        }
         if let Some(end) = end {
             self.finish(end);
         }
@@ -253,6 +275,12 @@ impl Connection {
                 Event::Signal(Signal::Close) if self.end.is_none() => self.finish(End::Closed),
                 Event::Signal(Signal::Close) => {}
                 Event::Signal(Signal::GraceIsOver) => self.gave_up = true,
+                Event::Signal(Signal::Waited) => {
+                    self.will_complain = false;
+                    if self.part.complain(Instant::now()) {
+                        self.complain_later();
+                    }
+                }
             }
         }
     }
@@ -288,6 +316,16 @@ impl Input {
         kept.unwrap_or_else(|| vec![0; INPUT_BYTES].into())
     }
 
+    /// Gives the large buffer back while the connection waits with little in it.
+    fn compact(&mut self) {
+        if self.rest().len() < self.buffer.len() / 2 {
+            let rest = Input::holding(self.rest().to_vec());
+            self.start = self.end;
+            self.give_back_if_empty();
+            *self = rest;
+        }
+    }
+
     fn give_back_if_empty(&mut self) {
         if self.start < self.end {
             return;
@@ -313,6 +351,8 @@ enum Pending {
 enum Signal {
     Close,
     GraceIsOver,
+    /// For memory, as long as one waits patiently.
+    Waited,
 }
 
 enum Event {

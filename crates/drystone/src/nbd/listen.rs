@@ -37,6 +37,8 @@ pub struct Server {
     connections_max: usize,
     /// From the connection (or from a refusal by the worker) to the chosen export, TLS handshake included.
     pub(super) negotiation_timeout: Duration,
+    /// Memory for requests under way on each worker.
+    worker_payload_bytes: u64,
 }
 
 /// What every connection needs.
@@ -45,13 +47,15 @@ pub(super) struct Shared {
     pub workers: Arc<dyn Workers>,
     pub tls: Option<Arc<ServerConfig>>,
     pub negotiation_timeout: Duration,
+    pub worker_payload_bytes: u64,
     /// Becomes true when every connection is to end.
     pub stop: watch::Receiver<bool>,
 }
 
 impl Server {
     /// Listens where the settings say. To be called inside the runtime that will serve. Every error says what to do.
-    pub async fn bind(config: &NbdConfig) -> Result<Server> {
+    /// `worker_payload_bytes`: memory for requests under way on each worker.
+    pub async fn bind(config: &NbdConfig, worker_payload_bytes: u64) -> Result<Server> {
         let tls = config.tls.as_ref().map(tls::load).transpose().context("NBD over TLS cannot be set up")?;
         let required = config.tls.as_ref().is_some_and(|tls| tls.require);
         let policy = match (&tls, required) {
@@ -81,7 +85,8 @@ impl Server {
             }
         };
         let connections_max = config.connections_max as usize;
-        Ok(Server { tcp, unix, tls, connections_max, negotiation_timeout: NEGOTIATION_TIMEOUT })
+        let negotiation_timeout = NEGOTIATION_TIMEOUT;
+        Ok(Server { tcp, unix, tls, connections_max, negotiation_timeout, worker_payload_bytes })
     }
 
     /// Where it listens on TCP: with the real port if port 0 was asked for.
@@ -93,8 +98,14 @@ impl Server {
     /// ten seconds.
     pub async fn serve(self, exports: Arc<dyn Exports>, workers: Arc<dyn Workers>, stop: impl Future<Output = ()>) {
         let (stopping, stopped) = watch::channel(false);
-        let negotiation_timeout = self.negotiation_timeout;
-        let shared = Arc::new(Shared { exports, workers, tls: self.tls, negotiation_timeout, stop: stopped });
+        let shared = Arc::new(Shared {
+            exports,
+            workers,
+            tls: self.tls,
+            negotiation_timeout: self.negotiation_timeout,
+            worker_payload_bytes: self.worker_payload_bytes,
+            stop: stopped,
+        });
         let permits = Arc::new(Semaphore::new(self.connections_max));
         let accepting = async {
             tokio::join!(

@@ -10,6 +10,7 @@ mod channel;
 mod connection;
 mod listen;
 mod negotiate;
+mod payload;
 mod seam;
 mod socket;
 mod tls;

@@ -3,6 +3,7 @@
 use super::channel::{Channel, PartedChannel};
 use super::connection::{self, End};
 use super::listen::Shared;
+use super::payload::Part;
 use super::seam::{Attach, Exports, Found};
 use nbd::{Directory, Export, Limits, Negotiation, Output, Refusal, Step, TlsPolicy};
 use std::io;
@@ -157,11 +158,19 @@ impl Parted {
         let export = Export { geometry: attached.device.geometry(), ..export_of(&found) };
         let session = negotiation.accept(&export, Limits::default(), &mut out);
         debug!(peer = about.peer, vdisk = found.name, "NBD client connected");
+        let part = Part::join(shared.worker_payload_bytes);
         let stopped = Box::pin(async move {
             // An error says that the server is gone, which is as good a reason.
             let _ = stop.wait_for(|stop| *stop).await;
         });
-        match connection::serve(channel, session, out, unread, attached, stopped).await {
+        match connection::serve(channel, session, out, unread, attached, part, stopped).await {
+            End::Silent => {
+                info!(
+                    peer = about.peer,
+                    vdisk = found.name,
+                    "an NBD client that took no replies was cut off: others waited"
+                );
+            }
             End::Broken(why) => info!(peer = about.peer, vdisk = found.name, why, "an NBD client was cut off"),
             end => debug!(peer = about.peer, vdisk = found.name, ?end, "NBD client disconnected"),
         }

@@ -258,7 +258,7 @@ impl Running {
         threads.push(std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {
-                let mut server = Server::bind(&config).await.expect("the server listens");
+                let mut server = Server::bind(&config, 256 << 20).await.expect("the server listens");
                 if let Some(timeout) = setup.negotiation_timeout {
                     server.negotiation_timeout = timeout;
                 }
