@@ -105,11 +105,15 @@ impl MetaIndex {
         Ok(())
     }
 
-    /// Nothing the records say of the logs is believed any more, not by later starts either.
+    /// Where checkpoints are and that a log was closed is not believed any more, not by later starts either. How far a
+    /// log was synced stays true, however old the record is.
     pub async fn forget_hints(&self) -> Result<()> {
         let ids: Vec<VdiskId> = self.records.borrow().keys().copied().collect();
         for id in ids {
-            let forget = |record: &mut VdiskRecord| (record.checkpoint, record.tail) = (None, None);
+            let forget = |record: &mut VdiskRecord| {
+                record.checkpoint = None;
+                record.tail = record.tail.map(|tail| TailHint { clean: false, ..tail });
+            };
             self.update(id, forget).await?;
         }
         Ok(())
@@ -172,7 +176,7 @@ impl vdisk::Index for CheckpointIndex {
             let stored = index
                 .update(vdisk, |record| {
                     record.checkpoint = Some(hint(place));
-                    record.tail = Some(synced_tail(place.group, place.sequence));
+                    record.tail = Some(further(record.tail, synced_tail(place.group, place.sequence)));
                 })
                 .await;
             stored.map_err(|error| vdisk::Error::new(vdisk::Kind::Io, error.to_string()))
@@ -182,7 +186,9 @@ impl vdisk::Index for CheckpointIndex {
     fn synced_into(&self, vdisk: VdiskId, group: GroupId, sequence: Sequence) -> LocalFuture<()> {
         let index = self.0.clone();
         Box::pin(async move {
-            let noted = index.update(vdisk, |record| record.tail = Some(synced_tail(group, sequence))).await;
+            let noted = index
+                .update(vdisk, |record| record.tail = Some(further(record.tail, synced_tail(group, sequence))))
+                .await;
             if let Err(error) = noted {
                 tracing::warn!(%vdisk, %error, "the metadata store could not be told of a new group");
             }
@@ -193,6 +199,14 @@ impl vdisk::Index for CheckpointIndex {
 /// What is known to be synced: the log must reach at least this far at the next start.
 pub(crate) fn synced_tail(group: GroupId, sequence: Sequence) -> TailHint {
     TailHint { group, len: 0, sequence, chain: 0, clean: false }
+}
+
+/// A log that was synced far stays synced far; `now` is not clean.
+fn further(before: Option<TailHint>, now: TailHint) -> TailHint {
+    match before {
+        Some(before) if before.sequence > now.sequence => TailHint { clean: false, ..before },
+        _ => now,
+    }
 }
 
 pub(crate) fn hint(place: meta_hint::Place) -> CheckpointHint {

@@ -113,6 +113,7 @@ impl Shard {
             entries: Default::default(),
             headers: by_vdisk(opened.groups).into(),
             hints_are_good,
+            unread: unread(&opened.quarantined),
             generation_before: opened.generation_before,
             opened: Default::default(),
             attachments: Default::default(),
@@ -209,6 +210,16 @@ impl Shard {
     pub fn open_count(&self) -> usize {
         self.open_vdisks().len()
     }
+}
+
+/// The first place whose header the disk did not give: a group of any vDisk may be there.
+pub(crate) fn unread(quarantined: &[pool::Place]) -> Option<String> {
+    let place = quarantined.iter().find(|place| place.unread)?;
+    Some(format!(
+        "slot {} of {} cannot be read",
+        place.slot.map_or("?".into(), |slot| slot.to_string()),
+        place.slab.file_name()
+    ))
 }
 
 pub(crate) fn by_vdisk(groups: Vec<GroupHeader>) -> BTreeMap<VdiskId, Vec<GroupHeader>> {

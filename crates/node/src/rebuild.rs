@@ -85,7 +85,8 @@ impl Shard {
         let mut rebuilt =
             Rebuilt { groups: opened.groups.len(), quarantined: opened.quarantined.len(), ..Rebuilt::default() };
         for (id, headers) in by_vdisk(opened.groups) {
-            let found = Found { headers: headers.clone(), checkpoint: None, clean_tail: None, synced_through: None };
+            let unread = crate::open::unread(&opened.quarantined);
+            let found = Found { headers: headers.clone(), unread, look_only: true, ..Found::default() };
             let told = Rc::new(CheckpointIndex(index.clone()));
             match Vdisk::recover(context.clone(), told, id, found).await {
                 Ok(recovered) => {

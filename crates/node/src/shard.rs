@@ -40,6 +40,8 @@ pub struct Shard {
     pub(crate) headers: RefCell<BTreeMap<VdiskId, Vec<GroupHeader>>>,
     /// The hints in the records are those of this very disk.
     pub(crate) hints_are_good: bool,
+    /// A place whose header could not be read at the start.
+    pub(crate) unread: Option<String>,
     /// Of the run before this one.
     pub(crate) generation_before: u64,
     pub(crate) opened: Rc<Notify>,
@@ -184,7 +186,10 @@ impl Shard {
             headers: headers.clone(),
             checkpoint: good.and_then(|record| record.checkpoint).map(place),
             clean_tail: good.and_then(|record| clean_tail(record, self.generation_before)),
-            synced_through: good.and_then(|record| record.tail).map(|tail| tail.sequence),
+            synced_through: record.as_ref().and_then(|record| record.tail).map(|tail| (tail.group, tail.sequence)),
+            // Of a vDisk that a trustworthy index does not know nothing was ever acknowledged.
+            unread: self.unread.clone().filter(|_| record.is_some() || !self.hints_are_good),
+            look_only: false,
         };
         let was_clean = found.clean_tail.is_some();
         let index = Rc::new(CheckpointIndex(self.index.clone()));
@@ -336,7 +341,13 @@ impl Shard {
         if self.index.record(id).is_some_and(|record| !record.deleted) {
             self.index.tombstone(id).await?;
         }
-        self.index.remove(id).await
+        self.remove_record(id).await
+    }
+
+    /// The record of a deleted vDisk goes when none of its groups is left. A header that could not be read may be of one
+    /// of them, and come back on a better day: then the record stays and the next start looks again.
+    pub(crate) async fn remove_record(&self, id: VdiskId) -> Result<()> {
+        if self.unread.is_none() { self.index.remove(id).await } else { Ok(()) }
     }
 
     /// Sentences on vDisks that cannot be served though no record says anything of them.

@@ -98,7 +98,7 @@ impl Shard {
                 self.context.world.spawn(async move {
                     let freed = async {
                         vdisk.free_groups().await?;
-                        shard.index.remove(id).await
+                        shard.remove_record(id).await
                     };
                     if let Err(error) = freed.await {
                         tracing::error!(vdisk = %id, %error, "space of a deleted vDisk is not free yet; the next start goes on");

@@ -23,6 +23,8 @@ pub struct Place {
     /// `None`: the whole file.
     pub slot: Option<u32>,
     pub reason: String,
+    /// The disk did not give the header: another day it may, and a group be there.
+    pub unread: bool,
 }
 
 /// What a start found.

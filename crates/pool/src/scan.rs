@@ -60,9 +60,9 @@ impl Scan {
         }
     }
 
-    fn quarantine(&mut self, slab: SlabId, slot: Option<u32>, reason: String) {
+    fn quarantine(&mut self, slab: SlabId, slot: Option<u32>, reason: String, unread: bool) {
         tracing::error!(slab = slab.0, slot, reason, "quarantined");
-        self.quarantined.push(Place { slab, slot, reason });
+        self.quarantined.push(Place { slab, slot, reason, unread });
     }
 }
 
@@ -77,10 +77,10 @@ pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max
         match check_slab(&file, expected).await? {
             Verdict::Use => scan_slots(&mut scan, id, file, superblock.group_size, slots_max, false).await?,
             Verdict::Retire(reason) => {
-                scan.quarantine(id, None, reason);
+                scan.quarantine(id, None, reason, false);
                 scan_slots(&mut scan, id, file, superblock.group_size, slots_max, true).await?;
             }
-            Verdict::LeaveAlone(reason) => scan.quarantine(id, None, reason),
+            Verdict::LeaveAlone(reason) => scan.quarantine(id, None, reason, false),
         }
     }
     Ok(scan)
@@ -144,11 +144,15 @@ async fn scan_slots(
         let reads = slots.iter().map(|&slot| read_header(&slab, &ranges, slot)).collect();
         for (&slot, page) in slots.iter().zip(join(reads).await) {
             let (blocks, data_end) = ranges.within(slab.slot_offset(slot), group_size);
+            scan.charged_bytes += u64::from(blocks.charged);
             let page = match page {
                 Ok(page) => decode_slot_page(&page),
-                Err(error) => SlotPage::Damaged(format!("the header cannot be read: {error}")),
+                Err(error) => {
+                    slab.slots.borrow_mut().found_quarantined(slot);
+                    scan.quarantine(id, Some(slot), format!("the header cannot be read: {error}"), true);
+                    continue;
+                }
             };
-            scan.charged_bytes += u64::from(blocks.charged);
             found_slot(scan, &slab, slot, page, blocks, data_end, group_size);
         }
     }
@@ -188,7 +192,7 @@ fn found_slot(scan: &mut Scan, slab: &Rc<Slab>, slot: u32, page: SlotPage, block
     };
     slots.found_quarantined(slot);
     drop(slots);
-    scan.quarantine(slab.id, Some(slot), reason);
+    scan.quarantine(slab.id, Some(slot), reason, false);
 }
 
 /// Where a file may hold data, in order.

@@ -34,7 +34,7 @@ const NUMBER_MAX: u16 = 9999;
 pub struct SlabId(pub u16);
 
 impl SlabId {
-    pub(crate) fn file_name(self) -> String {
+    pub fn file_name(self) -> String {
         format!("slab-{:04}", self.0)
     }
     pub(crate) fn from_file_name(name: &str) -> Option<SlabId> {

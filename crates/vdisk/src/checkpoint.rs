@@ -34,7 +34,7 @@ impl Vdisk {
         if nothing_new {
             return Ok(());
         }
-        let frozen = self.ask(|done| Item::Freeze { done }).await?;
+        let frozen = self.ask(|done| Item::Freeze { done }).await??;
         let result = self.store_checkpoint(&frozen).await;
         self.state.borrow_mut().checkpoint_failed = result.is_err();
         match &result {

@@ -43,7 +43,7 @@ impl Vdisk {
             let (through, slabs) = {
                 let mut state = self.state.borrow_mut();
                 if state.durable.sequence >= target {
-                    return Ok(());
+                    break;
                 }
                 state.new_sector = true;
                 let mut slabs: Vec<SlabId> = state.unsynced.iter().map(|frame| frame.slab).collect();
@@ -68,12 +68,19 @@ impl Vdisk {
                 }
             }
         }
+        // The index is to know of every group that holds something synced: if the group's header rots, nothing else says
+        // that there was one.
+        while self.telling.get() > 0 {
+            self.told.notified().await;
+        }
+        Ok(())
     }
 
     /// `rewrites`: as it was when the sync began. A sync of places that were given up meanwhile proves nothing.
-    fn mark_durable(&self, through: Sequence, rewrites: u64) {
+    fn mark_durable(self: &Rc<Self>, through: Sequence, rewrites: u64) {
         let mut released = Vec::new();
-        let mut entered = None;
+        let mut entered = false;
+        let at;
         {
             let mut state = self.state.borrow_mut();
             if state.rewrites != rewrites {
@@ -83,10 +90,9 @@ impl Vdisk {
                 let frame = state.unsynced.pop_front().expect("looked at it");
                 state.unsynced_bytes -= frame.bytes;
                 self.context.load.unsynced_bytes.set(self.context.load.unsynced_bytes.get() - frame.bytes);
-                if frame.at.group != state.durable.group {
-                    entered = Some(frame.at);
-                }
+                entered |= frame.at.group != state.durable.group;
                 state.durable = frame.at;
+                state.proof_logged = state.proof_logged.max(frame.durable_through);
                 match released.last_mut() {
                     Some((group, _, end)) if *group == frame.at.group => *end = frame.at.end,
                     _ => released.push((frame.at.group, frame.offset, frame.at.end)),
@@ -95,9 +101,16 @@ impl Vdisk {
             if let Some(group) = state.open.as_mut() {
                 group.synced();
             }
+            at = state.durable;
         }
-        if let Some(at) = entered {
-            self.context.world.spawn(self.index.synced_into(self.id, at.group, at.sequence));
+        if entered {
+            self.telling.set(self.telling.get() + 1);
+            let this = self.clone();
+            self.context.world.spawn(async move {
+                this.index.synced_into(this.id, at.group, at.sequence).await;
+                this.telling.set(this.telling.get() - 1);
+                this.told.notify();
+            });
         }
         // The bytes are on the medium and, as far as they are wanted, in our own cache: memory is not paid twice.
         for (group, start, end) in released {

@@ -28,6 +28,3 @@ pub use recovery::{Found, Recovered};
 pub use settings::Settings;
 pub use stats::{Histogram, OperationKind, Stats};
 pub use vdisk::{Attributes, Context, Health, Index, Load, Space, Vdisk, meta_hint};
-
-#[cfg(test)]
-mod tests;

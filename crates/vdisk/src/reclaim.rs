@@ -156,6 +156,7 @@ impl Vdisk {
     /// Frees every group that the last checkpoint proves dead. Returns how many.
     pub(crate) async fn free_dead_groups(self: &Rc<Self>) -> Result<u64> {
         let mut freed = 0;
+        self.free_superseded().await?;
         for (group, account) in self.dead_candidates() {
             let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(freed) };
             let found = match self.find_reachable(group, account.len, checkpoint).await {
@@ -165,6 +166,7 @@ impl Vdisk {
             };
             match found {
                 None => {
+                    self.prove_in_log(checkpoint).await?;
                     self.state.borrow_mut().accounts.remove(group);
                     self.context.pool.free(group).await?;
                     Stats::add(&self.stats.groups_freed, 1);
@@ -178,6 +180,30 @@ impl Vdisk {
             }
         }
         Ok(freed)
+    }
+
+    async fn free_superseded(&self) -> Result<()> {
+        let groups = {
+            let mut state = self.state.borrow_mut();
+            if state.durable.sequence < state.superseded.0 {
+                return Ok(());
+            }
+            std::mem::take(&mut state.superseded.1)
+        };
+        for group in groups {
+            self.context.pool.free(group).await?;
+        }
+        Ok(())
+    }
+
+    /// Before anything goes that an earlier checkpoint may need, the log itself says that this one is synced: who has
+    /// nothing but the log starts from the last checkpoint of which that can be said.
+    async fn prove_in_log(self: &Rc<Self>, checkpoint: Checkpoint) -> Result<()> {
+        if self.state.borrow().proof_logged >= checkpoint.place.sequence {
+            return Ok(());
+        }
+        let sequence = self.ask(|done| Item::Proof { done }).await??;
+        self.flush_through(sequence).await
     }
 
     fn dead_candidates(&self) -> Vec<(GroupId, GroupAccount)> {
@@ -328,7 +354,7 @@ impl Vdisk {
 
     /// Gives back dead ranges of at least 64 KiB inside the payload of frames that no replay needs. `true`: that was
     /// most of what is dead.
-    async fn punch_dead_ranges(&self, group: GroupId, account: GroupAccount) -> Result<bool> {
+    async fn punch_dead_ranges(self: &Rc<Self>, group: GroupId, account: GroupAccount) -> Result<bool> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(false) };
         let mut view = View { vdisk: self, root: checkpoint.root, height: checkpoint.height, leaf: None };
         let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, account.len);
@@ -348,6 +374,7 @@ impl Vdisk {
         if bytes * 2 < dead || bytes == 0 {
             return Ok(false);
         }
+        self.prove_in_log(checkpoint).await?;
         for (offset, len) in ranges {
             self.context.pool.punch(group, offset, len).await?;
         }

@@ -119,12 +119,19 @@ pub(crate) struct State {
     pub tombstone: Option<GroupId>,
     pub unsynced: VecDeque<Unsynced>,
     pub unsynced_bytes: u64,
+    /// Acknowledged frames behind `position` that are where nothing proves them stored: to be appended again, under the
+    /// numbers that they have, before anything else is.
+    pub to_rewrite: VecDeque<Unsynced>,
+    /// Groups with first copies of such frames: void when the log is durable through the sequence.
+    pub superseded: (Sequence, Vec<GroupId>),
     pub open: Option<OpenGroup>,
     /// A sync has started since the last append: the next frame starts on a new physical sector, so that a torn sector
     /// cannot take flushed bytes with it.
     pub new_sector: bool,
     pub failed_slabs: Vec<SlabId>,
     pub checkpoint: Option<Checkpoint>,
+    /// Frames up to this one are synced, and a synced frame says so: who has nothing but the log knows it too.
+    pub proof_logged: Sequence,
     /// The last try failed after it may have stored pages.
     pub checkpoint_failed: bool,
     /// What the groups held as of `checkpoint`: a group that it still needs is not free, whatever has happened since.
@@ -152,6 +159,9 @@ pub struct Vdisk {
     pub(crate) appended: Notify,
     /// The log task has ended: nothing is queued any more.
     pub(crate) ended: Cell<bool>,
+    /// Groups with synced frames that the index is just being told of, and rung when it was.
+    pub(crate) telling: Cell<u32>,
+    pub(crate) told: Notify,
     /// The disk is full: collect garbage that is not worth it otherwise.
     pub(crate) urgent: Cell<bool>,
     /// Rung when an unasked sync should not wait for the age limit.
@@ -180,7 +190,8 @@ pub struct Vdisk {
 pub trait Index {
     /// Durable when it completes: the next start may look for this checkpoint and no earlier one.
     fn checkpointed(&self, vdisk: VdiskId, place: meta_hint::Place) -> world::LocalFuture<Result<()>>;
-    /// Frames up to `sequence` are synced, the last of them is the first in `group`. Nothing waits for it.
+    /// Frames up to `sequence` are synced, the last of them is the first in `group`. Flushes wait for it; if the index
+    /// cannot be told, it is what has less to say after a crash, and they succeed all the same.
     fn synced_into(&self, vdisk: VdiskId, group: GroupId, sequence: Sequence) -> world::LocalFuture<()>;
 }
 
@@ -282,5 +293,73 @@ impl Vdisk {
         let mut state = self.state.borrow_mut();
         let State { tree, evict_hand, .. } = &mut *state;
         tree.evict(evict_hand, want_bytes)
+    }
+}
+
+impl State {
+    pub(crate) fn new(attributes: Attributes, tree: Tree) -> State {
+        State {
+            attributes,
+            health: Health::Online,
+            tree,
+            accounts: Accounts::default(),
+            position: Position::default(),
+            durable: Position::default(),
+            acknowledged: Sequence(0),
+            tombstone: None,
+            unsynced: VecDeque::new(),
+            unsynced_bytes: 0,
+            to_rewrite: VecDeque::new(),
+            superseded: Default::default(),
+            open: None,
+            new_sector: true,
+            failed_slabs: Vec::new(),
+            checkpoint: None,
+            proof_logged: Sequence(0),
+            checkpoint_failed: false,
+            checkpoint_accounts: Accounts::default(),
+            log_bytes: 0,
+            emptied: Default::default(),
+            unreadable: Default::default(),
+            rewrites: 0,
+            evict_hand: 0,
+        }
+    }
+}
+
+impl Vdisk {
+    pub(crate) fn assemble(context: Context, index: Rc<dyn Index>, id: VdiskId, state: State) -> Rc<Vdisk> {
+        Rc::new(Vdisk {
+            id,
+            context,
+            state: state.into(),
+            queue: Queue::default().into(),
+            queued: Default::default(),
+            appending: Default::default(),
+            appended: Default::default(),
+            ended: Default::default(),
+            telling: Default::default(),
+            told: Default::default(),
+            urgent: Default::default(),
+            synced_early: Default::default(),
+            maintenance: Default::default(),
+            log_busy: Default::default(),
+            closing: Default::default(),
+            stopped: Default::default(),
+            user_log_bytes: Default::default(),
+            next_space_look: Default::default(),
+            sync_timer: Default::default(),
+            quiet_timer: Default::default(),
+            last_write_ns: Default::default(),
+            one_checkpoint: world::local::Semaphore::new(1),
+            one_reclaim: world::local::Semaphore::new(1),
+            index,
+            stats: Default::default(),
+        })
+    }
+
+    pub(crate) fn start(self: &Rc<Self>) {
+        self.context.world.spawn(self.clone().run_log());
+        self.context.world.spawn(self.clone().run_maintenance());
     }
 }

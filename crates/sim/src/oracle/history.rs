@@ -368,7 +368,7 @@ impl History {
         let version = |value| Version { request: BASE, value, seen: None, gone: None };
         for (sector, value) in observed {
             match value {
-                Some(Value::Zero) if !old.contains_key(sector) => {}
+                Some(Value::Zero) | None if !old.contains_key(sector) => {}
                 Some(value) => {
                     self.versions.insert(*sector, vec![version(*value)]);
                 }

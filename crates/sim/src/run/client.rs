@@ -187,7 +187,8 @@ impl Client<'_> {
                 let now = model.tick();
                 model.slots[self.index].history.flushed(submitted, now);
             }
-            Err(error) => self.refused(&error, false),
+            // It may have to store what a crash left unsynced once more, for which there may be no room.
+            Err(error) => self.refused(&error, true),
         }
     }
 

@@ -7,7 +7,7 @@ mod writer;
 
 pub use record::{CheckpointRecord, GroupEntry, Record};
 pub use walk::{GroupWalk, Step, WalkedFrame, frame_beyond};
-pub(crate) use writer::{Frozen, Item, Move, PageWrite, Queue, Unsynced, apply_record, run_addresses};
+pub(crate) use writer::{Frozen, Item, Move, PageWrite, Queue, Unsynced, apply_record, piece_of, run_addresses};
 
 use base::{GroupId, Sequence};
 

@@ -5,7 +5,7 @@
 //! so") and read-modify-write of partial blocks need no locks.
 
 use super::frame::{self, Frame, FrameKind, Run, RunKind};
-use super::{Position, Record};
+use super::{Position, Record, WalkedFrame};
 use crate::account::Accounts;
 use crate::address::Address;
 use crate::flush::first_of;
@@ -57,7 +57,11 @@ pub(crate) enum Item {
     },
     /// The state between two frames.
     Freeze {
-        done: OneshotSender<Frozen>,
+        done: OneshotSender<Result<Frozen>>,
+    },
+    /// A frame without runs, whose only content is that what came before is synced.
+    Proof {
+        done: OneshotSender<Result<Sequence>>,
     },
     /// Append what was not synced once more, elsewhere.
     Rewrite {
@@ -145,6 +149,8 @@ pub(crate) struct Unsynced {
     pub offset: u32,
     pub slab: SlabId,
     pub bytes: u64,
+    /// What the frame says to be synced.
+    pub durable_through: Sequence,
     pub kind: FrameKind,
     pub pieces: Vec<Piece>,
     /// Pages: the node and what was stored for it before.
@@ -231,7 +237,8 @@ impl Vdisk {
             Item::Relocate { moves, done } => done.send(self.relocate(moves).await),
             Item::Pages { pages, done } => done.send(self.append_pages(pages).await),
             Item::Control { record, done } => done.send(self.append_control(record).await),
-            Item::Freeze { done } => done.send(self.freeze()),
+            Item::Freeze { done } => done.send(self.rewrite_first().await.map(|()| self.freeze())),
+            Item::Proof { done } => done.send(self.append_nothing().await),
             Item::Rewrite { done } => done.send(self.rewrite_unsynced().await),
             Item::Stop { done } => {
                 // Whoever still waits for something hears that it will not come.
@@ -292,6 +299,7 @@ impl Vdisk {
 
     async fn append_user(self: &Rc<Self>, batch: &Batch) -> Result<()> {
         self.writable()?;
+        self.rewrite_first().await?;
         for piece in &batch.pieces {
             self.prepare(piece).await?;
         }
@@ -635,6 +643,7 @@ impl Vdisk {
                 offset: frame.offset,
                 slab,
                 bytes,
+                durable_through: frame.durable_through,
                 kind: frame.kind,
                 pieces,
                 pages,
@@ -645,6 +654,7 @@ impl Vdisk {
 
     /// If the entries still say what they said, the blocks are stored anew. Returns the bytes moved.
     async fn relocate(self: &Rc<Self>, moves: Vec<Move>) -> Result<u64> {
+        self.rewrite_first().await?;
         let mut pieces = Vec::new();
         for wanted in moves {
             let here = loop {
@@ -672,6 +682,7 @@ impl Vdisk {
     }
 
     async fn append_pages(self: &Rc<Self>, pages: Vec<PageWrite>) -> Result<()> {
+        self.rewrite_first().await?;
         let pieces: Vec<Piece> =
             pages.iter().map(|page| Piece::Page { place: page.place, bytes: page.bytes.clone() }).collect();
         let appended = self.append(FrameKind::Pages, &pieces, Purpose::Emergency).await?;
@@ -695,6 +706,9 @@ impl Vdisk {
     }
 
     async fn append_control(self: &Rc<Self>, record: Record) -> Result<ControlPlace> {
+        if record != Record::Delete {
+            self.rewrite_first().await?;
+        }
         let pieces = vec![Piece::Control { bytes: record.encode().into() }];
         let appended = self.append(FrameKind::Control, &pieces, Purpose::Emergency).await?;
         {
@@ -713,38 +727,70 @@ impl Vdisk {
         Ok(ControlPlace { at, offset })
     }
 
-    /// After a failed sync: everything that is not provably stored is appended again, in another group, under the same
-    /// sequence numbers. Map pages are not: they hold addresses that are changing; their checkpoint starts again.
+    async fn append_nothing(self: &Rc<Self>) -> Result<Sequence> {
+        self.rewrite_first().await?;
+        let appended = self.append(FrameKind::Data, &[], Purpose::Emergency).await?;
+        let sequence = appended.frame.sequence;
+        self.note_unsynced(appended, Vec::new(), Vec::new());
+        Ok(sequence)
+    }
+
+    /// Everything that is not provably stored, after a failed sync or a crash, is appended again in another group under
+    /// the same sequence numbers. Map pages are not: they hold addresses that are changing; their checkpoint starts again.
+    /// `Full`: what is left waits in `to_rewrite`, and nothing else is appended before it.
     async fn rewrite_unsynced(self: &Rc<Self>) -> Result<()> {
-        let frames = {
-            let mut state = self.state.borrow_mut();
-            let failed = state.failed_slabs.clone();
-            if !state.unsynced.iter().any(|frame| failed.contains(&frame.slab)) {
-                return Ok(());
-            }
-            state.rewrites += 1;
-            state.open = None;
-            state.position = state.durable;
-            let load = &self.context.load.unsynced_bytes;
-            load.set(load.get() - state.unsynced_bytes);
-            state.unsynced_bytes = 0;
-            std::mem::take(&mut state.unsynced)
-        };
-        let count = frames.len();
-        for frame in frames {
-            if let Err(error) = self.rewrite_frame(frame).await {
-                let reason = format!("a sync failed and the frames could not be written elsewhere: {error}");
-                tracing::error!(vdisk = %self.id, %error, "unsynced frames are lost to this run; refusing writes and flushes");
-                self.state.borrow_mut().health = Health::Failed(reason.clone());
-                return Err(Error::new(Kind::Io, reason));
+        let failed = self.collect_unsynced();
+        let mut count = 0;
+        loop {
+            let next = self.state.borrow_mut().to_rewrite.pop_front();
+            let Some(frame) = next else { break };
+            match self.rewrite_frame(&frame).await {
+                Ok(()) => count += 1,
+                Err(error) if error.kind == Kind::Full => {
+                    self.state.borrow_mut().to_rewrite.push_front(Unsynced { pages: Vec::new(), ..frame });
+                    self.context.load.full.notify();
+                    return Err(error);
+                }
+                Err(error) => {
+                    let reason = format!("unsynced frames could not be written elsewhere: {error}");
+                    tracing::error!(vdisk = %self.id, %error, "unsynced frames are lost to this run; refusing writes and flushes");
+                    self.state.borrow_mut().health = Health::Failed(reason.clone());
+                    return Err(Error::new(Kind::Io, reason));
+                }
             }
         }
-        Stats::add(&self.stats.sync_failures_survived, 1);
-        tracing::warn!(vdisk = %self.id, frames = count, "sync failed; unsynced frames were written to another group");
+        if failed {
+            Stats::add(&self.stats.sync_failures_survived, 1);
+            tracing::warn!(vdisk = %self.id, frames = count, "sync failed; unsynced frames were written to another group");
+        }
         Ok(())
     }
 
-    async fn rewrite_frame(self: &Rc<Self>, old: Unsynced) -> Result<()> {
+    /// If the sync of any unsynced frame failed, all of them are to be rewritten: the log goes back to what is durable.
+    fn collect_unsynced(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if !state.unsynced.iter().any(|frame| state.failed_slabs.contains(&frame.slab)) {
+            return false;
+        }
+        state.rewrites += 1;
+        state.open = None;
+        state.position = state.durable;
+        let load = &self.context.load.unsynced_bytes;
+        load.set(load.get() - state.unsynced_bytes);
+        state.unsynced_bytes = 0;
+        let mut frames = std::mem::take(&mut state.unsynced);
+        frames.append(&mut state.to_rewrite);
+        state.to_rewrite = frames;
+        true
+    }
+
+    /// What is still to be rewritten comes before any new frame: its sequence numbers do.
+    async fn rewrite_first(self: &Rc<Self>) -> Result<()> {
+        if self.state.borrow().to_rewrite.is_empty() { Ok(()) } else { self.rewrite_unsynced().await }
+    }
+
+    async fn rewrite_frame(self: &Rc<Self>, old: &Unsynced) -> Result<()> {
         for (node, before) in &old.pages {
             let lost = node.stored.get();
             let mut state = self.state.borrow_mut();
@@ -757,10 +803,16 @@ impl Vdisk {
         let is_checkpoint = old.kind == FrameKind::Control
             && matches!(&old.pieces[..], [Piece::Control { bytes }] if matches!(Record::decode(bytes), Ok(Record::Checkpoint(_))));
         // A frame without runs keeps the sequence without a gap.
-        let pieces = if old.kind == FrameKind::Pages || is_checkpoint { Vec::new() } else { old.pieces };
+        let pieces = if old.kind == FrameKind::Pages || is_checkpoint { Vec::new() } else { old.pieces.clone() };
         let kind = if pieces.is_empty() { FrameKind::Data } else { old.kind };
         let old_addresses = old_addresses(&pieces, &old.at, old.offset);
         let appended = self.append(kind, &pieces, Purpose::Emergency).await?;
+        {
+            let mut state = self.state.borrow_mut();
+            if state.tombstone == Some(old.at.group) {
+                state.tombstone = Some(appended.frame.group);
+            }
+        }
         for (index, (piece, run)) in pieces.iter().zip(&appended.frame.runs).enumerate() {
             if let Piece::Data { block, .. } = piece {
                 let new = run_addresses(&appended.frame, run);
@@ -823,6 +875,17 @@ pub(crate) fn run_addresses(frame: &Frame, run: &Run) -> Vec<Address> {
         .collect()
 }
 
+/// What a frame on the disk stores by `run`, as it was written.
+pub(crate) fn piece_of(walked: &WalkedFrame, run: &Run) -> Option<Piece> {
+    match run.kind {
+        RunKind::Data => Some(Piece::Data { block: run.block, bytes: Bytes::copy_from_slice(&walked.payload(run)) }),
+        RunKind::ClearHole => Some(Piece::Clear { block: run.block, count: run.count, fill: Address::NONE }),
+        RunKind::ClearZeros => Some(Piece::Clear { block: run.block, count: run.count, fill: Address::ZEROS }),
+        RunKind::Control => Some(Piece::Control { bytes: Bytes::copy_from_slice(&walked.payload(run)) }),
+        RunKind::Page => None,
+    }
+}
+
 /// Addresses that the pieces had in the frame at `offset`, computed as `draft` does.
 fn old_addresses(pieces: &[Piece], at: &Position, offset: u32) -> Vec<Vec<Address>> {
     let payload_len: usize = pieces.iter().filter_map(Piece::payload).map(Bytes::len).sum();
@@ -856,15 +919,17 @@ fn gather(frame: &mut Frame, header_len: u32, pieces: &[Piece]) -> Vec<Bytes> {
     parts
 }
 
-/// Answers an item that is not carried out; whoever asked for a frozen state sees the sender go.
+/// Answers an item that is not carried out.
 fn refuse(item: Item, error: Error) {
     match item {
         Item::Write { done, .. } | Item::Clear { done, .. } | Item::Pages { done, .. } | Item::Rewrite { done } => {
             done.send(Err(error));
         }
         Item::Relocate { done, .. } => done.send(Err(error)),
+        Item::Proof { done } => done.send(Err(error)),
         Item::Control { done, .. } => done.send(Err(error)),
-        Item::Freeze { .. } | Item::Stop { .. } => {}
+        Item::Freeze { done } => done.send(Err(error)),
+        Item::Stop { .. } => {}
     }
 }
 

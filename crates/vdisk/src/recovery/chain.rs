@@ -1,0 +1,227 @@
+//! Reading a log back: frames in order from a position on, through group after group, and at a fork the right branch.
+//!
+//! A fork is two continuations of one position. It comes from a rewrite: after a failed sync, or by a recovery, frames
+//! that were not provably stored are appended once more under the same sequence numbers, in a group that names the last
+//! frame before them. While the rewrite is not complete, the first copy is the longer one and holds everything; once the
+//! rewrite has gone on with frames of its own, the first copy is void.
+
+use super::replay::{Replayed, take};
+use super::{Found, PlacedRecord};
+use crate::Result;
+use crate::log::frame::{FrameKind, RunKind};
+use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, WalkedFrame};
+use crate::vdisk::{Context, meta_hint};
+use base::{GroupId, Sequence, VdiskId};
+use pool::{GroupHeader, HEADER_PAGE};
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+
+/// The log of one vDisk as its groups are on the disk.
+pub(super) struct Chain<'a> {
+    context: &'a Context,
+    id: VdiskId,
+    /// Groups by the group that they continue; `NONE`: the first of a log. Newest first.
+    continuations: BTreeMap<GroupId, Vec<GroupHeader>>,
+    headers: &'a [GroupHeader],
+}
+
+/// Where a group that continues the log is entered.
+#[derive(Clone, Copy)]
+struct Entry {
+    group: GroupId,
+    offset: u32,
+    /// What its first frame continues.
+    at: Position,
+}
+
+impl<'a> Chain<'a> {
+    pub fn new(context: &'a Context, id: VdiskId, found: &'a Found) -> Chain<'a> {
+        let mut continuations: BTreeMap<GroupId, Vec<GroupHeader>> = BTreeMap::new();
+        for header in &found.headers {
+            let before = header.predecessor.map_or(GroupId::NONE, |predecessor| predecessor.group);
+            continuations.entry(before).or_default().push(*header);
+        }
+        for groups in continuations.values_mut() {
+            groups.sort_unstable_by_key(|header| std::cmp::Reverse((header.epoch, header.group)));
+        }
+        Chain { context, id, continuations, headers: &found.headers }
+    }
+
+    /// Every frame behind `start` that continues the chain. `proof`: frames up to this one were synced, so that a bad
+    /// checksum in one of them is rot and not where the log ends.
+    pub async fn follow(&self, start: Position, proof: Sequence) -> Result<Vec<Replayed>> {
+        self.branch(Entry { group: start.group, offset: start.end, at: start }, proof).await
+    }
+
+    /// From `entry` on. Recursion is as deep as there are forks, of which each rewrite makes one.
+    fn branch(&self, entry: Entry, proof: Sequence) -> Pin<Box<dyn Future<Output = Result<Vec<Replayed>>> + '_>> {
+        Box::pin(async move {
+            let (mut entry, mut frames) = (entry, Vec::new());
+            loop {
+                let first = frames.len();
+                self.walk_group(entry, &mut frames).await?;
+                let next = self.next_groups(entry, &frames[first..]);
+                match next[..] {
+                    [] => return Ok(frames),
+                    [(kept, header)] if first + kept == frames.len() => {
+                        let at = frames.last().map_or(entry.at, |frame| frame.at);
+                        entry = Entry { group: header.group, offset: HEADER_PAGE, at };
+                    }
+                    _ => {
+                        let own = frames.split_off(first);
+                        frames.extend(self.at_fork(entry, own, next, proof).await?);
+                        return Ok(frames);
+                    }
+                }
+            }
+        })
+    }
+
+    async fn walk_group(&self, entry: Entry, frames: &mut Vec<Replayed>) -> Result<()> {
+        if entry.group.is_none() || !self.context.pool.knows(entry.group) {
+            return Ok(());
+        }
+        let pool = self.context.pool.clone();
+        let mut walk = GroupWalk::new(pool, self.id, entry.group, entry.at, entry.offset, u32::MAX);
+        let mut before = entry.at;
+        while let Step::Frame(walked) = walk.next().await? {
+            let at = walked.position();
+            frames.push(take(*walked, before)?);
+            before = at;
+        }
+        Ok(())
+    }
+
+    /// The groups that continue the entered one, newest first, each with the number of `frames` that it keeps.
+    fn next_groups(&self, entry: Entry, frames: &[Replayed]) -> Vec<(usize, GroupHeader)> {
+        let Some(continuations) = self.continuations.get(&entry.group) else { return Vec::new() };
+        let keeps = |header: &GroupHeader| -> Option<usize> {
+            let continues = |at: &Position| {
+                header.first_sequence == at.sequence.next()
+                    && header.predecessor.map(|p| (p.group, p.sealed_len, p.chain))
+                        == (!at.group.is_none()).then_some((at.group, at.end, at.chain))
+            };
+            if continues(&entry.at) {
+                return Some(0);
+            }
+            frames.iter().position(|frame| continues(&frame.at)).map(|last| last + 1)
+        };
+        continuations.iter().filter_map(|header| keeps(header).map(|kept| (kept, *header))).collect()
+    }
+
+    /// One of several branches: the newest, unless an older one has the same frames and more of them.
+    async fn at_fork(
+        &self,
+        entry: Entry,
+        own: Vec<Replayed>,
+        next: Vec<(usize, GroupHeader)>,
+        proof: Sequence,
+    ) -> Result<Vec<Replayed>> {
+        let mut best: Option<Vec<Replayed>> = None;
+        for (kept, header) in next {
+            let mut frames = own[..kept].to_vec();
+            let at = frames.last().map_or(entry.at, |frame| frame.at);
+            frames.extend(self.branch(Entry { group: header.group, offset: HEADER_PAGE, at }, proof).await?);
+            best = Some(better(best, frames, proof));
+        }
+        Ok(better(best, own, proof))
+    }
+
+    /// The last checkpoint that the log proves to be synced: a frame behind it says so. Its map, and the data that the
+    /// map refers to, are on the medium then, and nothing that it needs was freed: [`crate::reclaim`] frees only what a
+    /// checkpoint with such a proof does not need. With the frames behind what it covers.
+    pub async fn last_proven_checkpoint(&self, proof: Sequence) -> Result<Option<(PlacedRecord, Vec<Replayed>)>> {
+        let mut proof = proof;
+        for (header, limit) in self.newest_first() {
+            let mut records = Vec::new();
+            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, limit);
+            while let Step::Frame(walked) = walk.next().await? {
+                proof = proof.max(walked.frame.durable_through);
+                records.extend(checkpoint_in(&walked));
+            }
+            for (record, place) in records.into_iter().rev().filter(|(_, place)| place.sequence <= proof) {
+                let frames = self.follow(record.covers, proof).await?;
+                let at = (place.group, place.offset, place.sequence);
+                if frames.iter().any(|frame| (frame.at.group, frame.offset, frame.sequence) == at) {
+                    return Ok(Some(((record, place), frames)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The newest group and back from it along the predecessors, each with the length up to which the next one continues
+    /// it. Then the same from the newest that is left: a power loss can take a group that was not synced and leave one
+    /// that continues it. A branch of what was seen already holds nothing that was synced.
+    fn newest_first(&self) -> Vec<(GroupHeader, u32)> {
+        let mut left: BTreeMap<GroupId, GroupHeader> =
+            self.headers.iter().map(|header| (header.group, *header)).collect();
+        let (mut all, mut seen) = (Vec::with_capacity(left.len()), BTreeSet::new());
+        while let Some(newest) =
+            left.values().max_by_key(|header| (header.epoch, header.group)).map(|header| header.group)
+        {
+            let mut chain = Vec::new();
+            let mut next = Some((newest, u32::MAX));
+            while let Some((group, limit)) = next
+                && let Some(header) = left.remove(&group)
+            {
+                chain.push((header, limit));
+                next = header.predecessor.map(|before| (before.group, before.sealed_len));
+            }
+            let is_branch = next.is_some_and(|(group, _)| seen.contains(&group));
+            seen.extend(chain.iter().map(|(header, _)| header.group));
+            if !is_branch {
+                all.extend(chain);
+            }
+            if next.is_none() {
+                // Back to the birth: everything else is a branch.
+                break;
+            }
+        }
+        all
+    }
+
+    /// The latest checkpoint record in any group, connected or not.
+    pub async fn any_checkpoint(&self) -> Result<Option<PlacedRecord>> {
+        let mut last: Option<PlacedRecord> = None;
+        for header in self.headers {
+            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, u32::MAX);
+            while let Step::Frame(walked) = walk.next().await? {
+                let Some(found) = checkpoint_in(&walked) else { continue };
+                if last.as_ref().is_none_or(|(_, place)| place.sequence < found.1.sequence) {
+                    last = Some(found);
+                }
+            }
+        }
+        Ok(last)
+    }
+
+    /// The first group of the log is there.
+    pub fn has_beginning(&self) -> bool {
+        self.continuations.contains_key(&GroupId::NONE)
+    }
+}
+
+/// `newer`, continued by `older` if that holds the same frames and more of them. What both have is taken from the newer,
+/// of which more is known to be synced.
+fn better(newer: Option<Vec<Replayed>>, older: Vec<Replayed>, proof: Sequence) -> Vec<Replayed> {
+    let Some(mut newer) = newer else { return older };
+    let newer_reach = newer.iter().take_while(|frame| frame.whole || frame.sequence <= proof).count();
+    let older_reach = older.iter().take_while(|frame| frame.whole).count();
+    let agrees = || newer.iter().zip(&older).take(newer_reach).all(|(again, first)| again.repeats(first));
+    if older_reach > newer_reach && agrees() {
+        newer.truncate(newer_reach);
+        newer.extend(older.into_iter().skip(newer_reach));
+    }
+    newer
+}
+
+/// The whole checkpoint record in a frame, with its place.
+fn checkpoint_in(walked: &WalkedFrame) -> Option<(CheckpointRecord, meta_hint::Place)> {
+    let frame = &walked.frame;
+    let is_control = |run: &&crate::log::frame::Run| run.kind == RunKind::Control && frame.kind == FrameKind::Control;
+    let run = frame.runs.first().filter(is_control).filter(|_| walked.payload_is_whole())?;
+    let Ok(Record::Checkpoint(record)) = Record::decode(&walked.payload(run)) else { return None };
+    let place = meta_hint::Place { group: frame.group, offset: frame.offset, len: frame.len, sequence: frame.sequence };
+    Some((*record, place))
+}

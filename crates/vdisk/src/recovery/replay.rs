@@ -1,0 +1,257 @@
+//! Applying frames of the log again, where they are.
+
+use crate::address::Address;
+use crate::log::frame::{FrameKind, Run, RunKind};
+use crate::log::{Position, Record, Unsynced, WalkedFrame, apply_record, piece_of, run_addresses};
+use crate::map::NeedPage;
+use crate::vdisk::{Context, State, Vdisk};
+use crate::{Error, Result};
+use base::Sequence;
+use base::units::BLOCK;
+use pool::HEADER_PAGE;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Frames whose map pages are brought into memory together.
+const FRAMES_AT_ONCE: usize = 512;
+/// Map pages that are read at once.
+const LOADS_AT_ONCE: usize = 32;
+
+/// A frame of the log to be applied again.
+#[derive(Clone)]
+pub(super) struct Replayed {
+    pub sequence: Sequence,
+    pub kind: FrameKind,
+    /// The frame's `durable_through`.
+    pub durable: Sequence,
+    pub before: Position,
+    /// Where the frame starts in `at.group`.
+    pub offset: u32,
+    pub at: Position,
+    /// Every checksum of its payload holds.
+    pub whole: bool,
+    /// Digest of kinds, blocks and checksums.
+    content: u64,
+    is_empty: bool,
+    pub change: Change,
+}
+
+#[derive(Clone)]
+pub(super) enum Change {
+    Runs(Rc<[(u64, Addresses)]>),
+    Record(Rc<Record>),
+    /// Pages, checkpoint records and frames without runs: nothing to do.
+    Nothing,
+}
+
+#[derive(Clone)]
+pub(super) enum Addresses {
+    Data(Rc<[Address]>),
+    Clear(u64, Address),
+}
+
+impl Replayed {
+    /// Bytes of log that it takes.
+    pub fn len(&self) -> u64 {
+        let from = if self.before.group == self.at.group { self.before.end } else { HEADER_PAGE };
+        u64::from(self.at.end.saturating_sub(from))
+    }
+
+    pub fn is_nothing(&self) -> bool {
+        matches!(self.change, Change::Nothing)
+    }
+
+    /// Is this what a rewrite makes of `first`? It keeps everything but map pages and checkpoint records.
+    pub fn repeats(&self, first: &Replayed) -> bool {
+        self.sequence == first.sequence && (self.content == first.content || (self.is_empty && first.is_nothing()))
+    }
+}
+
+/// What a frame, found behind `before`, changes. `Corrupt`: a whole control record that this build cannot read.
+pub(super) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
+    let whole = walked.payload_is_whole();
+    let frame = &walked.frame;
+    let change = match frame.kind {
+        FrameKind::Pages => Change::Nothing,
+        FrameKind::Control => match frame.runs.first().map(|run| Record::decode(&walked.payload(run))) {
+            Some(Ok(Record::Checkpoint(_))) => Change::Nothing,
+            Some(Ok(record)) => Change::Record(record.into()),
+            // Not whole: cut off or reported as damage; whole and unreadable: of a newer build.
+            _ if !whole => Change::Nothing,
+            _ => {
+                return Err(Error::corrupt(format!(
+                    "control frame {} has a form unknown to this build",
+                    frame.sequence.0
+                )));
+            }
+        },
+        FrameKind::Data => match frame.runs.iter().filter_map(|run| addresses_of(&walked, run)).collect::<Rc<[_]>>() {
+            runs if runs.is_empty() => Change::Nothing,
+            runs => Change::Runs(runs),
+        },
+    };
+    let (content, is_empty) = (content_of(&walked), frame.runs.is_empty());
+    let (sequence, kind, durable, offset) = (frame.sequence, frame.kind, frame.durable_through, frame.offset);
+    Ok(Replayed { sequence, kind, durable, before, offset, at: walked.position(), whole, content, is_empty, change })
+}
+
+fn addresses_of(walked: &WalkedFrame, run: &Run) -> Option<(u64, Addresses)> {
+    match run.kind {
+        RunKind::Data => Some((run.block, Addresses::Data(run_addresses(&walked.frame, run).into()))),
+        RunKind::ClearHole => Some((run.block, Addresses::Clear(run.count.into(), Address::NONE))),
+        RunKind::ClearZeros => Some((run.block, Addresses::Clear(run.count.into(), Address::ZEROS))),
+        RunKind::Page | RunKind::Control => None,
+    }
+}
+
+fn content_of(walked: &WalkedFrame) -> u64 {
+    let mut bytes = Vec::with_capacity(walked.frame.runs.len() * 16 + walked.frame.crcs.len() * 4);
+    for run in &walked.frame.runs {
+        bytes.push(run.kind as u8);
+        bytes.extend_from_slice(&run.block.to_le_bytes());
+        bytes.extend_from_slice(&run.count.to_le_bytes());
+    }
+    walked.frame.crcs.iter().for_each(|crc| bytes.extend_from_slice(&crc.to_le_bytes()));
+    let low = base::crc::crc32c(&bytes);
+    let high = base::crc::crc32c_append(low, b"content");
+    u64::from(high) << 32 | u64::from(low)
+}
+
+impl Vdisk {
+    /// Applies frames that are stored, in order.
+    pub(super) async fn replay(&self, frames: &[Replayed]) -> Result<()> {
+        for batch in frames.chunks(FRAMES_AT_ONCE) {
+            self.load_for(batch).await?;
+            for frame in batch {
+                self.replay_frame(frame).await?;
+            }
+            self.watch_map_memory();
+        }
+        Ok(())
+    }
+
+    /// Brings the map pages that the frames will change into memory, level by level, many reads at a time.
+    async fn load_for(&self, frames: &[Replayed]) -> Result<()> {
+        loop {
+            let mut needs: Vec<NeedPage> = Vec::new();
+            for frame in frames {
+                let Change::Runs(runs) = &frame.change else { continue };
+                for (block, addresses) in runs.iter() {
+                    let Err(need) = self.check(*block, addresses) else { continue };
+                    if !needs.iter().any(|other| other.address == need.address) {
+                        needs.push(need);
+                    }
+                }
+                if needs.len() >= LOADS_AT_ONCE {
+                    break;
+                }
+            }
+            if needs.is_empty() {
+                return Ok(());
+            }
+            all(needs.into_iter().map(|need| self.load(need)).collect()).await?;
+        }
+    }
+
+    fn check(&self, block: u64, addresses: &Addresses) -> std::result::Result<(), NeedPage> {
+        let state = self.state.borrow();
+        match addresses {
+            Addresses::Clear(count, _) => state.tree.check_clear(block, *count),
+            Addresses::Data(new) => state.tree.check_run(block, new.len() as u64),
+        }
+    }
+
+    /// Applies one frame again, as the log task did.
+    async fn replay_frame(&self, frame: &Replayed) -> Result<()> {
+        {
+            let mut state = self.state.borrow_mut();
+            state.accounts.appended(frame.at.group, frame.at.end, frame.sequence);
+            if !frame.is_nothing() {
+                state.log_bytes += frame.len();
+            }
+        }
+        match &frame.change {
+            Change::Nothing => {}
+            Change::Record(record) => apply_record(&mut self.state.borrow_mut(), record),
+            Change::Runs(runs) => {
+                for (block, addresses) in runs.iter() {
+                    while let Err(need) = self.replay_run(*block, addresses) {
+                        self.load(need).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_run(&self, block: u64, addresses: &Addresses) -> std::result::Result<(), NeedPage> {
+        let mut state = self.state.borrow_mut();
+        let State { tree, accounts, .. } = &mut *state;
+        match addresses {
+            Addresses::Clear(count, fill) => {
+                tree.clear(block, *count, *fill, &mut |old: Address| accounts.data_dead(old.group(), old.len()))
+            }
+            Addresses::Data(new) => {
+                tree.check_run(block, new.len() as u64)?;
+                tree.set_run(block, new, &mut |old: Address| accounts.data_dead(old.group(), old.len()))?;
+                if let Some(first) = new.first() {
+                    accounts.data_live(first.group(), new.len() as u32 * BLOCK as u32);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Frames that are not provably stored, with their payload, as the log task wants them for a rewrite; up to the first that
+/// has changed since it was first read: a sync that failed meanwhile can take what only a cache held.
+pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result<VecDeque<Unsynced>> {
+    let mut unsynced = VecDeque::with_capacity(frames.len());
+    for frame in frames {
+        let (group, bytes) = (frame.at.group, frame.at.end - frame.offset);
+        let mut pieces = Vec::new();
+        if !frame.is_nothing() {
+            let bytes = context.pool.read(group, frame.offset, bytes).await?;
+            let header = crate::log::frame::decode(&bytes).ok();
+            let walked = header.map(|header| WalkedFrame { frame: header, bytes });
+            let Some(walked) = walked.filter(|walked| walked.position() == frame.at && walked.payload_is_whole())
+            else {
+                tracing::warn!(%group, frame = frame.sequence.0, "an unsynced frame has gone; the log ends before it");
+                break;
+            };
+            pieces = walked.frame.runs.iter().filter_map(|run| piece_of(&walked, run)).collect();
+        }
+        unsynced.push_back(Unsynced {
+            at: frame.at,
+            offset: frame.offset,
+            slab: context.pool.slab_of(group).ok_or_else(|| Error::corrupt(format!("group {group} is gone")))?,
+            bytes: bytes.into(),
+            durable_through: frame.durable,
+            kind: frame.kind,
+            pieces,
+            pages: Vec::new(),
+        });
+    }
+    Ok(unsynced)
+}
+
+/// All of them, side by side; the first error, when all have ended.
+async fn all<F: Future<Output = Result<()>>>(futures: Vec<F>) -> Result<()> {
+    let mut futures: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
+    let mut result = Ok(());
+    std::future::poll_fn(|context| {
+        for slot in &mut futures {
+            if let Some(future) = slot
+                && let std::task::Poll::Ready(ended) = future.as_mut().poll(context)
+            {
+                *slot = None;
+                if result.is_ok() {
+                    result = ended;
+                }
+            }
+        }
+        if futures.iter().all(Option::is_none) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    result
+}
