@@ -155,7 +155,8 @@ fn big_dead_runs_are_punched_and_the_space_comes_back() {
     let (stored, relocated) = (vdisk.space().stored_bytes, vdisk.stats.relocated_bytes.get());
     machine.make_room(&vdisk);
     let punched = vdisk.stats.bytes_punched.get();
-    assert_eq!(punched, FRAMES * 20 * BLOCK);
+    // A range in a packed frame has ragged ends, which stay.
+    assert!((FRAMES * 19 * BLOCK..=FRAMES * 20 * BLOCK).contains(&punched), "{punched}");
     assert_eq!((vdisk.groups(), vdisk.stats.relocated_bytes.get()), (groups, relocated), "nothing was moved");
     // Whole pages come back: a range in a packed frame loses one at its ends.
     let freed = before - machine.disk.allocated_bytes();
