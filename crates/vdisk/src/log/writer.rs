@@ -739,6 +739,9 @@ impl Vdisk {
     /// the same sequence numbers. Map pages are not: they hold addresses that are changing; their checkpoint starts again.
     /// `Full`: what is left waits in `to_rewrite`, and nothing else is appended before it.
     async fn rewrite_unsynced(self: &Rc<Self>) -> Result<()> {
+        if let Health::Failed(reason) = &self.state.borrow().health {
+            return Err(Error::new(Kind::Io, reason.clone()));
+        }
         let failed = self.collect_unsynced();
         let mut count = 0;
         loop {
@@ -752,6 +755,8 @@ impl Vdisk {
                     return Err(error);
                 }
                 Err(error) => {
+                    // Nothing may take the place of the frame that failed.
+                    self.state.borrow_mut().to_rewrite.clear();
                     let reason = format!("unsynced frames could not be written elsewhere: {error}");
                     tracing::error!(vdisk = %self.id, %error, "unsynced frames are lost to this run; refusing writes and flushes");
                     self.state.borrow_mut().health = Health::Failed(reason.clone());
