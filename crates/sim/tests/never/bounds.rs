@@ -1,7 +1,8 @@
 //! Bounds that hold over many vDisks and long runs: the replay in sum, and the space of groups that are half dead.
 
 use crate::machine::{Machine, manual};
-use crate::tap::{Fate, Verb};
+use crate::reclaim::{Step, step};
+use crate::tap::Fate;
 use base::units::{BLOCK, KIB, MIB};
 use sim::disk::{Crash, InFlight, Survival};
 use sim::rng::Rng;
@@ -157,11 +158,14 @@ fn big_dead_runs_are_punched_and_the_space_comes_back() {
     let punched = vdisk.stats.bytes_punched.get();
     // A range in a packed frame has ragged ends, which stay.
     assert!((FRAMES * 19 * BLOCK..=FRAMES * 20 * BLOCK).contains(&punched), "{punched}");
-    assert_eq!((vdisk.groups(), vdisk.stats.relocated_bytes.get()), (groups, relocated), "nothing was moved");
-    // Whole pages come back: a range in a packed frame loses one at its ends.
+    assert_eq!(vdisk.stats.relocated_bytes.get(), relocated, "nothing was moved");
+    assert!(groups.iter().all(|group| vdisk.groups().contains(group)));
+    // Whole pages come back, so that a range in a packed frame loses one at its ends; a group that was opened for a frame
+    // of its own has taken its first step.
     let freed = before - machine.disk.allocated_bytes();
-    assert!((punched - FRAMES * BLOCK..=punched).contains(&freed), "{freed} of {punched}");
-    assert_eq!(vdisk.space().stored_bytes, stored - punched);
+    assert!((punched - FRAMES * BLOCK - 64 * KIB..=punched).contains(&freed), "{freed} of {punched}");
+    let stored_now = vdisk.space().stored_bytes;
+    assert!((stored - punched..stored - punched + 4 * BLOCK).contains(&stored_now), "{stored_now}, before {stored}");
     check(&machine, &expect, "punched");
     // What was punched is not punched or counted again.
     machine.make_room(&vdisk);
@@ -176,23 +180,31 @@ fn big_dead_runs_are_punched_and_the_space_comes_back() {
     machine.rebuild(2);
     machine.open();
     check(&machine, &expect, "rebuilt");
-    assert_eq!(machine.vdisk().space().stored_bytes, vdisk.space().stored_bytes, "what was given back stays so");
+    let stored = machine.vdisk().space().stored_bytes;
+    assert!(stored < vdisk.space().stored_bytes + 4 * BLOCK, "what was given back stays so");
 }
 
 #[test]
 fn what_the_last_checkpoint_reaches_is_not_punched() {
     // Dead in the live map, alive in the checkpoint.
-    let (machine, expect) = written(true);
+    let (mut machine, expect) = written(true);
     let before = machine.checkpoint_record(&machine.vdisk());
-    let machine = economical(machine);
-    // No other checkpoint takes its place.
-    machine.tap.set_rule(|operation| {
-        let dies = operation.verb == Verb::Commit && operation.file.starts_with("vdisk/");
-        if dies { Fate::Dies } else { Fate::Happens }
-    });
-    let task = machine.vdisk();
-    machine.attempt(async move { task.make_room().await });
+    let (id, calm) = (machine.id("v"), machine.config.settings.clone());
     machine.kill();
+    machine.config.settings.space_slack_bytes = 0;
+    machine.config.settings.space_percent = 100;
+    // No other checkpoint takes its place.
+    let mut recorded = false;
+    machine.tap.set_rule(move |operation| {
+        recorded |= step(operation) == Step::Record;
+        if recorded && step(operation) == Step::Index { Fate::Dies } else { Fate::Happens }
+    });
+    if let Some(opened) = machine.try_open() {
+        let shard = opened.expect("a good disk");
+        machine.attempt(async move { shard.vdisk(id).await.expect("good").make_room().await });
+    }
+    machine.kill();
+    machine.config.settings = calm;
     machine.open();
     assert_eq!(machine.checkpoint_record(&machine.vdisk()), before);
     let data: u64 = machine.walk(&before).values().map(|(data, _)| u64::from(*data)).sum();

@@ -395,7 +395,7 @@ fn a_torn_group_header_is_the_group_or_a_tail() {
         machine.flush(&vdisk);
         let groups = vdisk.groups().len();
         // Into a recycled slot. In the last case nobody was told that it is safe.
-        machine.kill();
+        machine.close();
         machine.open();
         let vdisk = machine.vdisk();
         machine.write(&vdisk, 40, 41);

@@ -15,7 +15,7 @@ use vdisk::log::{CheckpointRecord, Record};
 
 /// What an operation is to the engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+pub enum Step {
     Pages,
     Record,
     Sync,
@@ -25,7 +25,7 @@ enum Step {
     Other,
 }
 
-fn step(operation: &Operation) -> Step {
+pub fn step(operation: &Operation) -> Step {
     let frame = (0..operation.data.len()).step_by(16).find_map(|at| frame::decode(&operation.data[at..]).ok());
     match operation.verb {
         Verb::Commit if operation.file.starts_with("vdisk/") => Step::Index,
