@@ -137,11 +137,7 @@ fn simulation(seconds: u64) -> Result<Done> {
     let program = target_dir().join("release/sim");
     let run = |verb: &str, seconds: u64| {
         let seconds = seconds.to_string();
-        let mut arguments = vec![verb, "--engine", "node", "--seconds", &seconds];
-        if verb == "many" {
-            // Fewer than the time allows: with failing disks about one seed in 800 still fails (docs/testing.md, open).
-            arguments.extend(["--seeds", "100"]);
-        }
+        let arguments = [verb, "--engine", "node", "--seconds", &seconds];
         let said = logged(command(&program.to_string_lossy(), &arguments), &log(&format!("sim-{verb}")), CARGO_LIMIT)?;
         anyhow::Ok(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").to_string())
     };

@@ -25,6 +25,7 @@ impl Shard {
                 return;
             }
             let done = self.evict_map_pages().await | self.shorten_logs().await;
+            self.context.load.map_freed.notify();
             if !done {
                 self.context.world.clock.sleep(PAUSE_NS).await;
             }

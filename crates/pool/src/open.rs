@@ -100,6 +100,8 @@ impl Started {
         // The first batch comes with the write that is due anyway.
         superblock.groups_reserved = (group_next + BATCH).min(COUNTER_END);
         superblock.vdisks_reserved = (vdisk_next + BATCH).min(COUNTER_END);
+        // What was read may be in a cache only, and the copy that stays is to be on the medium while the other is written.
+        file.sync().await?;
         file.write(&superblock).await?;
         // Once more, over the other copy: whichever rots later, the one that is left knows of this start.
         superblock.serial += 1;

@@ -197,12 +197,16 @@ impl SuperblockFile {
         let older = 1 - self.newest.get();
         let written = self.file.write((older * PAGE) as u64, &[superblock.encode()]).await;
         written.map_err(|e| Error::from_disk("cannot write the superblock", e))?;
+        self.sync().await?;
+        self.newest.set(older);
+        Ok(())
+    }
+
+    pub async fn sync(&self) -> Result<()> {
         self.file.sync().await.map_err(|e| {
             self.poisoned.set(true);
             Error::sync_failed("the superblock", e)
-        })?;
-        self.newest.set(older);
-        Ok(())
+        })
     }
 }
 

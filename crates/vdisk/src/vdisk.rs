@@ -44,6 +44,8 @@ pub struct Load {
     pub synced: Notify,
     /// Rung when a client's write found the disk full.
     pub full: Notify,
+    /// Rung when map pages have left memory.
+    pub map_freed: Notify,
     /// Rung when a sum passes its limit.
     pub over_limit: Notify,
 }

@@ -27,6 +27,9 @@ const PIECES_MAX: usize = 1024;
 /// Cleared by one frame at most: 1 GiB, whose 1,024 leaves may have to be read first.
 const CLEAR_BLOCKS_MAX: u64 = 1 << 18;
 
+/// How long a frame waits for room among the map pages, ns.
+const MAP_WAIT_NS: u64 = 100_000_000;
+
 pub(crate) type Done = OneshotSender<Result<()>>;
 
 pub(crate) enum Item {
@@ -214,6 +217,13 @@ impl Vdisk {
                 self.queued.notified().await;
                 continue;
             }
+            if self.over_map() {
+                // Pages that changed leave memory only by a checkpoint, which is on its way. Where none succeeds (the
+                // disk is full), writers are slow, but not stopped.
+                self.context.load.over_limit.notify();
+                let patience = self.context.world.clock.sleep(MAP_WAIT_NS);
+                first_of(self.context.load.map_freed.notified(), patience).await;
+            }
             self.queue.borrow_mut().user_was_last = true;
             self.log_busy.set(true);
             self.run_user_frame().await;
@@ -226,6 +236,12 @@ impl Vdisk {
         let max = self.context.settings.unsynced_bytes_max;
         let over = state.unsynced_bytes > max || self.context.load.unsynced_bytes.get() > max;
         state.health == Health::Online && over
+    }
+
+    /// The pages of the map take a quarter more than they may.
+    fn over_map(&self) -> bool {
+        let max = self.context.settings.map_bytes_max;
+        self.context.load.map.bytes() > max + max / 4
     }
 
     async fn run_background(self: &Rc<Self>, item: Item) -> bool {
