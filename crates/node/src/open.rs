@@ -46,6 +46,7 @@ impl Shard {
         config: ShardConfig,
         listener: Listener,
     ) -> Result<Rc<Shard>> {
+        refuse_old_copy(&disk, &store).await?;
         let opened = Pool::open(world.clone(), disk, config.pool.clone()).await?;
         let identity = opened.pool.identity();
         let index = MetaIndex::load(store, identity.shard, opened.pool.clone()).await?;
@@ -61,16 +62,6 @@ impl Shard {
                 return Err(Error::new(
                     Kind::NeedsRecover,
                     format!("the metadata store belongs to disk {}, this one is {}", record.disk, identity.disk),
-                ));
-            }
-            Some(record) if record.generation > opened.generation_before => {
-                return Err(Error::new(
-                    Kind::Damaged,
-                    format!(
-                        "the disk is an old copy: it was last started as generation {}, but generation {} is on record; \
-                         bring back the current disk, or give up what was written since with `drystone recover`",
-                        opened.generation_before, record.generation
-                    ),
                 ));
             }
             _ => {}
@@ -209,6 +200,26 @@ impl Shard {
     /// How many vDisks are still to be closed.
     pub fn open_count(&self) -> usize {
         self.open_vdisks().len()
+    }
+}
+
+/// Before anything is written: each start raises the generation, and an old copy that was refused would look like the
+/// current disk to the next one.
+async fn refuse_old_copy(disk: &Rc<dyn Disk>, store: &Rc<dyn Store>) -> Result<()> {
+    // What cannot be read is the start's to report.
+    let Ok(Some((identity, generation))) = Pool::peek(disk).await else { return Ok(()) };
+    let bytes = store.get(&meta::keys::shard(identity.shard)).await?;
+    let known = bytes.map(|bytes| ShardRecord::decode(&bytes)).transpose()?;
+    match known.filter(|record| record.disk == identity.disk && record.generation > generation) {
+        None => Ok(()),
+        Some(record) => Err(Error::new(
+            Kind::Damaged,
+            format!(
+                "the disk is an old copy: it was last started as generation {generation}, but generation {} is on record; \
+                 bring back the current disk, or give up what was written since with `drystone recover`",
+                record.generation
+            ),
+        )),
     }
 }
 

@@ -281,6 +281,14 @@ impl Shard {
             }
         }
         let Some(record) = record else { return self.adopt(recovered).await };
+        if record.name != attributes.name && !self.hints_are_good {
+            // The store was restored: the name that the log ends with is the newer one, unless another vDisk has it.
+            match self.index.rename(vdisk.id, &attributes.name).await {
+                Err(error) if error.kind == Kind::Exists => {}
+                renamed => renamed?,
+            }
+        }
+        let record = self.index.record(vdisk.id).unwrap_or(record);
         if record.name != attributes.name && vdisk.health() == Health::Online {
             // The record is what clients see; if the log cannot be told now, the next start tells it.
             if let Err(error) = vdisk.rename(&record.name).await {

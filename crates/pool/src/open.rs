@@ -48,6 +48,12 @@ impl Pool {
         SuperblockFile::create(disk, &first).await
     }
 
+    /// Who the disk is and which start of it was the last, without starting it. `None`: there is no superblock.
+    pub async fn peek(disk: &Rc<dyn Disk>) -> Result<Option<(Identity, u64)>> {
+        let found = SuperblockFile::read(disk).await?;
+        Ok(found.map(|found| (found.superblock.identity, found.superblock.generation)))
+    }
+
     /// Starts a pool. Before anything else the generation is raised, durably. `NotFound`: never formatted; `Corrupt`:
     /// the superblock is lost; `UnsupportedFormat`: written by a newer build.
     pub async fn open(world: World, disk: Rc<dyn Disk>, config: PoolConfig) -> Result<Opened> {

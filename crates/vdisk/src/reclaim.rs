@@ -13,7 +13,7 @@ use crate::stats::Stats;
 use crate::vdisk::{Checkpoint, Vdisk};
 use crate::{Error, Kind, Result};
 use base::GroupId;
-use base::units::BLOCK;
+use base::units::{BLOCK, round_down, round_up};
 use bytes::Bytes;
 use std::rc::Rc;
 
@@ -406,8 +406,11 @@ impl Vdisk {
                 (true, None) => start = Some(i),
                 (false, Some(first)) => {
                     if i - first >= PUNCH_BLOCKS_MIN {
+                        // Small frames are packed: what a ragged end shares with its neighbour stays.
                         let offset = walked.frame.offset + run.payload_offset + first as u32 * BLOCK as u32;
-                        ranges.push((offset, (i - first) as u32 * BLOCK as u32));
+                        let end = round_down(u64::from(offset) + (i - first) as u64 * BLOCK, BLOCK) as u32;
+                        let start = round_up(offset.into(), BLOCK) as u32;
+                        ranges.push((start, end - start));
                     }
                     start = None;
                 }

@@ -282,6 +282,21 @@ impl Recovery<'_> {
         Vdisk::find_tombstone(self.context, self.id, &behind).await
     }
 
+    /// Groups that are newer than the one in which the chain ends, and whose own way back is broken, may say that more was
+    /// synced.
+    async fn proof_beyond(&self, end: GroupId) -> Result<Sequence> {
+        let mut proof = Sequence(0);
+        let age = |header: &GroupHeader| (header.epoch, header.group);
+        let last = self.found.headers.iter().find(|header| header.group == end).map(age);
+        for header in self.found.headers.iter().filter(|header| Some(age(header)) > last) {
+            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, u32::MAX);
+            while let Step::Frame(walked) = walk.next().await? {
+                proof = proof.max(walked.frame.durable_through);
+            }
+        }
+        Ok(proof)
+    }
+
     /// The last frame that counts: whole, and with everything before it whole, as far as it was not known to be synced.
     /// And through which frame the log is known to be synced.
     async fn cut(&mut self, start: Position, walked: &[Replayed]) -> Result<(Position, Sequence)> {
@@ -290,6 +305,7 @@ impl Recovery<'_> {
         if self.found.clean_tail.is_none() && !end.group.is_none() && self.context.pool.knows(end.group) {
             proof = proof.max(frame_beyond(&self.context.pool, self.id, end.group, end.end).await?);
         }
+        proof = proof.max(self.proof_beyond(end.group).await?);
         let mut cut = end;
         for frame in walked.iter().filter(|frame| !frame.whole) {
             if frame.sequence > proof {

@@ -39,7 +39,8 @@ fn an_epoch_is_durable_before_anything_is_written_in_it() {
     let operations = machine.tap.take();
     let at = |found: &dyn Fn(&crate::tap::Operation) -> bool| operations.iter().position(found).expect("it was done");
     let written = at(&|o| o.verb == Verb::Write && &*o.file == "superblock");
-    let synced = at(&|o| o.verb == Verb::Sync && &*o.file == "superblock");
+    let sync = operations[written..].iter().position(|o| o.verb == Verb::Sync && &*o.file == "superblock");
+    let synced = written + sync.expect("it was synced");
     let first_use = at(&|o| o.is_slab() && o.changes());
     assert!(written < synced && synced < first_use, "{written} {synced} {first_use}");
 }

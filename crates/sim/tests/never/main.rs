@@ -11,7 +11,7 @@
 //! | no room to make room | `room`: a full disk takes trims, deletions, checkpoints, starts, and goes on |
 //! | an old disk believed | `old_disk`: copies of the disk, of the superblock, of the metadata store; none; recycled slots, torn marks, strangers |
 //!
-//! Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
+//! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
 //! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
@@ -23,6 +23,7 @@ mod tap;
 mod append;
 mod bounds;
 mod fork;
+mod found;
 mod old_disk;
 mod reclaim;
 mod room;
