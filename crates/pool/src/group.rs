@@ -217,7 +217,19 @@ impl OpenGroup {
             end = padded.saturating_add(AHEAD_BYTES).min(blocks.allocated_to).max(padded);
             push_zeros(gathered, (end - padded).into());
         }
-        Plan { start, tail, end, appended: len, padded: padded - start - len, ahead: end - padded }
+        Plan { start, tail, end, appended: len, ahead: end - padded }
+    }
+}
+
+impl Group {
+    /// Bytes of the pages of `[start, end)` that were not written since the last sync began: what the next one writes
+    /// more. A page to which several appends add before a sync is written once.
+    fn newly_dirtied(&self, start: u32, end: u32) -> u32 {
+        let (syncs, (then, dirty_to)) = (self.slab.syncs.get(), self.dirtied.get());
+        let dirty_to = if then == syncs { dirty_to } else { 0 };
+        let from = (start / HEADER_PAGE * HEADER_PAGE).max(dirty_to);
+        self.dirtied.set((syncs, dirty_to.max(end)));
+        end.saturating_sub(from)
     }
 }
 
@@ -230,7 +242,6 @@ struct Plan {
     /// End of what is written, padding and zeros ahead included.
     end: u32,
     appended: u32,
-    padded: u32,
     ahead: u32,
 }
 
@@ -288,7 +299,7 @@ impl Begun {
         self.group.blocks.set(blocks);
         let counters = &self.pool.counters;
         add(&counters.appended_bytes, plan.appended.into());
-        add(&counters.padded_bytes, plan.padded.into());
+        add(&counters.dirtied_bytes, self.group.newly_dirtied(plan.start, plan.end).into());
         add(&counters.prewritten_bytes, plan.ahead.into());
         self.pool.grow_ahead(&self.group);
         Ok(())

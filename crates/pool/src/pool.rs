@@ -83,6 +83,8 @@ pub(crate) struct Group {
     pub freed: Cell<bool>,
     /// Space is being taken in the background.
     pub growing: Cell<bool>,
+    /// Number of the slab's sync since which pages were written, and up to where.
+    pub dirtied: Cell<(u64, u32)>,
     /// Operations of the disk that are under way on the slot; it is not given to another group before they ended.
     busy: Cell<u32>,
     idle: Rc<Notify>,
@@ -103,6 +105,7 @@ impl Group {
             sealed: Cell::new(false),
             freed: Cell::new(false),
             growing: Cell::new(false),
+            dirtied: Cell::default(),
             busy: Cell::new(0),
             idle: Notify::new(),
         }

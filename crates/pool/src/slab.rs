@@ -122,6 +122,8 @@ pub(crate) struct Slab {
     pub waiters: RefCell<Waiters>,
     /// Something was written since the last sync began, or (at a start) perhaps before.
     pub dirty: Cell<bool>,
+    /// Syncs that were begun.
+    pub syncs: Cell<u64>,
     pub poisoned: Cell<bool>,
     /// Not for new groups: its header is damaged.
     pub retired: bool,
@@ -136,6 +138,7 @@ impl Slab {
             slots: RefCell::new(slots),
             waiters: RefCell::default(),
             dirty: Cell::new(true),
+            syncs: Cell::new(1),
             poisoned: Cell::new(false),
             retired,
         })

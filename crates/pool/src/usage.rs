@@ -34,9 +34,10 @@ pub struct Usage {
     pub sync_failures: u64,
     /// What callers appended.
     pub appended_bytes: u64,
-    /// Header pages, and zeros up to the next 4 KiB.
+    /// What syncs wrote more than that: header pages, gaps, the rest of a last page that was written more than once, and
+    /// zeros ahead of the tail.
     pub padded_bytes: u64,
-    /// Zeros written ahead of the tail.
+    /// The zeros ahead of the tail, as issued.
     pub prewritten_bytes: u64,
     pub sync_latency: SyncLatency,
 }
@@ -44,7 +45,7 @@ pub struct Usage {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub appended_bytes: Cell<u64>,
-    pub padded_bytes: Cell<u64>,
+    pub dirtied_bytes: Cell<u64>,
     pub prewritten_bytes: Cell<u64>,
     pub sync_failures: Cell<u64>,
     pub sync_latency: Cell<SyncLatency>,
@@ -74,7 +75,7 @@ impl Pool {
             syncs: self.counters.sync_latency.get().count,
             sync_failures: self.counters.sync_failures.get(),
             appended_bytes: self.counters.appended_bytes.get(),
-            padded_bytes: self.counters.padded_bytes.get(),
+            padded_bytes: self.counters.dirtied_bytes.get().saturating_sub(self.counters.appended_bytes.get()),
             prewritten_bytes: self.counters.prewritten_bytes.get(),
             sync_latency: self.counters.sync_latency.get(),
             ..Usage::default()

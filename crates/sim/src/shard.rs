@@ -53,6 +53,7 @@ impl ShardEngine {
             space_percent: pick(&[110, 120, 150]),
             space_slack_bytes: group_size * pick(&[1, 2]),
             map_bytes_max: pick(&[64 * KIB, 1024 * KIB]),
+            contents_bytes_max: pick(&[0, 1 << 10, 1 << 20]),
             cache_write_bytes_max: pick(&[0, 16 * KIB]) as u32,
         };
         ShardEngine {

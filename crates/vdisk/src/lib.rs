@@ -8,6 +8,7 @@
 mod account;
 pub mod address;
 mod checkpoint;
+mod contents;
 mod device;
 mod error;
 mod flush;

@@ -6,6 +6,7 @@
 
 use crate::account::GroupAccount;
 use crate::address::Address;
+use crate::contents::{Held, held_by, push};
 use crate::log::frame::RunKind;
 use crate::log::{GroupWalk, Item, Move, Step, WalkedFrame, run_addresses};
 use crate::map::{NeedPage, PagePlace, address_at};
@@ -23,6 +24,9 @@ const MOVES_MAX: usize = 64;
 const PUNCH_BLOCKS_MIN: usize = 16;
 /// A group that is fuller than this is not re-packed for space.
 const FULL_PERCENT: u64 = 90;
+/// Part of the live bytes that may lie dead until a checkpoint lets them go: each checkpoint of a vDisk that is written
+/// all over stores its whole map, 0.4 % of the live bytes.
+const DEAD_PART: u64 = 7;
 /// How often the space rule is looked at, bytes of log.
 const LOOK_EVERY: u64 = 8 << 20;
 
@@ -54,7 +58,7 @@ impl Vdisk {
             return 0;
         }
         let live = self.state.borrow().accounts.live_bytes();
-        (self.context.settings.space_slack_bytes / 2).max(live / 16)
+        (self.context.settings.space_slack_bytes / 2).max(live / DEAD_PART)
     }
 
     fn space_limit(&self, live: u64) -> u64 {
@@ -168,6 +172,7 @@ impl Vdisk {
                 None => {
                     self.prove_in_log(checkpoint).await?;
                     self.state.borrow_mut().accounts.remove(group);
+                    self.contents.borrow_mut().forget(group);
                     self.context.pool.free(group).await?;
                     Stats::add(&self.stats.groups_freed, 1);
                     Stats::add(&self.stats.bytes_freed, account.occupied());
@@ -235,6 +240,10 @@ impl Vdisk {
     /// Looks every extent of the group up in the checkpoint's tree. `Some`: something lives, or cannot be ruled out.
     async fn find_reachable(&self, group: GroupId, len: u32, checkpoint: Checkpoint) -> Result<Option<String>> {
         let mut view = View { vdisk: self, root: checkpoint.root, height: checkpoint.height, leaf: None };
+        let known = self.contents.borrow().of(group).map(<[Held]>::to_vec);
+        if let Some(held) = known {
+            return view.find_any(group, held).await;
+        }
         let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, len);
         while let Step::Frame(walked) = walk.next().await? {
             let frame = &walked.frame;
@@ -265,9 +274,10 @@ impl Vdisk {
             return Ok(());
         }
         let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, account.len);
-        let mut moves = Vec::new();
+        let (mut moves, mut held) = (Vec::new(), Vec::new());
         while let Step::Frame(walked) = walk.next().await? {
             yield_now().await;
+            walked.frame.runs.iter().filter_map(held_by).for_each(|run| push(&mut held, run));
             for run in walked.frame.runs.clone() {
                 match run.kind {
                     RunKind::Data => self.collect_moves(&walked, &run, &mut moves).await?,
@@ -292,6 +302,7 @@ impl Vdisk {
             tracing::error!(vdisk = %self.id, %group, at = walk.at.end, len = account.len, "a sealed group cannot be read to its end");
             state.unreadable.insert(group);
         } else {
+            self.contents.borrow_mut().learn(group, held);
             // All that lived here has moved: now the counter can be made exact.
             let left = state.accounts.groups.get(&group).map_or(0, |account| account.data);
             state.accounts.data_dead(group, left);
@@ -451,6 +462,25 @@ struct View<'a> {
 }
 
 impl View<'_> {
+    /// Does the checkpoint reach anything in `group`, which holds `held`? `Some`: that.
+    async fn find_any(&mut self, group: GroupId, mut held: Vec<Held>) -> Result<Option<String>> {
+        // Neighbours share a page of the map.
+        held.sort_unstable();
+        for run in held {
+            yield_now().await;
+            for block in run.block..run.block + u64::from(run.count) {
+                let found = match run.level {
+                    Some(level) => self.page(PagePlace { level, index: block }).await?,
+                    None => self.block(block).await?,
+                };
+                if found.is_stored() && found.group() == group {
+                    return Ok(Some(format!("{run:?}: {block} is at {found:?}")));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     async fn block(&mut self, block: u64) -> Result<Address> {
         let index = block >> 8;
         if self.leaf.as_ref().is_none_or(|(have, _)| *have != index) {

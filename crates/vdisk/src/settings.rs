@@ -25,6 +25,8 @@ pub struct Settings {
     pub space_slack_bytes: u64,
     /// Map pages of one shard in memory.
     pub map_bytes_max: u64,
+    /// Lists of what recent groups of one shard hold, so that they need not be read to be freed.
+    pub contents_bytes_max: u64,
     /// Writes of one client request larger than this are not put in the cache: they would pin a large buffer or push out
     /// what is read.
     pub cache_write_bytes_max: u32,
@@ -41,9 +43,10 @@ impl Default for Settings {
             checkpoint_log_bytes_min: 128 * MIB,
             checkpoint_quiet_ns: 20_000_000_000,
             shard_log_bytes_max: 2 * GIB,
-            space_percent: 120,
+            space_percent: 125,
             space_slack_bytes: 128 * MIB,
             map_bytes_max: 256 * MIB,
+            contents_bytes_max: 16 * MIB,
             cache_write_bytes_max: (128 * KIB) as u32,
         }
     }

@@ -7,6 +7,7 @@
 
 use crate::account::Accounts;
 use crate::address::Address;
+use crate::contents::Contents;
 use crate::log::{Position, Queue, Unsynced};
 use crate::map::{MapMemory, NeedPage, Tree, decode_page};
 use crate::stats::Stats;
@@ -40,6 +41,8 @@ pub struct Load {
     pub log_bytes: Cell<u64>,
     /// Frames not synced yet: all of them are kept in memory.
     pub unsynced_bytes: Cell<u64>,
+    /// Lists of what recent groups hold.
+    pub contents_bytes: Rc<Cell<u64>>,
     /// Rung after each sync, for writers that wait for room among the unsynced.
     pub synced: Notify,
     /// Rung when a client's write found the disk full.
@@ -153,6 +156,7 @@ pub struct Vdisk {
     pub id: VdiskId,
     pub(crate) context: Context,
     pub(crate) state: RefCell<State>,
+    pub(crate) contents: RefCell<Contents>,
     pub(crate) queue: RefCell<Queue>,
     /// Rung when something was queued.
     pub(crate) queued: Notify,
@@ -331,9 +335,11 @@ impl State {
 
 impl Vdisk {
     pub(crate) fn assemble(context: Context, index: Rc<dyn Index>, id: VdiskId, state: State) -> Rc<Vdisk> {
+        let contents = Contents::new(context.load.contents_bytes.clone(), context.settings.contents_bytes_max);
         Rc::new(Vdisk {
             id,
             context,
+            contents: contents.into(),
             state: state.into(),
             queue: Queue::default().into(),
             queued: Default::default(),

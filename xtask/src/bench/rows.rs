@@ -258,7 +258,10 @@ fn allocated(dir: &Path) -> Result<u64> {
     Ok(sum)
 }
 
-/// On a vDisk of its own that was empty before, so that the log is not cut short by checkpoints that make room.
+/// Live bytes for which a checkpoint is due after 1 GiB.
+const REPLAY_BYTES: u64 = 8 << 30;
+
+/// On a vDisk that is full, of a size for which a checkpoint comes after 1 GiB of log.
 fn replay(settings: &Settings, _: &mut Servers, report: &mut Report) -> Result<()> {
     if !settings.with_drystone {
         return Ok(());
@@ -271,14 +274,15 @@ fn replay(settings: &Settings, _: &mut Servers, report: &mut Report) -> Result<(
     let mut rates = Vec::new();
     for round in 0..settings.rounds {
         let name = format!("replay{round}");
-        server.create(&name, &settings.size_bytes.to_string())?;
+        server.create(&name, &REPLAY_BYTES.to_string())?;
+        fill_export(&server.socket, &name)?;
         // As much log as the checkpoints allow: stop shortly before one is due.
         let target = [(server.socket.clone(), name.clone())];
         let mut log = 0.0;
-        for step in 0..200 {
-            client::run(&target, Verb::Write, 32, Until::Operations(8192), round as u64 * 1000 + step)?;
+        for step in 0..1000 {
+            client::run(&target, Verb::Write, 32, Until::Operations(4096), round as u64 * 1000 + step)?;
             log = server.metric("drystone_log_bytes ")?;
-            if log > 800e6 {
+            if log > 900e6 {
                 break;
             }
         }
@@ -292,6 +296,7 @@ fn replay(settings: &Settings, _: &mut Servers, report: &mut Report) -> Result<(
         let replayed = server.metric("drystone_replay_bytes_total ")?;
         let seconds = server.metric("drystone_replay_seconds_total ")?;
         ensure!(replayed > 0.0, "nothing was replayed");
+        server.run(&["vdisk", "delete", &name, "--force"])?;
         rates.push(replayed / f64::from(1 << 30) / took.as_secs_f64().max(seconds));
         report.note(format!(
             "replay: {:.0} MiB in {seconds:.2} s of replaying, {:.2} s from start to the first read",

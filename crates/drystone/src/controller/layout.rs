@@ -65,7 +65,9 @@ pub fn shard_config(config: &Config, shards: u16) -> ShardConfig {
         checkpoint_log_bytes_min: defaults.checkpoint_log_bytes_min.min(engine.checkpoint_interval_bytes),
         shard_log_bytes_max: (engine.checkpoint_interval_total_bytes / shards)
             .max(engine.checkpoint_interval_bytes / 2),
-        map_bytes_max: memory.map_bytes / shards,
+        // A sixteenth of the map's share is for the lists of what groups hold.
+        map_bytes_max: memory.map_bytes / 16 * 15 / shards,
+        contents_bytes_max: (memory.map_bytes / 16 / shards).min(defaults.contents_bytes_max),
         ..defaults
     };
     ShardConfig { pool, settings }

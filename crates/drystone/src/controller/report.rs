@@ -264,7 +264,7 @@ impl Verbs {
                 pages: sum(|r| r.totals.page_bytes),
                 control: sum(|r| r.totals.control_bytes),
                 repacked: sum(|r| r.totals.relocated_bytes),
-                padding: sum(|r| r.usage.padded_bytes + r.usage.prewritten_bytes),
+                padding: sum(|r| r.usage.padded_bytes),
             },
             map_cache_hits: sum(|r| r.totals.map_lookups.saturating_sub(r.totals.map_page_loads)),
             map_cache_misses: sum(|r| r.totals.map_page_loads),

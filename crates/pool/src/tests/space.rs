@@ -345,11 +345,15 @@ fn usage_counts() {
     bench.fill(&mut group, 100);
     bench.fill(&mut group, 5000);
     bench.sync(&pool, group.slab()).expect("the disk works");
+    let usage = pool.usage();
+    assert_eq!((usage.appended_bytes, usage.padded_bytes), (5100, 4096 + 3092));
+    bench.fill(&mut group, 100);
+    bench.sync(&pool, group.slab()).expect("the disk works");
+    assert_eq!(pool.usage().padded_bytes, 4096 + 3092 + 3996, "the last page is written once more");
     bench.disk.capacity_bytes.set(Some(10 << 20));
     bench.turns.run(pool.refresh_usage()).expect("the disk works");
     let usage = pool.usage();
-    assert_eq!((usage.appended_bytes, usage.padded_bytes), (5100, 4096 + 3996 + 3092));
-    assert_eq!((usage.syncs, usage.sync_latency.count, usage.slots_used), (1, 1, 1));
+    assert_eq!((usage.syncs, usage.sync_latency.count, usage.slots_used), (2, 2, 1));
     assert!(usage.sync_latency.max_ns > 0 && usage.sync_latency.total_ns >= usage.sync_latency.max_ns);
     assert_eq!(usage.disk.capacity_bytes, 10 << 20);
     assert_eq!(usage.disk.free_bytes, (10 << 20) - bench.disk.used_bytes());

@@ -47,6 +47,7 @@ pub fn manual() -> ShardConfig {
             shard_log_bytes_max: GIB,
             space_percent: 120,
             space_slack_bytes: GIB,
+            contents_bytes_max: 1 << 20,
             map_bytes_max: 64 * MIB,
             cache_write_bytes_max: 0,
         },

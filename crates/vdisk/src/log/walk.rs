@@ -8,9 +8,10 @@ use base::{GroupId, Sequence, VdiskId};
 use bytes::{Bytes, BytesMut};
 use pool::{HEADER_PAGE, Pool};
 use std::rc::Rc;
+use world::Completion;
 
-/// Read from the disk at a time. Large enough that the seek or the round trip does not count.
-const WINDOW: u32 = 4 << 20;
+/// Read from the disk at a time, and ahead of what is looked at: enough to keep a disk busy.
+const WINDOW: u32 = 2 << 20;
 
 /// A frame with its payload at hand.
 pub struct WalkedFrame {
@@ -66,6 +67,8 @@ pub struct GroupWalk {
     limit: u32,
     window: Bytes,
     window_start: u32,
+    /// What follows the window, being read.
+    ahead: Option<Completion<pool::Result<Bytes>>>,
     /// The first frame is taken as it is: what it must continue is not known.
     first_is_free: bool,
 }
@@ -83,7 +86,17 @@ impl GroupWalk {
     pub fn new(pool: Rc<Pool>, vdisk: VdiskId, group: GroupId, at: Position, start: u32, limit: u32) -> GroupWalk {
         let limit = limit.min(pool.group_size());
         let at = Position { group, end: start, ..at };
-        GroupWalk { pool, vdisk, group, at, limit, window: Bytes::new(), window_start: 0, first_is_free: false }
+        GroupWalk {
+            pool,
+            vdisk,
+            group,
+            at,
+            limit,
+            window: Bytes::new(),
+            window_start: 0,
+            ahead: None,
+            first_is_free: false,
+        }
     }
 
     /// The frame behind `at`: packed directly behind it, or on the next sector if a sync came between.
@@ -135,14 +148,49 @@ impl GroupWalk {
     /// `len` bytes at `offset`, or nothing if that is beyond the limit.
     async fn bytes(&mut self, offset: u32, len: u32) -> Result<Option<Bytes>> {
         let Some(end) = offset.checked_add(len).filter(|end| *end <= self.limit) else { return Ok(None) };
-        let have = self.window_start..self.window_start + self.window.len() as u32;
-        if !(have.contains(&offset) && end <= have.end) {
-            let want = len.max(WINDOW).min(self.limit - offset);
-            self.window = self.pool.read(self.group, offset, want).await?;
-            self.window_start = offset;
+        let window_end = self.window_end();
+        if self.window_start <= offset && end <= window_end {
+            self.read_ahead(offset);
+            return Ok(Some(self.slice(offset, len)));
         }
+        if let Some(ahead) = self.ahead.take() {
+            let next = ahead.await?;
+            let next_end = window_end + next.len() as u32;
+            let head =
+                (self.window_start..window_end).contains(&offset).then(|| self.slice(offset, window_end - offset));
+            if offset <= window_end && window_end <= end && end <= next_end {
+                (self.window, self.window_start) = (next, window_end);
+                let Some(head) = head else { return Ok(Some(self.slice(offset, len))) };
+                let mut whole = BytesMut::with_capacity(len as usize);
+                whole.extend_from_slice(&head);
+                whole.extend_from_slice(&self.window[..(end - window_end) as usize]);
+                return Ok(Some(whole.freeze()));
+            }
+        }
+        // Reads of one length at whole blocks: their buffers are used again.
+        let start = offset / BLOCK as u32 * BLOCK as u32;
+        let want = (end - start).max(WINDOW).min(self.limit - start);
+        self.window = self.pool.read(self.group, start, want).await?;
+        self.window_start = start;
+        Ok(Some(self.slice(offset, len)))
+    }
+
+    fn window_end(&self) -> u32 {
+        self.window_start + self.window.len() as u32
+    }
+
+    fn slice(&self, offset: u32, len: u32) -> Bytes {
         let from = (offset - self.window_start) as usize;
-        Ok(Some(self.window.slice(from..from + len as usize)))
+        self.window.slice(from..from + len as usize)
+    }
+
+    /// Starts to read what follows once half of the window has been looked at: most logs are shorter.
+    fn read_ahead(&mut self, offset: u32) {
+        let end = self.window_end();
+        let is_due = offset - self.window_start >= self.window.len() as u32 / 2 && end < self.limit;
+        if self.ahead.is_none() && is_due {
+            self.ahead = Some(self.pool.read(self.group, end, WINDOW.min(self.limit - end)));
+        }
     }
 }
 

@@ -505,6 +505,7 @@ impl Vdisk {
         state.acknowledged = state.acknowledged.max(at.sequence);
         state.accounts.appended(at.group, at.end, at.sequence);
         drop(state);
+        self.contents.borrow_mut().appended(&frame);
         self.count(&frame, pieces);
         Ok(Appended { frame, slab })
     }
@@ -601,6 +602,7 @@ impl Vdisk {
                 }
             };
             let group = self.context.pool.open_group(new).await?;
+            self.contents.borrow_mut().opened(group.id());
             self.state.borrow_mut().open = Some(group);
         }
         let reserved = self.state.borrow_mut().open.as_mut().expect("opened above").reserve(len, purpose);

@@ -6,16 +6,19 @@ use crate::log::{Position, Record, Unsynced, WalkedFrame, apply_record, piece_of
 use crate::map::NeedPage;
 use crate::vdisk::{Context, State, Vdisk};
 use crate::{Error, Result};
-use base::Sequence;
 use base::units::BLOCK;
+use base::{GroupId, Sequence};
+use bytes::Bytes;
 use pool::HEADER_PAGE;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Frames whose map pages are brought into memory together.
 const FRAMES_AT_ONCE: usize = 512;
 /// Map pages that are read at once.
-const LOADS_AT_ONCE: usize = 32;
+const LOADS_AT_ONCE: usize = 64;
+/// Read at once of what is to be written again.
+const REREAD_BYTES: u32 = 1 << 20;
 
 /// A frame of the log to be applied again.
 #[derive(Clone)]
@@ -132,15 +135,16 @@ impl Vdisk {
 
     /// Brings the map pages that the frames will change into memory, level by level, many reads at a time.
     async fn load_for(&self, frames: &[Replayed]) -> Result<()> {
+        let mut loaded = 0;
         loop {
             let mut needs: Vec<NeedPage> = Vec::new();
-            for frame in frames {
+            let mut wanted = BTreeSet::new();
+            for (index, frame) in frames.iter().enumerate().skip(loaded) {
                 let Change::Runs(runs) = &frame.change else { continue };
-                for (block, addresses) in runs.iter() {
-                    let Err(need) = self.check(*block, addresses) else { continue };
-                    if !needs.iter().any(|other| other.address == need.address) {
-                        needs.push(need);
-                    }
+                let misses = runs.iter().filter_map(|(block, addresses)| self.check(*block, addresses).err());
+                needs.extend(misses.filter(|need| wanted.insert(need.address.raw())));
+                if needs.is_empty() {
+                    loaded = index + 1;
                 }
                 if needs.len() >= LOADS_AT_ONCE {
                     break;
@@ -207,11 +211,19 @@ impl Vdisk {
 /// has changed since it was first read: a sync that failed meanwhile can take what only a cache held.
 pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result<VecDeque<Unsynced>> {
     let mut unsynced = VecDeque::with_capacity(frames.len());
+    // The bytes read last, with the group and the offset that they are from.
+    let (mut window, mut from) = (Bytes::new(), (GroupId::NONE, 0));
     for frame in frames {
         let (group, bytes) = (frame.at.group, frame.at.end - frame.offset);
         let mut pieces = Vec::new();
         if !frame.is_nothing() {
-            let bytes = context.pool.read(group, frame.offset, bytes).await?;
+            if from.0 != group || frame.offset < from.1 || frame.at.end > from.1 + window.len() as u32 {
+                let len = bytes.max(REREAD_BYTES).min(context.pool.group_size() - frame.offset);
+                window = context.pool.read(group, frame.offset, len).await?;
+                from = (group, frame.offset);
+            }
+            let start = (frame.offset - from.1) as usize;
+            let bytes = window.slice(start..start + bytes as usize);
             let header = crate::log::frame::decode(&bytes).ok();
             let walked = header.map(|header| WalkedFrame { frame: header, bytes });
             let Some(walked) = walked.filter(|walked| walked.position() == frame.at && walked.payload_is_whole())
