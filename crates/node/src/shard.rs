@@ -283,16 +283,15 @@ impl Shard {
         let Some(record) = record else { return self.adopt(recovered).await };
         if record.name != attributes.name && !self.hints_are_good {
             // The store was restored: the name that the log ends with is the newer one, unless another vDisk has it.
-            match self.index.rename(vdisk.id, &attributes.name).await {
-                Err(error) if error.kind == Kind::Exists => {}
-                renamed => renamed?,
-            }
+            self.follow_log(vdisk.id, &attributes.name).await?;
         }
         let record = self.index.record(vdisk.id).unwrap_or(record);
         if record.name != attributes.name && vdisk.health() == Health::Online {
-            // The record is what clients see; if the log cannot be told now, the next start tells it.
+            // The record is what clients see. If the log cannot be told now, the record follows it: of a rename that was
+            // acknowledged both know.
             if let Err(error) = vdisk.rename(&record.name).await {
-                tracing::warn!(vdisk = %vdisk.id, %error, name = record.name, "the log keeps another name for now");
+                tracing::warn!(vdisk = %vdisk.id, %error, name = record.name, "an unfinished rename is given up");
+                self.follow_log(vdisk.id, &attributes.name).await?;
             }
         }
         // Nothing else is written for a mere opening: a start with a thousand vDisks would pay a commit for each.
@@ -305,6 +304,14 @@ impl Shard {
         }
         (self.listener)(vdisk.id, self.index.record(vdisk.id).as_ref());
         Ok(())
+    }
+
+    /// The record takes the name that the log says, unless another vDisk has it.
+    async fn follow_log(&self, id: VdiskId, name: &str) -> Result<()> {
+        match self.index.rename(id, name).await {
+            Err(error) if error.kind == Kind::Exists => Ok(()),
+            renamed => renamed,
+        }
     }
 
     /// A vDisk that the metadata store does not know: its birth was synced, its record was not written or is lost.

@@ -65,7 +65,9 @@ impl Vdisk {
         let mut recovery = Recovery { context: &context, id, found: &found, damage: Vec::new() };
         let (record, mut frames) = recovery.read_log().await?;
         let start = record.as_ref().map_or(Position::default(), |(record, _)| record.covers);
-        let (cut, proof) = recovery.cut(start, &frames).await?;
+        // Of the checkpoint that was chosen it is known that it is synced.
+        let known = record.as_ref().map_or(Sequence(0), |(_, place)| place.sequence);
+        let (cut, proof) = recovery.cut(start, &frames, known).await?;
         frames.truncate(frames.partition_point(|frame| frame.sequence <= cut.sequence));
         let mut state = initial_state(&context, record.as_ref());
         recovery.forget_freed_groups(&mut state);
@@ -299,9 +301,9 @@ impl Recovery<'_> {
 
     /// The last frame that counts: whole, and with everything before it whole, as far as it was not known to be synced.
     /// And through which frame the log is known to be synced.
-    async fn cut(&mut self, start: Position, walked: &[Replayed]) -> Result<(Position, Sequence)> {
+    async fn cut(&mut self, start: Position, walked: &[Replayed], known: Sequence) -> Result<(Position, Sequence)> {
         let end = walked.last().map_or(start, |frame| frame.at);
-        let mut proof = self.proof().max(walked.iter().map(|frame| frame.durable).max().unwrap_or_default());
+        let mut proof = self.proof().max(known).max(walked.iter().map(|frame| frame.durable).max().unwrap_or_default());
         if self.found.clean_tail.is_none() && !end.group.is_none() && self.context.pool.knows(end.group) {
             proof = proof.max(frame_beyond(&self.context.pool, self.id, end.group, end.end).await?);
         }
