@@ -153,8 +153,10 @@ impl GroupWalk {
             self.read_ahead(offset);
             return Ok(Some(self.slice(offset, len)));
         }
-        if let Some(ahead) = self.ahead.take() {
-            let next = ahead.await?;
+        // A place nobody needs may be bad: what is needed is read by itself then.
+        if let Some(ahead) = self.ahead.take()
+            && let Ok(next) = ahead.await
+        {
             let next_end = window_end + next.len() as u32;
             let head =
                 (self.window_start..window_end).contains(&offset).then(|| self.slice(offset, window_end - offset));
@@ -170,7 +172,10 @@ impl GroupWalk {
         // Reads of one length at whole blocks: their buffers are used again.
         let start = offset / BLOCK as u32 * BLOCK as u32;
         let want = (end - start).max(WINDOW).min(self.limit - start);
-        self.window = self.pool.read(self.group, start, want).await?;
+        self.window = match self.pool.read(self.group, start, want).await {
+            Err(_) if want > end - start => self.pool.read(self.group, start, end - start).await?,
+            read => read?,
+        };
         self.window_start = start;
         Ok(Some(self.slice(offset, len)))
     }
