@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use base::units::GIB;
 use control::{Control, CreateVdisk, Kind, Listener, Protocol};
 use std::future::Future;
+use std::io::IsTerminal;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -137,7 +138,9 @@ async fn make_demo(control: &dyn Control) -> Result<()> {
 
 /// Where it listens and what to type next.
 fn announce(config: &Config, listeners: Vec<Listener>, invoked_as: &str) {
-    for listener in &listeners {
+    // Who watches log and announcement on one screen reads it once.
+    let on_one_screen = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+    for listener in listeners.iter().filter(|_| !on_one_screen) {
         tracing::info!(protocol = ?listener.protocol, address = listener.address, tls = listener.tls, "listening");
     }
     let text = announcement(config, &listeners, invoked_as);

@@ -59,14 +59,23 @@ fn table(recovered: &Recovered) -> String {
         .collect();
     let mut text = columns(["NAME", "ID", "SIZE", "REPLAYED", "STATE"], &rows);
     text += &format!(
-        "\nfound {} vDisks in {} extent groups, {} more groups belong to nobody and are kept aside; this is node {} now\n",
-        recovered.vdisks.len(),
-        recovered.groups,
-        recovered.groups_quarantined,
+        "\nfound {} in {}, {}; this is node {} now\n",
+        count(recovered.vdisks.len() as u64, "vDisk"),
+        count(recovered.groups, "extent group"),
+        match recovered.groups_quarantined {
+            0 => "no other group".to_string(),
+            1 => "1 more group belongs to nobody and is kept aside".to_string(),
+            more => format!("{more} more groups belong to nobody and are kept aside"),
+        },
         recovered.node
     );
     for note in &recovered.notes {
         text += &format!("note: {note}\n");
     }
     text
+}
+
+/// `1 vDisk`, `2 vDisks`.
+fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -8,7 +8,7 @@ use control::{
     OperationMetrics, ProcessMetrics, Result, ShardStatus, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskState, rules,
 };
 use node::{Shard, ShardSummary, Totals, VdiskSummary};
-use pool::Usage;
+use pool::{PoolConfig, Usage};
 use std::time::UNIX_EPOCH;
 use vdisk::Health as EngineHealth;
 
@@ -23,6 +23,16 @@ const ROOM_BYTES_MIN: u64 = rules::TRANSFER_BYTES_MAX as u64;
 /// the maintenance loop logs that.
 pub async fn look_at_space(shard: &Shard) {
     let _ = shard.context.pool.refresh_usage().await;
+}
+
+/// What is set aside on each disk. It is allocated, but holds nothing.
+fn reserve_bytes() -> u64 {
+    PoolConfig::default().ballast_bytes
+}
+
+/// What extent groups take. Of a reserve that was touched the rest counts too: the disk is full then.
+fn used_bytes(usage: &Usage) -> u64 {
+    usage.allocated_bytes.saturating_sub(if usage.ballast_whole { reserve_bytes() } else { 0 })
 }
 
 /// What may still be written. Nothing, while the reserve waits for space of its own.
@@ -205,9 +215,9 @@ impl Verbs {
             path: shard_path(&self.config.data, report.number).display().to_string(),
             state,
             capacity_bytes: usage.disk.capacity_bytes,
-            used_bytes: usage.allocated_bytes,
+            used_bytes: used_bytes(usage),
             available_bytes: available_bytes(usage),
-            reserve_bytes: pool::PoolConfig::default().ballast_bytes,
+            reserve_bytes: reserve_bytes(),
             groups: report.groups,
         }
     }
@@ -286,7 +296,7 @@ impl Verbs {
             memory_budget_bytes: memory.budget_bytes,
             memory_used_bytes: memory.used_bytes,
             disk_capacity_bytes: reports.iter().map(|r| r.usage.disk.capacity_bytes).max().unwrap_or(0),
-            disk_used_bytes: sum(|r| r.usage.allocated_bytes),
+            disk_used_bytes: sum(|r| used_bytes(&r.usage)),
             // Shards share the disk, not their recycled space.
             disk_available_bytes: reports.iter().map(|r| available_bytes(&r.usage)).max().unwrap_or(0),
         }
