@@ -11,6 +11,7 @@
 //! | no room to make room | `room`: a full disk takes trims, deletions, checkpoints, starts, and goes on |
 //! | an old disk believed | `old_disk`: copies of the disk, of the superblock, of the metadata store; none; recycled slots, torn marks, strangers |
 //!
+//! `again` is about what has to be written once more, after a crash or a failed sync.
 //! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
@@ -20,6 +21,7 @@
 mod machine;
 mod tap;
 
+mod again;
 mod append;
 mod bounds;
 mod fork;
