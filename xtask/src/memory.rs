@@ -17,7 +17,7 @@ const FIXED_BYTES: u64 = 128 << 20;
 const BYTES_PER_VDISK: u64 = 64 << 10;
 const VDISKS: u64 = 1000;
 /// Each large or small write has a map page of its own.
-const VDISK_BYTES: u64 = 17 << 20;
+const VDISK_BYTES: u64 = 64 << 30;
 const THREADS: u64 = 8;
 const ROUNDS: u64 = 2;
 const LARGE: u32 = 1 << 20;

@@ -3,6 +3,7 @@
 use crate::Shard;
 use std::rc::Rc;
 use vdisk::{Health, Vdisk};
+use world::local::oneshot;
 
 /// The reserve and the disk's free space are looked at this often, ns: once a second while the disk is full or the
 /// reserve is touched, once in 30 s else.
@@ -12,6 +13,8 @@ const LOOK_NS: u64 = 30_000_000_000;
 const EVICT_PERCENT: u64 = 90;
 /// Pause when nothing could be done, ns.
 const PAUSE_NS: u64 = 50_000_000;
+/// Checkpoints that make map pages clean, at once.
+const CHECKPOINTS_AT_ONCE: usize = 16;
 
 impl Shard {
     pub(crate) async fn run_maintenance(self: Rc<Self>) {
@@ -22,10 +25,16 @@ impl Shard {
         loop {
             self.context.load.over_limit.notified().await;
             if self.stopping.get() {
+                // Nobody makes room among the map pages any more: writers that wait for some are let through.
+                self.context.load.map_stuck.set(true);
+                self.context.load.map_freed.notify();
                 return;
             }
-            let done = self.evict_map_pages().await | self.shorten_logs().await;
-            self.context.load.map_freed.notify();
+            let (evicted, shortened) = (self.evict_map_pages().await, self.shorten_logs().await);
+            let load = &self.context.load;
+            load.map_stuck.set(!evicted && load.map.bytes() > self.context.settings.map_bytes_max);
+            load.map_freed.notify();
+            let done = evicted | shortened;
             if !done {
                 self.context.world.clock.sleep(PAUSE_NS).await;
             }
@@ -40,26 +49,39 @@ impl Shard {
             return false;
         }
         let goal = limit * EVICT_PERCENT / 100;
-        let before = map.bytes();
         let open = self.open_vdisks();
-        // Two rounds: the first takes the marks off what was used since the last time.
-        for vdisk in open.iter().chain(&open) {
-            if map.bytes() <= goal {
-                return true;
-            }
-            vdisk.evict_map(map.bytes() - goal);
+        let evict = || {
+            // Two rounds: the first takes the marks off what was used since the last time.
+            let all = open.iter().chain(&open);
+            all.map(|vdisk| if map.bytes() > goal { vdisk.evict_map(map.bytes() - goal) } else { 0 }).sum::<u64>()
+        };
+        let mut evicted = evict();
+        if map.bytes() > limit {
+            self.checkpoint_fullest(&open).await;
+            evicted += evict();
         }
-        if map.bytes() > limit
-            && let Some(vdisk) = fullest(&open)
-        {
-            let _ = vdisk.checkpoint().await;
-            for vdisk in open.iter().chain(&open) {
-                if map.bytes() > goal {
-                    vdisk.evict_map(map.bytes() - goal);
-                }
-            }
+        evicted > 0
+    }
+
+    /// Checkpoints of several vDisks side by side: they share their syncs.
+    async fn checkpoint_fullest(&self, open: &[Rc<Vdisk>]) {
+        let mut online: Vec<_> = open.iter().filter(|vdisk| vdisk.health() == Health::Online).cloned().collect();
+        online.sort_by_key(|vdisk| std::cmp::Reverse((vdisk.space().log_bytes, vdisk.id)));
+        online.truncate(CHECKPOINTS_AT_ONCE);
+        let begun: Vec<_> = online
+            .into_iter()
+            .map(|vdisk| {
+                let (sender, receiver) = oneshot();
+                self.context.world.spawn(async move {
+                    let _ = vdisk.checkpoint().await;
+                    sender.send(());
+                });
+                receiver
+            })
+            .collect();
+        for ended in begun {
+            ended.await;
         }
-        map.bytes() < before
     }
 
     /// The replay after a crash is bounded in sum: the longest log is checkpointed first.

@@ -16,7 +16,16 @@ impl Vdisk {
     /// Everything acknowledged before the call survives power loss. A failed sync is answered by writing the unsynced
     /// frames elsewhere and syncing there; only when that fails too, the caller hears of it, and so does every later one.
     pub async fn flush(self: &Rc<Self>) -> Result<()> {
-        let target = self.state.borrow().acknowledged;
+        let target = {
+            let state = self.state.borrow();
+            match &state.health {
+                // Nothing is written again on a damaged vDisk, so what was not proven to be synced never will be.
+                Health::Damaged(reason) if state.durable.sequence < state.acknowledged => {
+                    return Err(Error::new(Kind::Io, format!("what was not synced cannot be: {reason}")));
+                }
+                _ => state.acknowledged,
+            }
+        };
         self.flush_through(target).await
     }
 
@@ -37,8 +46,14 @@ impl Vdisk {
             };
             if being_rewritten {
                 // What failed to sync is on its way to another place; this queues behind it.
-                self.ask(|done| Item::Rewrite { done }).await??;
-                continue;
+                match self.ask(|done| Item::Rewrite { done }).await? {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        // As far as it came it is synced: the next try goes on from there.
+                        self.sync_appended().await;
+                        return Err(error);
+                    }
+                }
             }
             let (through, slabs) = {
                 let mut state = self.state.borrow_mut();
@@ -49,7 +64,8 @@ impl Vdisk {
                 let mut slabs: Vec<SlabId> = state.unsynced.iter().map(|frame| frame.slab).collect();
                 slabs.sort_unstable();
                 slabs.dedup();
-                (state.position.sequence, slabs)
+                let through = state.unsynced.back().map_or(state.durable.sequence, |frame| frame.at.sequence);
+                (through, slabs)
             };
             let before = self.state.borrow().rewrites;
             match self.context.pool.sync(&slabs).await {
@@ -59,7 +75,7 @@ impl Vdisk {
                     rewrites += 1;
                     if rewrites > REWRITES_MAX {
                         let reason = format!("syncs keep failing: {error}");
-                        self.state.borrow_mut().health = Health::Failed(reason.clone());
+                        self.fail(reason.clone());
                         return Err(Error::new(Kind::Io, reason));
                     }
                     let poisoned = slabs.into_iter().filter(|slab| self.context.pool.is_poisoned(*slab));
@@ -74,6 +90,40 @@ impl Vdisk {
             self.told.notified().await;
         }
         Ok(())
+    }
+
+    /// Best effort, for what an append that failed has left.
+    async fn sync_appended(self: &Rc<Self>) {
+        let (through, slabs, rewrites) = {
+            let mut state = self.state.borrow_mut();
+            let Some(last) = state.unsynced.back() else { return };
+            let through = last.at.sequence;
+            let mut slabs: Vec<SlabId> = state.unsynced.iter().map(|frame| frame.slab).collect();
+            slabs.sort_unstable();
+            slabs.dedup();
+            state.new_sector = true;
+            (through, slabs, state.rewrites)
+        };
+        if self.context.pool.sync(&slabs).await.is_ok() {
+            self.mark_durable(through, rewrites);
+        }
+    }
+
+    /// No write and no flush is believed from here on. What is unsynced is not kept any more, and does not count among
+    /// what the shard keeps.
+    pub(crate) fn fail(&self, reason: String) {
+        self.state.borrow_mut().health = Health::Failed(reason);
+        self.give_up_unsynced();
+    }
+
+    pub(crate) fn give_up_unsynced(&self) {
+        let mut state = self.state.borrow_mut();
+        let load = &self.context.load.unsynced_bytes;
+        load.set(load.get() - std::mem::take(&mut state.unsynced_bytes));
+        state.unsynced.clear();
+        state.to_rewrite.clear();
+        drop(state);
+        self.context.load.synced.notify();
     }
 
     /// `rewrites`: as it was when the sync began. A sync of places that were given up meanwhile proves nothing.

@@ -142,6 +142,7 @@ impl Vdisk {
         self.closing.set(true);
         let _ = self.ask(|done| Item::Stop { done }).await;
         self.maintenance.notify();
+        self.give_up_unsynced();
         let load = &self.context.load.log_bytes;
         load.set(load.get().saturating_sub(self.state.borrow().log_bytes));
     }

@@ -112,8 +112,11 @@ impl Vdisk {
     pub async fn make_room_urgently(self: &Rc<Self>) -> Result<()> {
         self.urgent.set(true);
         let done = async {
-            self.checkpoint().await?;
-            self.make_room().await
+            match self.checkpoint().await {
+                // What an earlier checkpoint has left dead may still come free.
+                Err(error) if error.kind != Kind::Full => Err(error),
+                _ => self.make_room().await,
+            }
         };
         let result = done.await;
         self.urgent.set(false);

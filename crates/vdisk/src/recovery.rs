@@ -16,15 +16,16 @@ use crate::account::GroupAccount;
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
 use crate::log::frame::{FrameKind, RunKind};
-use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, WalkedFrame, frame_beyond};
+use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, Unsynced, WalkedFrame, frame_beyond};
 use crate::map::Tree;
 use crate::vdisk::{Attributes, Checkpoint, Context, Health, Index, State, Vdisk, meta_hint};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 use base::units::BLOCK;
 use base::{GroupId, Sequence, VdiskId};
 use chain::Chain;
 use pool::GroupHeader;
 use replay::Replayed;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// What is known of a vDisk before its log is read.
@@ -62,29 +63,24 @@ impl Vdisk {
     /// Rebuilds the vDisk from its groups and starts its tasks. An error means that not even a read-only view can be had.
     pub async fn recover(context: Context, index: Rc<dyn Index>, id: VdiskId, found: Found) -> Result<Recovered> {
         let started = context.world.now();
-        let mut recovery = Recovery { context: &context, id, found: &found, damage: Vec::new() };
-        let (record, mut frames) = recovery.read_log().await?;
-        let start = record.as_ref().map_or(Position::default(), |(record, _)| record.covers);
-        // Of the checkpoint that was chosen it is known that it is synced.
-        let known = record.as_ref().map_or(Sequence(0), |(_, place)| place.sequence);
-        let (cut, proof) = recovery.cut(start, &frames, known).await?;
-        frames.truncate(frames.partition_point(|frame| frame.sequence <= cut.sequence));
-        let mut state = initial_state(&context, record.as_ref());
-        recovery.forget_freed_groups(&mut state);
-        state.proof_logged = frames.iter().map(|frame| frame.durable).max().unwrap_or_default();
-        let damage = recovery.damage.join("; ");
-        let tombstone = if damage.is_empty() { recovery.cut_off_tombstone(cut).await? } else { None };
-        let rewrites = damage.is_empty() && tombstone.is_none() && !found.look_only;
-        let stored = if rewrites { frames.partition_point(|frame| frame.sequence <= proof) } else { frames.len() };
-        let unproven = replay::to_rewrite(&context, &frames[stored..]).await?;
+        let mut attempts = 0;
+        let read = loop {
+            attempts += 1;
+            let read = Recovery { context: &context, id, found: &found, damage: Vec::new() }.read().await?;
+            // What a cache had may be gone a moment later; then another copy of it may count.
+            if read.is_complete() || attempts == READS_MAX {
+                break read;
+            }
+        };
+        let Read { record, start, mut frames, proven, stored, unproven, state, damage, tombstone } = read;
         frames.truncate(stored + unproven.len());
         let end = frames.last().map_or(start.sequence, |frame| frame.sequence);
         let vdisk = Vdisk::assemble(context.clone(), index, id, state);
         vdisk.replay(&frames).await?;
         {
             let mut state = vdisk.state.borrow_mut();
-            let at = frames[..stored].last().map_or(start, |frame| frame.at);
-            (state.position, state.durable, state.acknowledged) = (at, at, end);
+            let at = |count: usize| frames[..count].last().map_or(start, |frame| frame.at);
+            (state.position, state.durable, state.acknowledged) = (at(stored), at(proven.min(stored)), end);
             state.to_rewrite = unproven;
             if tombstone.is_some() {
                 state.health = Health::Deleted;
@@ -146,6 +142,10 @@ impl Vdisk {
                 // The tombstone's group goes last: while any other survives, it must say that they are to go.
                 let last = state.to_rewrite.back().map_or(state.position, |frame| frame.at);
                 let tombstone = tombstone.unwrap_or(last.group);
+                // Groups that this recovery opened are among those that it knows.
+                ids.extend(state.accounts.groups.keys().copied());
+                ids.sort_unstable();
+                ids.dedup();
                 ids.retain(|id| *id != tombstone);
                 ids.push(tombstone);
                 ids
@@ -172,6 +172,30 @@ fn initial_state(context: &Context, record: Option<&PlacedRecord>) -> State {
     state
 }
 
+/// How often a log is read when it changes under the reader.
+const READS_MAX: u32 = 4;
+
+/// What the log says.
+struct Read {
+    record: Option<PlacedRecord>,
+    start: Position,
+    frames: Vec<Replayed>,
+    /// Frames, from the first on, that something proves to be synced.
+    proven: usize,
+    /// Frames that stay where they are; the others are written again.
+    stored: usize,
+    unproven: VecDeque<Unsynced>,
+    state: State,
+    damage: String,
+    tombstone: Option<GroupId>,
+}
+
+impl Read {
+    fn is_complete(&self) -> bool {
+        self.stored + self.unproven.len() == self.frames.len()
+    }
+}
+
 struct Recovery<'a> {
     context: &'a Context,
     id: VdiskId,
@@ -180,6 +204,24 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
+    async fn read(mut self) -> Result<Read> {
+        let (record, mut frames) = self.read_log().await?;
+        let start = record.as_ref().map_or(Position::default(), |(record, _)| record.covers);
+        // Of the checkpoint that was chosen it is known that it is synced.
+        let known = record.as_ref().map_or(Sequence(0), |(_, place)| place.sequence);
+        let (cut, proof) = self.cut(start, &frames, known).await?;
+        frames.truncate(frames.partition_point(|frame| frame.sequence <= cut.sequence));
+        let proven = frames.partition_point(|frame| frame.sequence <= proof);
+        let mut state = initial_state(self.context, record.as_ref());
+        self.forget_freed_groups(&mut state);
+        state.proof_logged = frames[..proven].iter().map(|frame| frame.durable).max().unwrap_or_default();
+        let tombstone = if self.damage.is_empty() { self.cut_off_tombstone(cut).await? } else { None };
+        let rewrites = self.damage.is_empty() && tombstone.is_none() && !self.found.look_only;
+        let stored = if rewrites { proven } else { frames.len() };
+        let unproven = replay::to_rewrite(self.context, &frames[stored..]).await?;
+        Ok(Read { record, start, frames, proven, stored, unproven, state, damage: self.damage.join("; "), tombstone })
+    }
+
     /// What anything but the frames themselves says to be synced.
     fn proof(&self) -> Sequence {
         let of_headers = self.found.headers.iter().map(|header| header.durable_through).max().unwrap_or_default();
@@ -196,7 +238,7 @@ impl Recovery<'_> {
         let proof = self.proof();
         // What the index names was synced before the index was told, and nothing it needs is freed before a later one
         // is named.
-        if let Some(hinted) = self.hinted_checkpoint().await {
+        if let Some(hinted) = self.hinted_checkpoint().await? {
             let frames = chain.follow(hinted.0.covers, proof).await?;
             return Ok((Some(hinted), frames));
         }
@@ -219,13 +261,15 @@ impl Recovery<'_> {
         Ok((Some(last), Vec::new()))
     }
 
-    async fn hinted_checkpoint(&mut self) -> Option<(CheckpointRecord, meta_hint::Place)> {
-        let place = self.found.checkpoint?;
+    /// `Io` is for another try: what cannot be read today may tomorrow.
+    async fn hinted_checkpoint(&mut self) -> Result<Option<PlacedRecord>> {
+        let Some(place) = self.found.checkpoint else { return Ok(None) };
         match self.read_checkpoint(place).await {
-            Ok(record) => Some((record, place)),
+            Ok(record) => Ok(Some((record, place))),
+            Err(error) if error.kind == Kind::Io => Err(error),
             Err(error) => {
                 self.damage.push(format!("the last checkpoint cannot be read: {error}"));
-                None
+                Ok(None)
             }
         }
     }
@@ -330,8 +374,8 @@ impl Recovery<'_> {
             ));
         }
         if let Some((group, sequence)) = self.found.synced_through.filter(|(group, _)| !group.is_none()) {
-            let is_other = |frame: &&Replayed| frame.sequence == sequence && frame.at.group != group;
-            if walked.iter().find(is_other).is_some() {
+            let is_other = |frame: &Replayed| frame.sequence == sequence && frame.at.group != group;
+            if !self.context.pool.knows(group) && walked.iter().any(is_other) {
                 self.damage.push(format!("group {group}, which holds the synced frame {}, is missing", sequence.0));
             }
         }

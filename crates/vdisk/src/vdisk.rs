@@ -49,6 +49,8 @@ pub struct Load {
     pub full: Notify,
     /// Rung when map pages have left memory.
     pub map_freed: Notify,
+    /// The map is over its limit and nothing can be done about it: no checkpoint succeeds.
+    pub map_stuck: Cell<bool>,
     /// Rung when a sum passes its limit.
     pub over_limit: Notify,
 }

@@ -12,6 +12,8 @@ use world::Completion;
 
 /// Read from the disk at a time, and ahead of what is looked at: enough to keep a disk busy.
 const WINDOW: u32 = 2 << 20;
+/// The same near a place that cannot be read.
+const CAREFUL_WINDOW: u32 = 64 << 10;
 
 /// A frame with its payload at hand.
 pub struct WalkedFrame {
@@ -69,6 +71,8 @@ pub struct GroupWalk {
     window_start: u32,
     /// What follows the window, being read.
     ahead: Option<Completion<pool::Result<Bytes>>>,
+    /// A window could not be read: no more than is needed is, from here on.
+    careful: bool,
     /// The first frame is taken as it is: what it must continue is not known.
     first_is_free: bool,
 }
@@ -95,6 +99,7 @@ impl GroupWalk {
             window: Bytes::new(),
             window_start: 0,
             ahead: None,
+            careful: false,
             first_is_free: false,
         }
     }
@@ -171,9 +176,12 @@ impl GroupWalk {
         }
         // Reads of one length at whole blocks: their buffers are used again.
         let start = offset / BLOCK as u32 * BLOCK as u32;
-        let want = (end - start).max(WINDOW).min(self.limit - start);
+        let want = (end - start).max(if self.careful { CAREFUL_WINDOW } else { WINDOW }).min(self.limit - start);
         self.window = match self.pool.read(self.group, start, want).await {
-            Err(_) if want > end - start => self.pool.read(self.group, start, end - start).await?,
+            Err(_) if want > end - start => {
+                self.careful = true;
+                self.pool.read(self.group, start, end - start).await?
+            }
             read => read?,
         };
         self.window_start = start;
@@ -193,7 +201,7 @@ impl GroupWalk {
     fn read_ahead(&mut self, offset: u32) {
         let end = self.window_end();
         let is_due = offset - self.window_start >= self.window.len() as u32 / 2 && end < self.limit;
-        if self.ahead.is_none() && is_due {
+        if self.ahead.is_none() && is_due && !self.careful {
             self.ahead = Some(self.pool.read(self.group, end, WINDOW.min(self.limit - end)));
         }
     }
@@ -204,11 +212,16 @@ impl GroupWalk {
 pub async fn frame_beyond(pool: &Rc<Pool>, vdisk: VdiskId, group: GroupId, from: u32) -> Result<Sequence> {
     let end = pool.data_end(group).await?.min(pool.group_size());
     let mut proof = Sequence(0);
+    let mut window = WINDOW;
     let magic = frame::MAGIC.to_le_bytes();
     let mut at = round_up(from.into(), 16) as u32;
     while at < end {
-        let len = WINDOW.min(end - at);
-        let bytes = pool.read(group, at, len).await?;
+        let len = window.min(end - at);
+        let Ok(bytes) = pool.read(group, at, len).await else {
+            // This only looks for more proof: what cannot be read gives none. Smaller, then past it.
+            at += if std::mem::replace(&mut window, BLOCK as u32) > BLOCK as u32 { 0 } else { len };
+            continue;
+        };
         let hits = bytes.chunks_exact(16).enumerate().filter(|(_, chunk)| chunk.starts_with(&magic));
         for (offset, _) in hits {
             if let Some(frame) = decode_at(pool, group, at + offset as u32 * 16, end).await?

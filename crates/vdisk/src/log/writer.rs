@@ -192,9 +192,10 @@ impl Vdisk {
     pub(crate) async fn run_log(self: Rc<Self>) {
         loop {
             let over = self.over_unsynced();
+            let over_map = self.over_map();
             let background = {
                 let mut queue = self.queue.borrow_mut();
-                if over { queue.background.pop_front() } else { queue.pop_background() }
+                if over || over_map { queue.background.pop_front() } else { queue.pop_background() }
             };
             if let Some(item) = background {
                 self.queue.borrow_mut().user_was_last = false;
@@ -217,12 +218,16 @@ impl Vdisk {
                 self.queued.notified().await;
                 continue;
             }
-            if self.over_map() {
-                // Pages that changed leave memory only by a checkpoint, which is on its way. Where none succeeds (the
-                // disk is full), writers are slow, but not stopped.
+            if over_map {
+                // Pages that changed leave memory only by a checkpoint, which is on its way and may be one of this vDisk:
+                // what it asks for goes on. Where none succeeds (the disk is full), writers are slow, but not stopped.
                 self.context.load.over_limit.notify();
                 let patience = self.context.world.clock.sleep(MAP_WAIT_NS);
-                first_of(self.context.load.map_freed.notified(), patience).await;
+                let bells = first_of(self.context.load.map_freed.notified(), self.queued.notified());
+                first_of(bells, patience).await;
+                if !self.context.load.map_stuck.get() {
+                    continue;
+                }
             }
             self.queue.borrow_mut().user_was_last = true;
             self.log_busy.set(true);
@@ -514,9 +519,11 @@ impl Vdisk {
     /// be the reason for another.
     fn count_log(&self, frame: &Frame) {
         let mut state = self.state.borrow_mut();
-        state.log_bytes += u64::from(frame.len);
+        // Small frames take memory and time at a replay too.
+        let bytes = u64::from(frame.len).max(BLOCK);
+        state.log_bytes += bytes;
         let load = &self.context.load;
-        load.log_bytes.set(load.log_bytes.get() + u64::from(frame.len));
+        load.log_bytes.set(load.log_bytes.get() + bytes);
     }
 
     fn count(&self, frame: &Frame, pieces: &[Piece]) {
@@ -774,10 +781,9 @@ impl Vdisk {
                 }
                 Err(error) => {
                     // Nothing may take the place of the frame that failed.
-                    self.state.borrow_mut().to_rewrite.clear();
                     let reason = format!("unsynced frames could not be written elsewhere: {error}");
                     tracing::error!(vdisk = %self.id, %error, "unsynced frames are lost to this run; refusing writes and flushes");
-                    self.state.borrow_mut().health = Health::Failed(reason.clone());
+                    self.fail(reason.clone());
                     return Err(Error::new(Kind::Io, reason));
                 }
             }
@@ -830,11 +836,10 @@ impl Vdisk {
         let kind = if pieces.is_empty() { FrameKind::Data } else { old.kind };
         let old_addresses = old_addresses(&pieces, &old.at, old.offset);
         let appended = self.append(kind, &pieces, Purpose::Emergency).await?;
-        {
-            let mut state = self.state.borrow_mut();
-            if state.tombstone == Some(old.at.group) {
-                state.tombstone = Some(appended.frame.group);
-            }
+        let is_delete =
+            |piece: &Piece| matches!(piece, Piece::Control { bytes } if Record::decode(bytes) == Ok(Record::Delete));
+        if pieces.iter().any(is_delete) {
+            self.state.borrow_mut().tombstone = Some(appended.frame.group);
         }
         for (index, (piece, run)) in pieces.iter().zip(&appended.frame.runs).enumerate() {
             if let Piece::Data { block, .. } = piece {

@@ -57,7 +57,7 @@ impl Replayed {
     /// Bytes of log that it takes.
     pub fn len(&self) -> u64 {
         let from = if self.before.group == self.at.group { self.before.end } else { HEADER_PAGE };
-        u64::from(self.at.end.saturating_sub(from))
+        u64::from(self.at.end.saturating_sub(from)).max(BLOCK)
     }
 
     pub fn is_nothing(&self) -> bool {
@@ -219,7 +219,11 @@ pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result
         if !frame.is_nothing() {
             if from.0 != group || frame.offset < from.1 || frame.at.end > from.1 + window.len() as u32 {
                 let len = bytes.max(REREAD_BYTES).min(context.pool.group_size() - frame.offset);
-                window = context.pool.read(group, frame.offset, len).await?;
+                window = match context.pool.read(group, frame.offset, len).await {
+                    // A place nobody needs may be bad.
+                    Err(_) if len > bytes => context.pool.read(group, frame.offset, bytes).await?,
+                    read => read?,
+                };
                 from = (group, frame.offset);
             }
             let start = (frame.offset - from.1) as usize;
