@@ -374,6 +374,7 @@ impl Vdisk {
             self.queue.borrow_mut().user.push_front(Item::Write { offset, data, done });
             return false;
         }
+        let before = (batch.pieces.len(), batch.payload_bytes);
         if offset % BLOCK != 0 {
             let head_len = (BLOCK - offset % BLOCK).min(data.len() as u64);
             let head = data.split_to(head_len as usize);
@@ -385,12 +386,22 @@ impl Vdisk {
                 batch.dones.push(done);
                 return true;
             }
-            return self.add_aligned(batch, offset + head_len, data, done, payload_max).await;
+            return self.add_aligned(batch, before, offset + head_len, data, done, payload_max).await;
         }
-        self.add_aligned(batch, offset, data, done, payload_max).await
+        self.add_aligned(batch, before, offset, data, done, payload_max).await
     }
 
-    async fn add_aligned(&self, batch: &mut Batch, offset: u64, mut data: Bytes, done: Done, payload_max: u64) -> bool {
+    /// `before`: the batch without this write. One that fails here leaves nothing in the frame: what is refused must not
+    /// show afterwards.
+    async fn add_aligned(
+        &self,
+        batch: &mut Batch,
+        before: (usize, u64),
+        offset: u64,
+        mut data: Bytes,
+        done: Done,
+        payload_max: u64,
+    ) -> bool {
         let room = payload_max.saturating_sub(batch.payload_bytes).max(BLOCK) / BLOCK * BLOCK;
         let whole = (data.len() as u64 / BLOCK * BLOCK).min(room);
         if whole > 0 {
@@ -409,7 +420,11 @@ impl Vdisk {
         }
         match self.merge(offset / BLOCK, 0, &data).await {
             Ok(bytes) => batch.push(Piece::Data { block: offset / BLOCK, bytes }),
-            Err(error) => return fail(done, error),
+            Err(error) => {
+                batch.pieces.truncate(before.0);
+                batch.payload_bytes = before.1;
+                return fail(done, error);
+            }
         }
         batch.dones.push(done);
         true
