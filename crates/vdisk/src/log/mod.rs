@@ -1,13 +1,21 @@
 //! The log of a vDisk: frames in order, the truth from which everything else can be rebuilt.
 
+mod append;
+mod batch;
 pub mod frame;
+mod piece;
+mod queue;
 mod record;
+mod rewrite;
 mod walk;
 mod writer;
 
+pub(crate) use piece::{piece_of, run_addresses};
+pub(crate) use queue::{Frozen, Item, Move, PageWrite, Queue};
 pub use record::{CheckpointRecord, GroupEntry, Record};
+pub(crate) use rewrite::Unsynced;
 pub use walk::{GroupWalk, Step, WalkedFrame, frame_beyond};
-pub(crate) use writer::{Frozen, Item, Move, PageWrite, Queue, Unsynced, apply_record, piece_of, run_addresses};
+pub(crate) use writer::apply_record;
 
 use base::{GroupId, Sequence};
 

@@ -1,0 +1,266 @@
+//! Appending one frame to the open group, and what it changes in memory.
+
+use super::Position;
+use super::frame::{self, Frame, FrameKind, Run, RunKind};
+use super::piece::{Piece, gather, run_addresses};
+use super::rewrite::Unsynced;
+use crate::address::Address;
+use crate::map::Node;
+use crate::stats::Stats;
+use crate::vdisk::{State, Vdisk};
+use crate::{Kind, Result};
+use base::units::{BLOCK, round_up};
+use base::{GroupId, Sequence};
+use bytes::Bytes;
+use pool::{NewGroup, Predecessor, Purpose, SlabId};
+use std::rc::Rc;
+
+/// Result of an append: the frame and where each piece's payload starts in the group.
+pub(super) struct Appended {
+    pub frame: Frame,
+    slab: SlabId,
+}
+
+impl Vdisk {
+    /// Brings every map page that applying `piece` will touch into memory: after the append nothing may fail.
+    pub(super) async fn prepare(&self, piece: &Piece) -> Result<()> {
+        loop {
+            let checked = {
+                let state = self.state.borrow();
+                let blocks = piece.blocks();
+                match piece {
+                    Piece::Data { .. } => state.tree.check_run(blocks.start, blocks.end - blocks.start),
+                    Piece::Clear { .. } => state.tree.check_clear(blocks.start, blocks.end - blocks.start),
+                    Piece::Page { .. } | Piece::Control { .. } => Ok(()),
+                }
+            };
+            let Err(need) = checked else { return Ok(()) };
+            self.load(need).await?;
+        }
+    }
+
+    /// Appends one frame; on a failed append once more in another group. The position moves, the map does not.
+    pub(super) async fn append(
+        self: &Rc<Self>,
+        kind: FrameKind,
+        pieces: &[Piece],
+        purpose: Purpose,
+    ) -> Result<Appended> {
+        match self.try_append(kind, pieces, purpose).await {
+            Err(error) if error.kind == Kind::Io => {
+                tracing::warn!(vdisk = %self.id, %error, "append failed, going on in another group");
+                self.state.borrow_mut().open = None;
+                self.try_append(kind, pieces, purpose).await
+            }
+            other => other,
+        }
+    }
+
+    async fn try_append(self: &Rc<Self>, kind: FrameKind, pieces: &[Piece], purpose: Purpose) -> Result<Appended> {
+        let mut frame = self.draft(kind, pieces);
+        let header_len = frame::header_len(&frame.runs);
+        // Behind the tail: up to 4 KiB of alignment.
+        self.open_for(frame.len + BLOCK as u32, purpose).await?;
+        let (slab, completion) = {
+            let mut state = self.state.borrow_mut();
+            let state = &mut *state;
+            let group = state.open.as_mut().expect("opened above");
+            let sector = state.new_sector || frame.len - header_len >= frame::ALIGN_FROM;
+            let offset = round_up(group.tail().into(), if sector { BLOCK } else { 16 }) as u32;
+            frame.offset = offset;
+            frame.group = group.id();
+            frame.sequence = state.position.sequence.next();
+            frame.durable_through = state.durable.sequence;
+            frame.previous_crc = state.position.chain;
+            let parts = gather(&mut frame, header_len, pieces);
+            state.new_sector = false;
+            let completion = group.append(offset, &parts, frame.len);
+            (group.slab(), completion)
+        };
+        self.appending.set(true);
+        let appended = completion.await;
+        self.appending.set(false);
+        self.appended.notify();
+        let mut state = self.state.borrow_mut();
+        if let Err(error) = appended {
+            state.open = None;
+            return Err(error.into());
+        }
+        let at =
+            Position { group: frame.group, end: frame.offset + frame.len, chain: frame.crc, sequence: frame.sequence };
+        state.position = at;
+        state.acknowledged = state.acknowledged.max(at.sequence);
+        state.accounts.appended(at.group, at.end, at.sequence);
+        drop(state);
+        self.contents.borrow_mut().appended(&frame);
+        self.count(&frame, pieces);
+        Ok(Appended { frame, slab })
+    }
+
+    /// Log that the next checkpoint will save from being replayed. A checkpoint's own frames do not count, or each would
+    /// be the reason for another.
+    pub(super) fn count_log(&self, frame: &Frame) {
+        let mut state = self.state.borrow_mut();
+        // Small frames take memory and time at a replay too.
+        let bytes = u64::from(frame.len).max(BLOCK);
+        state.log_bytes += bytes;
+        let load = &self.context.load;
+        load.log_bytes.set(load.log_bytes.get() + bytes);
+    }
+
+    fn count(&self, frame: &Frame, pieces: &[Piece]) {
+        let payload: u64 = pieces.iter().filter_map(Piece::payload).map(|bytes| bytes.len() as u64).sum();
+        Stats::add(&self.stats.frames, 1);
+        Stats::add(&self.stats.header_bytes, u64::from(frame.len) - payload);
+        match frame.kind {
+            FrameKind::Data => Stats::add(&self.stats.data_bytes, payload),
+            FrameKind::Pages => Stats::add(&self.stats.page_bytes, payload),
+            FrameKind::Control => Stats::add(&self.stats.control_bytes, payload),
+        }
+    }
+
+    /// The frame but for its place, with lengths final.
+    fn draft(&self, kind: FrameKind, pieces: &[Piece]) -> Frame {
+        let mut runs = Vec::with_capacity(pieces.len());
+        let mut crcs = Vec::with_capacity(pieces.len());
+        let mut payload_len = 0;
+        for piece in pieces {
+            let crc_first = crcs.len() as u32;
+            let len = piece.payload().map_or(0, |bytes| bytes.len()) as u32;
+            let (kind, level, block, count) = match piece {
+                Piece::Data { block, bytes } => {
+                    crcs.extend(bytes.chunks(BLOCK as usize).map(base::crc::crc32c));
+                    (RunKind::Data, 0, *block, len / BLOCK as u32)
+                }
+                Piece::Clear { block, count, fill } => {
+                    let kind = if *fill == Address::ZEROS { RunKind::ClearZeros } else { RunKind::ClearHole };
+                    (kind, 0, *block, *count)
+                }
+                Piece::Page { place, bytes } => {
+                    crcs.push(base::crc::crc32c(bytes));
+                    (RunKind::Page, place.level, place.index, 1)
+                }
+                Piece::Control { bytes } => {
+                    crcs.push(base::crc::crc32c(bytes));
+                    (RunKind::Control, 0, 0, 1)
+                }
+            };
+            runs.push(Run { kind, level, count, block, payload_offset: payload_len, payload_len: len, crc_first });
+            payload_len += len;
+        }
+        let header_len = frame::header_len(&runs);
+        let start = frame::payload_start(header_len, payload_len);
+        for run in runs.iter_mut() {
+            run.payload_offset = if run.crc_count() == 0 { 0 } else { run.payload_offset + start };
+        }
+        Frame {
+            kind,
+            vdisk: self.id,
+            group: GroupId::NONE,
+            offset: 0,
+            len: start + payload_len,
+            epoch: self.context.pool.epoch(),
+            sequence: Sequence(0),
+            durable_through: Sequence(0),
+            wall_ns: self.context.world.clock.wall().0,
+            previous_crc: 0,
+            crc: 0,
+            runs,
+            crcs,
+        }
+    }
+
+    /// A group with room and reserved space for `len` bytes is open afterwards.
+    async fn open_for(self: &Rc<Self>, len: u32, purpose: Purpose) -> Result<()> {
+        let has_room = self.state.borrow().open.as_ref().is_some_and(|group| group.room() >= len);
+        if !has_room {
+            let new = {
+                let mut state = self.state.borrow_mut();
+                state.open = None;
+                let position = state.position;
+                NewGroup {
+                    vdisk: self.id,
+                    first_sequence: position.sequence.next(),
+                    durable_through: state.durable.sequence,
+                    predecessor: (!position.group.is_none()).then_some(Predecessor {
+                        group: position.group,
+                        sealed_len: position.end,
+                        chain: position.chain,
+                    }),
+                    purpose,
+                }
+            };
+            let group = self.context.pool.open_group(new).await?;
+            self.contents.borrow_mut().opened(group.id());
+            self.state.borrow_mut().open = Some(group);
+        }
+        let reserved = self.state.borrow_mut().open.as_mut().expect("opened above").reserve(len, purpose);
+        Ok(reserved.await?)
+    }
+
+    /// Changes the map as the frame says. Cannot fail: [`prepare`] brought the pages, and nothing evicts meanwhile.
+    pub(super) fn apply(&self, pieces: &[Piece], frame: &Frame, cache_it: bool) {
+        let mut state = self.state.borrow_mut();
+        let State { tree, accounts, .. } = &mut *state;
+        for (piece, run) in pieces.iter().zip(&frame.runs) {
+            let applied = match piece {
+                Piece::Data { block, bytes } => {
+                    let addresses = run_addresses(frame, run);
+                    let set = tree
+                        .set_run(*block, &addresses, &mut |old: Address| accounts.data_dead(old.group(), old.len()));
+                    accounts.data_live(frame.group, bytes.len() as u32);
+                    if cache_it {
+                        self.cache_blocks(&addresses, bytes);
+                    }
+                    set
+                }
+                Piece::Clear { block, count, fill } => {
+                    let mut dead = |old: Address| accounts.data_dead(old.group(), old.len());
+                    tree.clear(*block, u64::from(*count), *fill, &mut dead)
+                }
+                Piece::Page { .. } | Piece::Control { .. } => Ok(()),
+            };
+            applied.expect("the pages were brought into memory before the append");
+        }
+        drop(state);
+        self.watch_map_memory();
+    }
+
+    fn cache_blocks(&self, addresses: &[Address], bytes: &Bytes) {
+        let single = bytes.len() == BLOCK as usize;
+        for (address, range) in addresses.iter().zip((0..bytes.len()).step_by(BLOCK as usize)) {
+            // A slice would keep the whole request's buffer alive for one block of it.
+            let block =
+                if single { bytes.clone() } else { Bytes::copy_from_slice(&bytes[range..range + BLOCK as usize]) };
+            self.context.cache.insert(address.group(), address.grain(), block);
+        }
+    }
+
+    pub(super) fn note_unsynced(
+        self: &Rc<Self>,
+        appended: Appended,
+        pieces: Vec<Piece>,
+        pages: Vec<(Rc<Node>, Address)>,
+    ) {
+        let Appended { frame, slab } = appended;
+        let at =
+            Position { group: frame.group, end: frame.offset + frame.len, chain: frame.crc, sequence: frame.sequence };
+        let bytes = u64::from(frame.len);
+        {
+            let mut state = self.state.borrow_mut();
+            state.unsynced_bytes += bytes;
+            self.context.load.unsynced_bytes.set(self.context.load.unsynced_bytes.get() + bytes);
+            state.unsynced.push_back(Unsynced {
+                at,
+                offset: frame.offset,
+                slab,
+                bytes,
+                durable_through: frame.durable_through,
+                kind: frame.kind,
+                pieces,
+                pages,
+            });
+        }
+        self.after_append();
+    }
+}

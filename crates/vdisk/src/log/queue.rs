@@ -1,0 +1,142 @@
+//! What waits for the log task of a vDisk, and how it is asked.
+
+use super::{Position, Record};
+use crate::account::Accounts;
+use crate::address::Address;
+use crate::map::{Node, PagePlace, Tree};
+use crate::vdisk::Vdisk;
+use crate::{Error, Kind, Result};
+use base::Sequence;
+use bytes::Bytes;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use world::local::{OneshotReceiver, OneshotSender, oneshot};
+
+pub(crate) type Done = OneshotSender<Result<()>>;
+
+pub(crate) enum Item {
+    /// Any multiple of 512 bytes.
+    Write {
+        offset: u64,
+        data: Bytes,
+        done: Done,
+    },
+    /// Whole blocks. `fill`: `Address::NONE` or `ZEROS`.
+    Clear {
+        block: u64,
+        count: u64,
+        fill: Address,
+        done: Done,
+    },
+    Relocate {
+        moves: Vec<Move>,
+        done: OneshotSender<Result<u64>>,
+    },
+    Pages {
+        pages: Vec<PageWrite>,
+        done: Done,
+    },
+    Control {
+        record: Record,
+        done: OneshotSender<Result<ControlPlace>>,
+    },
+    /// The state between two frames.
+    Freeze {
+        done: OneshotSender<Result<Frozen>>,
+    },
+    /// A frame without runs, whose only content is that what came before is synced.
+    Proof {
+        done: OneshotSender<Result<Sequence>>,
+    },
+    /// Append what was not synced once more, elsewhere.
+    Rewrite {
+        done: Done,
+    },
+    /// The task ends.
+    Stop {
+        done: OneshotSender<()>,
+    },
+}
+
+/// Where a control frame went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ControlPlace {
+    pub at: Position,
+    pub offset: u32,
+}
+
+/// A block to be stored elsewhere if the map still says `from`.
+pub(crate) struct Move {
+    pub block: u64,
+    pub from: Address,
+    pub data: Bytes,
+}
+
+#[derive(Clone)]
+pub(crate) struct PageWrite {
+    pub place: PagePlace,
+    pub node: Rc<Node>,
+    pub bytes: Bytes,
+}
+
+/// What a checkpoint starts from.
+pub(crate) struct Frozen {
+    pub tree: Tree,
+    pub covers: Position,
+    pub accounts: Accounts,
+    pub dropped: Vec<Rc<Cell<Address>>>,
+    pub rewrites: u64,
+    pub log_bytes: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub user: VecDeque<Item>,
+    pub background: VecDeque<Item>,
+    /// The last frame came from the foreground: the background is next if it waits.
+    pub(super) user_was_last: bool,
+}
+
+impl Queue {
+    pub(super) fn pop_background(&mut self) -> Option<Item> {
+        if self.user.is_empty() || self.user_was_last { self.background.pop_front() } else { None }
+    }
+}
+
+impl Vdisk {
+    pub(crate) fn enqueue(&self, item: Item) {
+        if self.ended.get() {
+            return;
+        }
+        {
+            let mut queue = self.queue.borrow_mut();
+            match item {
+                Item::Write { .. } | Item::Clear { .. } => queue.user.push_back(item),
+                _ => queue.background.push_back(item),
+            }
+        }
+        self.queued.notify();
+    }
+
+    /// Queues an item that answers, and waits for the answer.
+    pub(crate) async fn ask<T>(&self, make: impl FnOnce(OneshotSender<T>) -> Item) -> Result<T> {
+        let (sender, receiver): (_, OneshotReceiver<T>) = oneshot();
+        self.enqueue(make(sender));
+        receiver.await.ok_or_else(|| Error::new(Kind::Closed, "the vDisk was closed meanwhile"))
+    }
+}
+
+/// Answers an item that is not carried out.
+pub(super) fn refuse(item: Item, error: Error) {
+    match item {
+        Item::Write { done, .. } | Item::Clear { done, .. } | Item::Pages { done, .. } | Item::Rewrite { done } => {
+            done.send(Err(error));
+        }
+        Item::Relocate { done, .. } => done.send(Err(error)),
+        Item::Proof { done } => done.send(Err(error)),
+        Item::Control { done, .. } => done.send(Err(error)),
+        Item::Freeze { done } => done.send(Err(error)),
+        Item::Stop { .. } => {}
+    }
+}

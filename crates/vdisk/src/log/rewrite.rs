@@ -1,0 +1,144 @@
+//! Appending frames once more, elsewhere, that a failed sync or a crash leaves without proof that they are stored.
+
+use super::frame::FrameKind;
+use super::piece::{Piece, old_addresses, run_addresses};
+use super::{Position, Record};
+use crate::address::Address;
+use crate::map::Node;
+use crate::stats::Stats;
+use crate::vdisk::{Health, State, Vdisk};
+use crate::{Error, Kind, Result};
+use base::Sequence;
+use pool::{Purpose, SlabId};
+use std::rc::Rc;
+
+/// A frame that is not known to be synced, kept whole: after a failed sync it is appended again elsewhere.
+pub(crate) struct Unsynced {
+    pub at: Position,
+    pub offset: u32,
+    pub slab: SlabId,
+    pub bytes: u64,
+    /// What the frame says to be synced.
+    pub durable_through: Sequence,
+    pub kind: FrameKind,
+    pub pieces: Vec<Piece>,
+    /// Pages: the node and what was stored for it before.
+    pub pages: Vec<(Rc<Node>, Address)>,
+}
+
+impl Vdisk {
+    /// Everything that is not provably stored, after a failed sync or a crash, is appended again in another group under
+    /// the same sequence numbers. Map pages are not: they hold addresses that are changing; their checkpoint starts again.
+    /// `Full`: what is left waits in `to_rewrite`, and nothing else is appended before it.
+    pub(super) async fn rewrite_unsynced(self: &Rc<Self>) -> Result<()> {
+        if let Health::Failed(reason) = &self.state.borrow().health {
+            return Err(Error::new(Kind::Io, reason.clone()));
+        }
+        let failed = self.collect_unsynced();
+        let mut count = 0;
+        loop {
+            let next = self.state.borrow_mut().to_rewrite.pop_front();
+            let Some(frame) = next else { break };
+            match self.rewrite_frame(&frame).await {
+                Ok(()) => count += 1,
+                Err(error) if error.kind == Kind::Full => {
+                    self.state.borrow_mut().to_rewrite.push_front(Unsynced { pages: Vec::new(), ..frame });
+                    self.context.load.full.notify();
+                    return Err(error);
+                }
+                Err(error) => {
+                    // Nothing may take the place of the frame that failed.
+                    let reason = format!("unsynced frames could not be written elsewhere: {error}");
+                    tracing::error!(vdisk = %self.id, %error, "unsynced frames are lost to this run; refusing writes and flushes");
+                    self.fail(reason.clone());
+                    return Err(Error::new(Kind::Io, reason));
+                }
+            }
+        }
+        if failed {
+            Stats::add(&self.stats.sync_failures_survived, 1);
+            tracing::warn!(vdisk = %self.id, frames = count, "sync failed; unsynced frames were written to another group");
+        }
+        Ok(())
+    }
+
+    /// If the sync of any unsynced frame failed, all of them are to be rewritten: the log goes back to what is durable.
+    fn collect_unsynced(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if !state.unsynced.iter().any(|frame| state.failed_slabs.contains(&frame.slab)) {
+            return false;
+        }
+        state.rewrites += 1;
+        state.open = None;
+        state.position = state.durable;
+        let load = &self.context.load.unsynced_bytes;
+        load.set(load.get() - state.unsynced_bytes);
+        state.unsynced_bytes = 0;
+        let mut frames = std::mem::take(&mut state.unsynced);
+        frames.append(&mut state.to_rewrite);
+        state.to_rewrite = frames;
+        true
+    }
+
+    /// What is still to be rewritten comes before any new frame: its sequence numbers do.
+    pub(super) async fn rewrite_first(self: &Rc<Self>) -> Result<()> {
+        if self.state.borrow().to_rewrite.is_empty() { Ok(()) } else { self.rewrite_unsynced().await }
+    }
+
+    async fn rewrite_frame(self: &Rc<Self>, old: &Unsynced) -> Result<()> {
+        for (node, before) in &old.pages {
+            let lost = node.stored.get();
+            let mut state = self.state.borrow_mut();
+            state.accounts.page_dead(lost.group(), lost.len());
+            if before.is_stored() {
+                state.accounts.page_live(before.group(), before.len());
+            }
+            node.mark_lost(*before);
+        }
+        let is_checkpoint = old.kind == FrameKind::Control
+            && matches!(&old.pieces[..], [Piece::Control { bytes }] if matches!(Record::decode(bytes), Ok(Record::Checkpoint(_))));
+        // A frame without runs keeps the sequence without a gap.
+        let pieces = if old.kind == FrameKind::Pages || is_checkpoint { Vec::new() } else { old.pieces.clone() };
+        let kind = if pieces.is_empty() { FrameKind::Data } else { old.kind };
+        let old_addresses = old_addresses(&pieces, &old.at, old.offset);
+        let appended = self.append(kind, &pieces, Purpose::Emergency).await?;
+        let is_delete =
+            |piece: &Piece| matches!(piece, Piece::Control { bytes } if Record::decode(bytes) == Ok(Record::Delete));
+        if pieces.iter().any(is_delete) {
+            self.state.borrow_mut().tombstone = Some(appended.frame.group);
+        }
+        for (index, (piece, run)) in pieces.iter().zip(&appended.frame.runs).enumerate() {
+            if let Piece::Data { block, .. } = piece {
+                let new = run_addresses(&appended.frame, run);
+                self.replace_addresses(*block, &old_addresses[index], &new).await?;
+            }
+        }
+        self.note_unsynced(appended, pieces, Vec::new());
+        Ok(())
+    }
+
+    async fn replace_addresses(&self, block: u64, old: &[Address], new: &[Address]) -> Result<()> {
+        for (i, (old, new)) in old.iter().zip(new).enumerate() {
+            let block = block + i as u64;
+            loop {
+                let replaced = {
+                    let mut state = self.state.borrow_mut();
+                    let State { tree, accounts, .. } = &mut *state;
+                    match tree.lookup(block) {
+                        Ok(here) if here == *old => tree
+                            .set_run(block, &[*new], &mut |dead: Address| accounts.data_dead(dead.group(), dead.len()))
+                            .map(|()| accounts.data_live(new.group(), new.len())),
+                        Ok(_) => Ok(()),
+                        Err(need) => Err(need),
+                    }
+                };
+                match replaced {
+                    Ok(()) => break,
+                    Err(need) => self.load(need).await?,
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! Emptying a group: large dead ranges are punched, or what lives moves to the end of the log.
+
+use super::view::View;
+use super::{extents, yield_now};
+use crate::account::GroupAccount;
+use crate::address::Address;
+use crate::contents::{held_by, push};
+use crate::log::frame::RunKind;
+use crate::log::{GroupWalk, Item, Move, Step, WalkedFrame};
+use crate::map::{NeedPage, PagePlace};
+use crate::stats::Stats;
+use crate::vdisk::Vdisk;
+use crate::{Error, Result};
+use base::GroupId;
+use base::units::{BLOCK, round_down, round_up};
+use bytes::Bytes;
+use std::rc::Rc;
+
+/// Blocks moved by one frame: 256 KiB, so that clients wait behind little.
+const MOVES_MAX: usize = 64;
+/// Shortest dead range that is punched: below, the file system's bookkeeping costs more than the space is worth.
+const PUNCH_BLOCKS_MIN: usize = 16;
+
+impl Vdisk {
+    /// Punches where that is enough, else moves everything that lives in the group to the end of the log.
+    pub(super) async fn empty_group(self: &Rc<Self>, group: GroupId) -> Result<()> {
+        let account = self.state.borrow().accounts.groups.get(&group).copied().unwrap_or_default();
+        let half_full = account.live() * 2 >= account.occupied();
+        if half_full && self.punch_dead_ranges(group, account).await? {
+            return Ok(());
+        }
+        let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, account.len);
+        let (mut moves, mut held) = (Vec::new(), Vec::new());
+        while let Step::Frame(walked) = walk.next().await? {
+            yield_now().await;
+            walked.frame.runs.iter().filter_map(held_by).for_each(|run| push(&mut held, run));
+            for run in walked.frame.runs.clone() {
+                match run.kind {
+                    RunKind::Data => self.collect_moves(&walked, &run, &mut moves).await?,
+                    RunKind::Page => {
+                        let address = extents(&walked, &run).pop().expect("a page has one extent");
+                        self.touch_page(PagePlace { level: run.level, index: run.block }, address).await?;
+                    }
+                    RunKind::ClearHole | RunKind::ClearZeros | RunKind::Control => {}
+                }
+                while moves.len() >= MOVES_MAX {
+                    let rest = moves.split_off(MOVES_MAX);
+                    let now = std::mem::replace(&mut moves, rest);
+                    self.ask(|done| Item::Relocate { moves: now, done }).await??;
+                }
+            }
+        }
+        if !moves.is_empty() {
+            self.ask(|done| Item::Relocate { moves, done }).await??;
+        }
+        let mut state = self.state.borrow_mut();
+        if walk.at.end < account.len {
+            tracing::error!(vdisk = %self.id, %group, at = walk.at.end, len = account.len, "a sealed group cannot be read to its end");
+            state.unreadable.insert(group);
+        } else {
+            self.contents.borrow_mut().learn(group, held);
+            // All that lived here has moved: now the counter can be made exact.
+            let left = state.accounts.groups.get(&group).map_or(0, |account| account.data);
+            state.accounts.data_dead(group, left);
+        }
+        Ok(())
+    }
+
+    async fn collect_moves(
+        &self,
+        walked: &WalkedFrame,
+        run: &crate::log::frame::Run,
+        moves: &mut Vec<Move>,
+    ) -> Result<()> {
+        let payload = walked.payload(run);
+        for (i, address) in extents(walked, run).into_iter().enumerate() {
+            let block = run.block + i as u64;
+            if self.lookup(block).await? != address {
+                continue;
+            }
+            let bytes = &payload[i * BLOCK as usize..(i + 1) * BLOCK as usize];
+            if base::crc::crc32c(bytes) != address.crc() {
+                // It stays where it is: a read answers with a medium error, and the group is never given back.
+                Stats::add(&self.stats.checksum_failures, 1);
+                tracing::error!(vdisk = %self.id, block, extent = ?address, "extent fails its checksum and cannot be moved");
+                self.state.borrow_mut().unreadable.insert(address.group());
+                return Err(Error::corrupt(format!("extent {address:?} of block {block} fails its checksum")));
+            }
+            moves.push(Move { block, from: address, data: Bytes::copy_from_slice(bytes) });
+        }
+        Ok(())
+    }
+
+    async fn lookup(&self, block: u64) -> Result<Address> {
+        loop {
+            let found = self.state.borrow().tree.lookup(block);
+            match found {
+                Ok(address) => return Ok(address),
+                Err(need) => self.load(need).await?,
+            }
+        }
+    }
+
+    /// A page of the map that lies in the group is marked, so that the next checkpoint stores it elsewhere.
+    async fn touch_page(&self, place: PagePlace, address: Address) -> Result<()> {
+        loop {
+            let touched: std::result::Result<(), NeedPage> = {
+                let mut state = self.state.borrow_mut();
+                match state.tree.page_is_at(place, address) {
+                    Ok(true) => state.tree.touch(place),
+                    Ok(false) => Ok(()),
+                    Err(need) => Err(need),
+                }
+            };
+            match touched {
+                Ok(()) => return Ok(()),
+                Err(need) => self.load(need).await?,
+            }
+        }
+    }
+
+    /// Gives back dead ranges of at least 64 KiB inside the payload of frames that no replay needs. `true`: that was
+    /// most of what is dead.
+    async fn punch_dead_ranges(self: &Rc<Self>, group: GroupId, account: GroupAccount) -> Result<bool> {
+        let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(false) };
+        let mut view = View { vdisk: self, root: checkpoint.root, height: checkpoint.height, leaf: None };
+        let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, account.len);
+        let mut ranges = Vec::new();
+        while let Step::Frame(walked) = walk.next().await? {
+            if walked.frame.sequence > checkpoint.covers.sequence {
+                break;
+            }
+            for run in walked.frame.runs.iter().filter(|run| run.kind == RunKind::Data) {
+                if run.count as usize >= PUNCH_BLOCKS_MIN {
+                    self.find_dead_ranges(&walked, run, &mut view, &mut ranges).await?;
+                }
+            }
+        }
+        let bytes: u64 = ranges.iter().map(|(_, len)| u64::from(*len)).sum();
+        let dead = account.occupied().saturating_sub(account.live());
+        if bytes * 2 < dead || bytes == 0 {
+            return Ok(false);
+        }
+        self.prove_in_log(checkpoint).await?;
+        for (offset, len) in ranges {
+            self.context.pool.punch(group, offset, len).await?;
+        }
+        // Ranges that were punched before are in the sum again.
+        let fresh = bytes.saturating_sub(account.punched.into()) as u32;
+        Stats::add(&self.stats.bytes_punched, fresh.into());
+        self.state.borrow_mut().accounts.punched(group, fresh);
+        Ok(fresh > 0)
+    }
+
+    async fn find_dead_ranges(
+        &self,
+        walked: &WalkedFrame,
+        run: &crate::log::frame::Run,
+        view: &mut View<'_>,
+        ranges: &mut Vec<(u32, u32)>,
+    ) -> Result<()> {
+        let mut start = None;
+        let extents = extents(walked, run);
+        for i in 0..=extents.len() {
+            let dead = match extents.get(i) {
+                None => false,
+                Some(address) => {
+                    let block = run.block + i as u64;
+                    self.lookup(block).await? != *address && view.block(block).await? != *address
+                }
+            };
+            match (dead, start) {
+                (true, None) => start = Some(i),
+                (false, Some(first)) => {
+                    if i - first >= PUNCH_BLOCKS_MIN {
+                        // Small frames are packed: what a ragged end shares with its neighbour stays.
+                        let offset = walked.frame.offset + run.payload_offset + first as u32 * BLOCK as u32;
+                        let end = round_down(u64::from(offset) + (i - first) as u64 * BLOCK, BLOCK) as u32;
+                        let start = round_up(offset.into(), BLOCK) as u32;
+                        ranges.push((start, end - start));
+                    }
+                    start = None;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
