@@ -82,6 +82,8 @@ pub struct EngineConfig {
     pub unsynced_bytes_max: u64,
     /// ...and this long, then they are synced unasked.
     pub unsynced_age_max: Duration,
+    /// How long a worker looks for work before it sleeps, if its last sleeps were shorter.
+    pub poll_max: Duration,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -119,6 +121,7 @@ impl Config {
                 cache_bytes: None,
                 unsynced_bytes_max: 64 * MIB,
                 unsynced_age_max: Duration::from_millis(100),
+                poll_max: Duration::from_micros(250),
             },
             log: LogConfig::default(),
         }
@@ -203,6 +206,7 @@ impl EngineConfig {
         )?;
         check_bytes("engine.unsynced_max", self.unsynced_bytes_max, 64 * KIB, memory_bytes)?;
         check_range("engine.unsynced_ms_max", self.unsynced_age_max.as_millis() as u64, 1, 60_000)?;
+        check_range("engine.poll_us_max", self.poll_max.as_micros() as u64, 0, 1000)?;
         match self.cache_bytes {
             Some(cache) => check_bytes("engine.cache", cache, 0, memory_bytes),
             None => Ok(()),

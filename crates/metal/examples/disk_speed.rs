@@ -19,7 +19,7 @@ fn main() {
     let directory = PathBuf::from(arguments.next().unwrap_or_else(|| ".".to_owned()));
     let seconds = arguments.next().map_or(3, |text| text.parse().expect("SECONDS is a number"));
     let duration = Duration::from_secs(seconds);
-    let workers = Workers::start(1).expect("a worker starts");
+    let workers = Workers::start(1, std::time::Duration::from_micros(250)).expect("a worker starts");
     let (done, wait) = std::sync::mpsc::channel();
     let of_worker = directory.clone();
     let job: metal::Job = Box::new(move |context| {

@@ -128,6 +128,12 @@ impl File for DiskFile {
         }
     }
 
+    fn write_back(&self, offset: u64, len: u64) {
+        if let Ok(len) = u32::try_from(len) {
+            self.directory.ring.begin_write_back(&self.descriptors, offset, len).detach();
+        }
+    }
+
     fn data_ranges(&self) -> LocalFuture<Result<Vec<(u64, u64)>>> {
         let (helper, name) = (self.directory.helper.clone(), self.name.clone());
         let descriptor = self.descriptors.buffered().try_clone();

@@ -1,5 +1,6 @@
 //! Worker threads: one per core, each with a tokio current-thread runtime and one ring.
 
+mod polling;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -14,6 +15,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc as thread_channel};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use world::{LocalFuture, Spawn, World};
 
@@ -61,8 +63,9 @@ pub enum Refused {
 }
 
 impl Workers {
-    /// Starts `count` threads and waits until each has its runtime and its ring.
-    pub fn start(count: usize) -> io::Result<Workers> {
+    /// Starts `count` threads and waits until each has its runtime and its ring. A worker whose sleeps are shorter than
+    /// `poll_max` stays awake and looks for work as long as that pays; zero: it always sleeps at once.
+    pub fn start(count: usize, poll_max: Duration) -> io::Result<Workers> {
         assert!(count > 0, "work needs a worker");
         let helper = Actor::start("disk-helper", ())?;
         let mut workers = Vec::new();
@@ -71,7 +74,7 @@ impl Workers {
             let (jobs, of_worker) = mpsc::channel(JOBS_WAITING_MAX);
             let stop = Arc::new(Notify::new());
             let (report, ready) = thread_channel::channel();
-            let seat = Seat { index, jobs: of_worker, stop: stop.clone(), helper: helper.clone() };
+            let seat = Seat { index, jobs: of_worker, stop: stop.clone(), helper: helper.clone(), poll_max };
             let thread =
                 std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || seat.work(report))?;
             // The workers started before this one end by themselves when their senders are dropped.
@@ -117,6 +120,7 @@ struct Seat {
     jobs: mpsc::Receiver<Job>,
     stop: Arc<Notify>,
     helper: Actor<()>,
+    poll_max: Duration,
 }
 
 impl Seat {
@@ -150,6 +154,7 @@ impl Seat {
 
     async fn serve(mut self, ring: Rc<Ring>, drive: impl Future<Output = ()> + 'static) {
         spawn_guarded(Box::pin(drive));
+        tokio::task::spawn_local(polling::poll(self.poll_max));
         let world =
             World { clock: Rc::new(MachineClock), random: Rc::new(KernelRandom::new()), spawn: Rc::new(OnWorker) };
         let context = WorkerContext { index: self.index, world, ring, helper: self.helper };
@@ -185,6 +190,7 @@ struct Guarded(LocalFuture<()>);
 impl Future for Guarded {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        polling::turn();
         let abort = AbortOnPanic;
         let ready = self.0.as_mut().poll(context);
         std::mem::forget(abort);

@@ -167,6 +167,16 @@ impl OpenGroup {
         self.pace.synced(self.group.tail.get());
     }
 
+    /// To be called when whoever waited for the last append has been answered. Lets the disk begin with it if a sync of it
+    /// alone is expected: by the time it is asked for, the data may be there.
+    pub fn answered(&self) {
+        if let Some((start, end)) = self.group.sync_expected.take()
+            && !self.is_sealed()
+        {
+            self.group.slab.file.write_back(self.group.start + u64::from(start), u64::from(end - start));
+        }
+    }
+
     fn check_open(&self) -> Result<()> {
         if self.group.sealed.get() {
             let text = format!("group {} takes no more appends: one failed, or it was freed", self.group.id);
@@ -301,6 +311,7 @@ impl Begun {
         add(&counters.appended_bytes, plan.appended.into());
         add(&counters.dirtied_bytes, self.group.newly_dirtied(plan.start, plan.end).into());
         add(&counters.prewritten_bytes, plan.ahead.into());
+        self.group.sync_expected.set(self.group.slab.appended().then_some((plan.start, plan.end)));
         self.pool.grow_ahead(&self.group);
         Ok(())
     }

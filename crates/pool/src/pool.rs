@@ -85,6 +85,8 @@ pub(crate) struct Group {
     pub growing: Cell<bool>,
     /// Number of the slab's sync since which pages were written, and up to where.
     pub dirtied: Cell<(u64, u32)>,
+    /// What the last append wrote, if a sync of it alone is expected.
+    pub sync_expected: Cell<Option<(u32, u32)>>,
     /// Operations of the disk that are under way on the slot; it is not given to another group before they ended.
     busy: Cell<u32>,
     idle: Rc<Notify>,
@@ -106,6 +108,7 @@ impl Group {
             freed: Cell::new(false),
             growing: Cell::new(false),
             dirtied: Cell::default(),
+            sync_expected: Cell::default(),
             busy: Cell::new(0),
             idle: Notify::new(),
         }

@@ -29,6 +29,9 @@ pub(crate) const VERSION: u32 = 1;
 /// Four digits in the file's name.
 const NUMBER_MAX: u16 = 9999;
 
+/// Syncs of one append each after which the next one is expected.
+const LONE_SYNCS_MIN: u32 = 4;
+
 /// Number of a slab file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlabId(pub u16);
@@ -124,6 +127,10 @@ pub(crate) struct Slab {
     pub dirty: Cell<bool>,
     /// Syncs that were begun.
     pub syncs: Cell<u64>,
+    /// Appends since the last of them, and how many syncs in a row covered one append each: somebody flushes each of his
+    /// writes, and nobody else is there.
+    pub appends: Cell<u32>,
+    pub lone_syncs: Cell<u32>,
     pub poisoned: Cell<bool>,
     /// Not for new groups: its header is damaged.
     pub retired: bool,
@@ -139,6 +146,8 @@ impl Slab {
             waiters: RefCell::default(),
             dirty: Cell::new(true),
             syncs: Cell::new(1),
+            appends: Cell::new(0),
+            lone_syncs: Cell::new(0),
             poisoned: Cell::new(false),
             retired,
         })
@@ -146,6 +155,20 @@ impl Slab {
 
     pub fn slot_offset(&self, slot: u32) -> u64 {
         u64::from(slots_start(self.group_size)) + u64::from(slot) * u64::from(self.group_size)
+    }
+
+    /// Whether the append that ended now will be followed by a sync of its own.
+    pub fn appended(&self) -> bool {
+        self.appends.set(self.appends.get().saturating_add(1));
+        self.appends.get() == 1 && self.lone_syncs.get() >= LONE_SYNCS_MIN
+    }
+
+    pub fn sync_begins(&self) {
+        let lone = if self.appends.replace(0) == 1 { self.lone_syncs.get().saturating_add(1) } else { 0 };
+        self.lone_syncs.set(lone);
+        self.dirty.set(false);
+        self.syncs.set(self.syncs.get() + 1);
+        self.slots.borrow_mut().sync_begins();
     }
 
     pub fn accepts_groups(&self) -> bool {

@@ -83,9 +83,7 @@ fn begin(slab: &Slab) -> Option<LocalFuture<world::Result<()>>> {
         return None;
     }
     waiters.current = std::mem::take(&mut waiters.next);
-    slab.dirty.set(false);
-    slab.syncs.set(slab.syncs.get() + 1);
-    slab.slots.borrow_mut().sync_begins();
+    slab.sync_begins();
     Some(slab.file.sync())
 }
 

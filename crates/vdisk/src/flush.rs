@@ -5,10 +5,12 @@ use crate::log::Item;
 use crate::stats::Stats;
 use crate::vdisk::{Health, Vdisk};
 use crate::{Error, Kind, Result};
-use base::Sequence;
+use base::{GroupId, Sequence};
 use pool::SlabId;
 use std::rc::Rc;
 
+/// Synced bytes at which the kernel's copy of them is given up.
+const RELEASE_BYTES: u32 = 1 << 20;
 /// After this many rewrites the disk is not worth another try.
 const REWRITES_MAX: u32 = 3;
 
@@ -126,6 +128,22 @@ impl Vdisk {
         self.context.load.synced.notify();
     }
 
+    /// What is on the medium is, as far as it is wanted, in our own cache: memory is not paid twice. But telling the kernel
+    /// takes a thread of it each time, so a flush of a few blocks leaves that to a later one.
+    fn release_later(&self, group: GroupId, start: u32, end: u32) {
+        let before = self.releasable.get();
+        let (of, from, _) = before;
+        if of == group && end.saturating_sub(from) < RELEASE_BYTES {
+            return self.releasable.set((group, from, end));
+        }
+        let (start, before) = if of == group { (from, None) } else { (start, Some(before)) };
+        self.releasable.set((group, end, end));
+        for (group, start, end) in before.into_iter().chain([(group, start, end)]).filter(|(_, start, end)| start < end)
+        {
+            self.context.pool.release(group, start, end - start);
+        }
+    }
+
     /// `rewrites`: as it was when the sync began. A sync of places that were given up meanwhile proves nothing.
     fn mark_durable(self: &Rc<Self>, through: Sequence, rewrites: u64) {
         let mut released = Vec::new();
@@ -162,10 +180,7 @@ impl Vdisk {
                 this.told.notify();
             });
         }
-        // The bytes are on the medium and, as far as they are wanted, in our own cache: memory is not paid twice.
-        for (group, start, end) in released {
-            self.context.pool.release(group, start, end - start);
-        }
+        released.into_iter().for_each(|(group, start, end)| self.release_later(group, start, end));
         self.context.load.synced.notify();
     }
 

@@ -183,6 +183,8 @@ pub struct Vdisk {
     /// Log written for clients since the start, and where the space rule is looked at again.
     pub(crate) user_log_bytes: Cell<u64>,
     pub(crate) next_space_look: Cell<u64>,
+    /// Group and range whose bytes are synced and that the kernel may still keep a copy of.
+    pub(crate) releasable: Cell<(GroupId, u32, u32)>,
     pub(crate) sync_timer: Cell<bool>,
     pub(crate) quiet_timer: Cell<bool>,
     pub(crate) last_write_ns: Cell<u64>,
@@ -358,6 +360,7 @@ impl Vdisk {
             stopped: Default::default(),
             user_log_bytes: Default::default(),
             next_space_look: Default::default(),
+            releasable: Cell::new((GroupId::NONE, 0, 0)),
             sync_timer: Default::default(),
             quiet_timer: Default::default(),
             last_write_ns: Default::default(),

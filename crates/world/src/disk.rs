@@ -83,6 +83,10 @@ pub trait File {
     /// A hint that the kernel's copy of the range (already synced) is not needed any more. Never fails, may do nothing.
     fn release(&self, offset: u64, len: u64);
 
+    /// A hint that a sync of this range, just written, will follow: the disk may begin. Never fails, may do nothing; the
+    /// sync alone says whether it succeeded.
+    fn write_back(&self, _offset: u64, _len: u64) {}
+
     /// Ranges `[start, end)` that may hold data, in order; everything else is a hole. A disk that cannot tell answers
     /// with one range over the whole file.
     fn data_ranges(&self) -> LocalFuture<Result<Vec<(u64, u64)>>>;

@@ -59,6 +59,7 @@ struct Engine {
     cache: Option<Size>,
     unsynced_max: Option<Size>,
     unsynced_ms_max: Option<u64>,
+    poll_us_max: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,6 +168,7 @@ impl Engine {
         }
         set(&mut engine.unsynced_bytes_max, self.unsynced_max.map(|size| size.0));
         set(&mut engine.unsynced_age_max, self.unsynced_ms_max.map(Duration::from_millis));
+        set(&mut engine.poll_max, self.poll_us_max.map(Duration::from_micros));
     }
 }
 

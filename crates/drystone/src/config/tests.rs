@@ -60,6 +60,7 @@ checkpoint_interval_total = "2GiB"
 cache = 1048576
 unsynced_max = "8MiB"
 unsynced_ms_max = 20
+poll_us_max = 0
 [log]
 level = "debug"
 format = "json"
@@ -98,6 +99,7 @@ fn a_file_sets_everything() {
             cache_bytes: Some(MIB),
             unsynced_bytes_max: 8 * MIB,
             unsynced_age_max: Duration::from_millis(20),
+            poll_max: Duration::ZERO,
         },
         log: LogConfig { filter: Some("debug".into()), format: Some(LogFormat::Json) },
     };
@@ -133,6 +135,7 @@ fn bad_settings_are_refused() {
         ("[engine]\ncheckpoint_interval = \"8GiB\"", "checkpoint_interval_total"),
         ("[log]\nformat = \"xml\"", "unknown variant `xml`"),
         ("[engine]\nunsynced_ms_max = 0", "1 to 60000"),
+        ("[engine]\npoll_us_max = 1001", "0 to 1000"),
         ("memory = \"64MiB\"\n[engine]\ncache = \"65MiB\"", "engine.cache"),
     ] {
         refused(Some(file), &[], part);

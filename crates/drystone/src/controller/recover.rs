@@ -24,7 +24,7 @@ pub fn recover(config: &Config) -> Result<Recovered> {
     let count = last + 1;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
-    let workers = Workers::start(1).context("cannot start a worker")?;
+    let workers = Workers::start(1, std::time::Duration::ZERO).context("cannot start a worker")?;
     let shards = Shards { workers, count };
     let result = runtime.block_on(rebuild(config, &shards, &numbers));
     shards.workers.stop();

@@ -42,7 +42,7 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let (core, node) = open_store(config)?;
     let store = Actor::start("metadata", core).context("cannot start the metadata store's thread")?;
     let worker_count = config.workers.min(u32::from(node.shards)) as usize;
-    let workers = Workers::start(worker_count).context("cannot start the workers")?;
+    let workers = Workers::start(worker_count, config.engine.poll_max).context("cannot start the workers")?;
     let shards = Shards { workers, count: node.shards };
     let directory = Arc::new(Directory::default());
     let cache = Arc::new(Cache::new(memory(config).cache_bytes));

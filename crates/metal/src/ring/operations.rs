@@ -200,6 +200,16 @@ impl Ring {
         unsafe { self.start(entry, Resources::SpaceChange(SpaceChange::begin(file))) }
     }
 
+    /// Lets the kernel begin to write dirty pages. Errors stay with the file, for the sync to find.
+    pub(crate) fn begin_write_back(self: &Rc<Self>, file: &Rc<Descriptors>, offset: u64, len: u32) -> Operation {
+        let entry = opcode::SyncFileRange::new(types::Fd(file.buffered().as_raw_fd()), len)
+            .offset(offset)
+            .flags(libc::SYNC_FILE_RANGE_WRITE)
+            .build();
+        // SAFETY: the descriptor belongs to the file in the resources; there are no pointers.
+        unsafe { self.start(entry, Resources::File(file.clone())) }
+    }
+
     /// POSIX_FADV_DONTNEED over at most [`ADVICE_BYTES_MAX`].
     pub(crate) fn forget_cached(self: &Rc<Self>, file: &Rc<Descriptors>, range: std::ops::Range<u64>) -> Operation {
         let len = (range.end - range.start).min(ADVICE_BYTES_MAX) as libc::off_t;

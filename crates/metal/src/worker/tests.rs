@@ -11,7 +11,7 @@ where
     R: Send + 'static,
     F: Future<Output = R> + 'static,
 {
-    let workers = Workers::start(1).expect("a worker starts");
+    let workers = Workers::start(1, std::time::Duration::from_micros(250)).expect("a worker starts");
     let (sender, receiver) = thread_channel::channel();
     let job: Job = Box::new(move |context| {
         let task = task(context);
@@ -43,7 +43,7 @@ pub(crate) fn child(name: &str, variable: &str) -> Command {
 
 #[test]
 fn every_worker_runs_its_jobs_on_its_own_named_thread() {
-    let workers = Workers::start(3).expect("workers start");
+    let workers = Workers::start(3, std::time::Duration::from_micros(250)).expect("workers start");
     let (sender, receiver) = thread_channel::channel();
     for index in 0..3 {
         let sender = sender.clone();
@@ -69,7 +69,7 @@ fn every_worker_runs_its_jobs_on_its_own_named_thread() {
 
 #[test]
 fn a_worker_that_is_stuck_refuses_more_jobs() {
-    let workers = Workers::start(1).expect("a worker starts");
+    let workers = Workers::start(1, std::time::Duration::from_micros(250)).expect("a worker starts");
     let (open, gate) = thread_channel::channel::<()>();
     let (started, begun) = thread_channel::channel();
     let stuck: Job = Box::new(move |_| {
@@ -88,7 +88,7 @@ fn a_worker_that_is_stuck_refuses_more_jobs() {
 
 #[test]
 fn stopping_drops_tasks_that_wait_for_ever() {
-    let workers = Workers::start(1).expect("a worker starts");
+    let workers = Workers::start(1, std::time::Duration::from_micros(250)).expect("a worker starts");
     let (sender, receiver) = thread_channel::channel::<()>();
     let job: Job = Box::new(move |context| {
         Box::pin(async move {
@@ -137,7 +137,7 @@ fn context_switches(thread: i32) -> u64 {
 
 #[test]
 fn an_idle_worker_sleeps() {
-    let workers = Workers::start(1).expect("a worker starts");
+    let workers = Workers::start(1, std::time::Duration::from_micros(250)).expect("a worker starts");
     let (sender, receiver) = thread_channel::channel();
     let job: Job = Box::new(move |context| {
         Box::pin(async move {

@@ -254,3 +254,39 @@ fn frequent_syncs_get_space_that_is_written_ahead() {
     let len = group.tail() - 4096;
     assert_eq!(bench.read(&pool, id, 4096, len).expect("stored"), content(id, 4096, len));
 }
+
+/// Whoever flushes each of his writes, and is alone, waits for half of it only: the disk has begun when he asks.
+#[test]
+fn the_disk_begins_early_with_what_will_be_synced_alone() {
+    let bench = Bench::new(small());
+    let pool = bench.pool();
+    let mut group = bench.group(&pool);
+    let told = || std::mem::take(&mut *bench.disk.written_back.borrow_mut());
+    let mut append = |count: usize| {
+        for _ in 0..count {
+            bench.fill(&mut group, 100);
+            group.answered();
+            group.answered();
+        }
+        bench.sync(&pool, SlabId(0)).expect("the disk works");
+        group.synced();
+    };
+    (0..4).for_each(|_| append(1));
+    assert_eq!(told(), [], "not before it is known");
+    append(1);
+    append(1);
+    let begun = told();
+    assert_eq!(begun.len(), 2, "once each: {begun:?}");
+    assert!(begun.iter().all(|(offset, len)| (offset + len) % 4096 == 0), "whole pages: {begun:?}");
+    append(2);
+    assert_eq!(told().len(), 1, "the second was not expected to be alone");
+    append(1);
+    assert_eq!(told(), [], "it starts anew");
+    (0..5).for_each(|_| append(1));
+    assert!(!told().is_empty());
+    bench.fill(&mut group, 100);
+    bench.disk.faults.sync_error.replace(Some("slab-0000".into()));
+    bench.sync(&pool, SlabId(0)).expect_err("the disk was told to fail");
+    group.answered();
+    assert_eq!(told(), [], "nothing more is written to a slab whose sync failed");
+}

@@ -76,6 +76,8 @@ pub struct MemDisk {
     /// Every operation is answered later, not at once.
     pub slow: Cell<bool>,
     pub writes: RefCell<Vec<(String, u64, u64)>>,
+    /// Ranges that the disk was told to begin with.
+    pub written_back: RefCell<Vec<(u64, u64)>>,
 }
 
 fn error(kind: Kind, context: &str) -> Error {
@@ -342,6 +344,10 @@ impl File for MemFile {
     }
 
     fn release(&self, _offset: u64, _len: u64) {}
+
+    fn write_back(&self, offset: u64, len: u64) {
+        self.disk.written_back.borrow_mut().push((offset, len));
+    }
 
     fn data_ranges(&self) -> LocalFuture<Result<Vec<(u64, u64)>>> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();

@@ -150,6 +150,9 @@ impl Vdisk {
             }
         }
         batch.finish(result);
+        if let Some(group) = &self.state.borrow().open {
+            group.answered();
+        }
     }
 
     async fn append_user(self: &Rc<Self>, batch: &Batch) -> Result<()> {
