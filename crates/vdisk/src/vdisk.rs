@@ -265,7 +265,12 @@ impl Vdisk {
     /// Brings a page of the map into memory.
     pub(crate) async fn load(&self, need: NeedPage) -> Result<()> {
         let bytes = self.page_bytes(need.address).await?;
-        let entries = decode_page(&bytes)
+        self.attach(need, &bytes)
+    }
+
+    /// `bytes`: the page, checked.
+    pub(crate) fn attach(&self, need: NeedPage, bytes: &[u8]) -> Result<()> {
+        let entries = decode_page(bytes)
             .map_err(|error| Error::corrupt(format!("map page {:?} at {:?}: {error}", need.place, need.address)))?;
         Stats::add(&self.stats.map_page_loads, 1);
         self.state.borrow_mut().tree.attach(need, entries);

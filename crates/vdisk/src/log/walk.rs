@@ -7,11 +7,14 @@ use base::units::{BLOCK, round_up};
 use base::{GroupId, Sequence, VdiskId};
 use bytes::{Bytes, BytesMut};
 use pool::{HEADER_PAGE, Pool};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use world::Completion;
 
-/// Read from the disk at a time, and ahead of what is looked at: enough to keep a disk busy.
+/// Read from the disk at a time, and ahead of what is looked at.
 const WINDOW: u32 = 2 << 20;
+/// Windows ahead of what is looked at, in a log that turned out to be long: enough to keep a disk busy.
+const WINDOWS_AHEAD: usize = 3;
 /// The same near a place that cannot be read.
 const CAREFUL_WINDOW: u32 = 64 << 10;
 
@@ -69,8 +72,12 @@ pub struct GroupWalk {
     limit: u32,
     window: Bytes,
     window_start: u32,
-    /// What follows the window, being read.
-    ahead: Option<Completion<pool::Result<Bytes>>>,
+    /// What follows the window, in order, being read.
+    ahead: VecDeque<Completion<pool::Result<Bytes>>>,
+    /// What is read ahead ends here.
+    ahead_end: u32,
+    /// A window that was read ahead was needed.
+    is_long: bool,
     /// A window could not be read: no more than is needed is, from here on.
     careful: bool,
     /// The first frame is taken as it is: what it must continue is not known.
@@ -98,7 +105,9 @@ impl GroupWalk {
             limit,
             window: Bytes::new(),
             window_start: 0,
-            ahead: None,
+            ahead: VecDeque::new(),
+            ahead_end: 0,
+            is_long: false,
             careful: false,
             first_is_free: false,
         }
@@ -159,9 +168,10 @@ impl GroupWalk {
             return Ok(Some(self.slice(offset, len)));
         }
         // A place nobody needs may be bad: what is needed is read by itself then.
-        if let Some(ahead) = self.ahead.take()
+        if let Some(ahead) = self.ahead.pop_front()
             && let Ok(next) = ahead.await
         {
+            self.is_long = true;
             let next_end = window_end + next.len() as u32;
             let head =
                 (self.window_start..window_end).contains(&offset).then(|| self.slice(offset, window_end - offset));
@@ -174,6 +184,7 @@ impl GroupWalk {
                 return Ok(Some(whole.freeze()));
             }
         }
+        self.ahead.clear();
         // Reads of one length at whole blocks: their buffers are used again.
         let start = offset / BLOCK as u32 * BLOCK as u32;
         let want = (end - start).max(if self.careful { CAREFUL_WINDOW } else { WINDOW }).min(self.limit - start);
@@ -199,10 +210,19 @@ impl GroupWalk {
 
     /// Starts to read what follows once half of the window has been looked at: most logs are shorter.
     fn read_ahead(&mut self, offset: u32) {
-        let end = self.window_end();
-        let is_due = offset - self.window_start >= self.window.len() as u32 / 2 && end < self.limit;
-        if self.ahead.is_none() && is_due && !self.careful {
-            self.ahead = Some(self.pool.read(self.group, end, WINDOW.min(self.limit - end)));
+        let is_due = self.is_long || offset - self.window_start >= self.window.len() as u32 / 2;
+        if !is_due || self.careful {
+            return;
+        }
+        let windows = if self.is_long { WINDOWS_AHEAD } else { 1 };
+        while self.ahead.len() < windows {
+            let start = if self.ahead.is_empty() { self.window_end() } else { self.ahead_end };
+            if start >= self.limit {
+                break;
+            }
+            let len = WINDOW.min(self.limit - start);
+            self.ahead.push_back(self.pool.read(self.group, start, len));
+            self.ahead_end = start + len;
         }
     }
 }

@@ -14,9 +14,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Frames whose map pages are brought into memory together.
-const FRAMES_AT_ONCE: usize = 512;
-/// Map pages that are read at once.
-const LOADS_AT_ONCE: usize = 64;
+const FRAMES_AT_ONCE: usize = 8192;
+/// Map pages that are looked for before they are read, for each of these bytes that the map may take; and at most.
+const BYTES_A_LOAD: u64 = 32 << 10;
+const LOADS_AT_ONCE_MAX: u64 = 16 << 10;
+/// Reads of map pages that are under way at a time.
+const READS_AT_ONCE: usize = 32;
+/// Pages with no more than this between them are read together, up to so much: a checkpoint stores them in a row, and a
+/// log of any length touches most of them.
+const GAP_BYTES: u32 = 32 << 10;
+const READ_BYTES_MAX: u32 = 512 << 10;
 /// Read at once of what is to be written again.
 const REREAD_BYTES: u32 = 1 << 20;
 
@@ -135,6 +142,7 @@ impl Vdisk {
 
     /// Brings the map pages that the frames will change into memory, level by level, many reads at a time.
     async fn load_for(&self, frames: &[Replayed]) -> Result<()> {
+        let loads_max = (self.context.settings.map_bytes_max / BYTES_A_LOAD).clamp(64, LOADS_AT_ONCE_MAX) as usize;
         let mut loaded = 0;
         loop {
             let mut needs: Vec<NeedPage> = Vec::new();
@@ -146,15 +154,38 @@ impl Vdisk {
                 if needs.is_empty() {
                     loaded = index + 1;
                 }
-                if needs.len() >= LOADS_AT_ONCE {
+                if needs.len() >= loads_max {
                     break;
                 }
             }
             if needs.is_empty() {
                 return Ok(());
             }
-            all(needs.into_iter().map(|need| self.load(need)).collect()).await?;
+            needs.sort_unstable_by_key(|need| (need.address.group(), need.address.offset()));
+            let together: Vec<&[NeedPage]> = needs.chunk_by(lies_near).flat_map(read_together).collect();
+            for reads in together.chunks(READS_AT_ONCE) {
+                all(reads.iter().map(|pages| self.load_together(pages)).collect()).await?;
+            }
         }
+    }
+
+    /// `pages`: of one group, in order.
+    async fn load_together(&self, pages: &[NeedPage]) -> Result<()> {
+        let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return Ok(()) };
+        let start = first.address.offset();
+        let len = last.address.offset() + last.address.len() - start;
+        let read =
+            if pages.len() > 1 { self.context.pool.read(first.address.group(), start, len).await.ok() } else { None };
+        for need in pages {
+            let at = (need.address.offset() - start) as usize;
+            let bytes = read.as_ref().map(|read| read.slice(at..at + need.address.len() as usize));
+            match bytes.filter(|bytes| base::crc::crc32c(bytes) == need.address.crc()) {
+                Some(bytes) => self.attach(*need, &bytes)?,
+                // By itself it may be readable, and if not, it says so.
+                None => self.load(*need).await?,
+            }
+        }
+        Ok(())
     }
 
     fn check(&self, block: u64, addresses: &Addresses) -> std::result::Result<(), NeedPage> {
@@ -249,6 +280,24 @@ pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result
         });
     }
     Ok(unsynced)
+}
+
+fn lies_near(before: &NeedPage, next: &NeedPage) -> bool {
+    let (before, next) = (before.address, next.address);
+    before.group() == next.group() && next.offset().saturating_sub(before.offset() + before.len()) <= GAP_BYTES
+}
+
+/// Cuts pages that lie near each other into what is read at a time.
+fn read_together(pages: &[NeedPage]) -> Vec<&[NeedPage]> {
+    let (mut parts, mut from) = (Vec::new(), 0);
+    for (at, page) in pages.iter().enumerate() {
+        if page.address.offset() + page.address.len() - pages[from].address.offset() > READ_BYTES_MAX {
+            parts.push(&pages[from..at]);
+            from = at;
+        }
+    }
+    parts.push(&pages[from..]);
+    parts
 }
 
 /// All of them, side by side; the first error, when all have ended.
