@@ -43,7 +43,7 @@ impl Directory {
             let path = checked(verb, &file_name)?;
             let failed = |errno| error(verb, &file_name, errno, Optional::No);
             let buffered = shared.open(&path, OFlags::RDWR | flags).await.map_err(failed)?;
-            let direct = match shared.open(&path, OFlags::RDONLY | OFlags::DIRECT).await {
+            let direct = match shared.open(&path, OFlags::RDWR | OFlags::DIRECT).await {
                 Ok(direct) => Some(direct),
                 Err(Errno::INVAL | Errno::OPNOTSUPP) => {
                     warn_not_direct(&file_name);

@@ -1,4 +1,4 @@
-//! A file of a directory: writes into the page cache, reads past it.
+//! A file of a directory: small writes into the page cache, large ones and reads past it.
 
 #[cfg(test)]
 mod tests;
@@ -7,7 +7,8 @@ use crate::directory::Shared;
 use crate::error::{Optional, error};
 use crate::read::RangeRead;
 use crate::ring::Descriptors;
-use crate::write::{write_all, write_behind};
+use crate::write::{write_all, write_behind, write_direct};
+use base::buffer::ALIGN;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
@@ -15,6 +16,10 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use world::{Completion, File, LocalFuture, Result};
+
+/// A write of at least this much, aligned to 4 KiB, goes past the page cache: a copy, the allocation of its pages and the
+/// write-back by another core cost more than the device takes for it. Smaller ones are answered sooner by the cache.
+const DIRECT_WRITE_BYTES_MIN: u64 = 256 << 10;
 
 pub(crate) struct DiskFile {
     directory: Rc<Shared>,
@@ -61,6 +66,14 @@ impl File for DiskFile {
         let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
         if offset.checked_add(len).is_none_or(|end| i64::try_from(end).is_err()) {
             return Completion::Ready(Err(error("write", &self.name, Errno::FBIG, Optional::No)));
+        }
+        let aligned = offset % ALIGN as u64 == 0 && len % ALIGN as u64 == 0;
+        if len >= DIRECT_WRITE_BYTES_MIN && aligned && self.descriptors.for_direct_writes().is_some() {
+            let direct = write_direct(&self.directory.ring, &self.descriptors, offset, parts);
+            let name = self.name.clone();
+            return Completion::pending(async move {
+                direct.await.map_err(|errno| error("write", &name, errno, Optional::No))
+            });
         }
         if self.descriptors.space_changes() > 0 {
             let behind = write_behind(&self.directory.ring, &self.descriptors, offset, parts);

@@ -1,9 +1,11 @@
-//! Writing many parts one behind the other, at once or through the ring.
+//! Writing many parts one behind the other: at once, through the ring, or past the page cache.
 
 #[cfg(test)]
 mod tests;
 
 use crate::ring::{Descriptors, Ring};
+use base::AlignedBuffer;
+use base::buffer::ALIGN;
 use bytes::{Buf, Bytes};
 use rustix::io::Errno;
 use std::future::Future;
@@ -85,6 +87,70 @@ pub(crate) fn write_behind(
             operation = ring.write(&file, offset, parts);
         }
     }
+}
+
+/// Past the page cache, from where `parts` lie where that is aligned, and from a copy of the others. Whatever the file
+/// system does not take that way goes through the page cache. Offset and length in sum are multiples of 4 KiB.
+pub(crate) fn write_direct(
+    ring: &Rc<Ring>,
+    file: &Rc<Descriptors>,
+    offset: u64,
+    parts: &[Bytes],
+) -> impl Future<Output = std::result::Result<(), Errno>> + use<> {
+    let (ring, file) = (ring.clone(), file.clone());
+    let operation = ring.write_direct(&file, offset, aligned(parts));
+    async move {
+        let outcome = operation.await;
+        let mut parts = outcome.resources.into_written();
+        let written = match outcome.result {
+            Ok(written) => written,
+            Err(Errno::INTR | Errno::AGAIN) => 0,
+            Err(Errno::INVAL) => {
+                // Some file systems open with O_DIRECT and then want an alignment that 4 KiB is not.
+                file.direct_write_refused.set(true);
+                0
+            }
+            Err(errno) => return Err(errno),
+        };
+        drop_front(&mut parts, written as usize);
+        if parts.is_empty() {
+            return Ok(());
+        }
+        write_behind(&ring, &file, offset + u64::from(written), &parts).await
+    }
+}
+
+/// The same bytes in parts whose addresses and lengths are multiples of 4 KiB.
+fn aligned(parts: &[Bytes]) -> Vec<Bytes> {
+    let mut whole = Vec::with_capacity(parts.len() + 1);
+    let mut from = 0;
+    let mut ragged = 0;
+    for (at, part) in parts.iter().enumerate() {
+        if ragged % ALIGN == 0 && part.as_ptr() as usize % ALIGN == 0 && part.len() % ALIGN == 0 {
+            whole.extend(copied(&parts[from..at], ragged));
+            whole.extend((!part.is_empty()).then(|| part.clone()));
+            (from, ragged) = (at + 1, 0);
+        } else {
+            ragged += part.len();
+        }
+    }
+    whole.extend(copied(&parts[from..], ragged));
+    whole
+}
+
+/// `len`: of the parts in sum.
+fn copied(parts: &[Bytes], len: usize) -> Option<Bytes> {
+    if len == 0 {
+        return None;
+    }
+    let mut buffer = AlignedBuffer::to_be_filled(len);
+    let mut rest = &mut buffer[..];
+    for part in parts {
+        let (here, behind) = rest.split_at_mut(part.len());
+        here.copy_from_slice(part);
+        rest = behind;
+    }
+    Some(buffer.into_bytes())
 }
 
 /// What is left of `parts` without their first `count` bytes.

@@ -15,7 +15,7 @@ pub(crate) use reply::clipped;
 use crate::wire::{REQUEST_HEADER, RequestHeader, command};
 use crate::{Errno, Output};
 use block::{Geometry, Request};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use check::Verdict;
 
 /// Longest payload of a read or a write, bytes: what the specification asks every server to take, and what it asks
@@ -288,7 +288,7 @@ impl Session {
                         let request = check::write(&header, Bytes::copy_from_slice(payload));
                         return Some(Next::Request(Tag { header }, request));
                     }
-                    None => self.state = State::Payload(header, BytesMut::with_capacity(header.len as usize)),
+                    None => self.state = State::Payload(header, payload_buffer(header.len as usize)),
                 }
             }
             Verdict::Done => {
@@ -314,6 +314,19 @@ impl Session {
         self.requests += 1;
         self.payload_bytes += payload_len(header);
     }
+}
+
+/// Room for a payload; for one of whole pages at an address that is a multiple of 4 KiB, so that it can go from there to
+/// a disk without a copy.
+fn payload_buffer(len: usize) -> BytesMut {
+    if len % base::buffer::ALIGN != 0 {
+        return BytesMut::with_capacity(len);
+    }
+    let mut buffer = BytesMut::with_capacity(len + base::buffer::ALIGN);
+    let skip = buffer.as_ptr().align_offset(base::buffer::ALIGN);
+    buffer.resize(skip, 0);
+    buffer.advance(skip);
+    buffer
 }
 
 fn payload_len(header: &RequestHeader) -> u64 {

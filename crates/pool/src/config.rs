@@ -19,8 +19,12 @@ pub struct PoolConfig {
     pub group_size: u32,
     /// Groups in one slab file; then another file is begun.
     pub slots_per_slab_max: u32,
-    /// Freed slots keep their blocks up to this many bytes, since written space is faster to sync than fresh space.
+    /// Freed slots keep their blocks up to this many bytes, since written space is faster to write and to sync than fresh
+    /// space.
     pub recycled_bytes_max: u64,
+    /// As long as they are used again they keep more: up to this part of all that the pool takes. What a look at them
+    /// (every half minute) finds unused since the one before goes back to the disk.
+    pub recycled_percent_busy: u64,
     /// Allocated in advance and given up, piece by piece, when there is no other room to make room. 0: no reserve.
     pub ballast_bytes: u64,
     /// Files of this pool together never take more than this. `None`: as much as the disk has.
@@ -33,6 +37,7 @@ impl Default for PoolConfig {
             group_size: 64 << 20,
             slots_per_slab_max: 1024,
             recycled_bytes_max: 256 << 20,
+            recycled_percent_busy: 25,
             ballast_bytes: 64 << 20,
             capacity_bytes: None,
         }

@@ -60,13 +60,15 @@ impl Pool {
         let Blocks { charged, allocated_to, written_to } = group.blocks.get();
         let (_, recycled_bytes) = self.recycled();
         let whole_to = group.hole_at.get().min(allocated_to);
-        let fits = recycled_bytes + u64::from(charged) <= self.config.recycled_bytes_max;
+        let busy_max = self.space.charged_bytes() / 100 * self.config.recycled_percent_busy;
+        let max = self.config.recycled_bytes_max.max(busy_max);
+        let fits = recycled_bytes + u64::from(charged) <= max;
         let keep = Blocks { charged, allocated_to: whole_to, written_to: written_to.min(whole_to) };
         (fits && u64::from(whole_to) * 2 >= u64::from(charged) && charged > 0).then_some(keep)
     }
 
     /// (slots, bytes) that are free and keep their blocks.
-    fn recycled(&self) -> (u64, u64) {
+    pub(crate) fn recycled(&self) -> (u64, u64) {
         let each = self.slabs().into_iter().map(|slab| slab.slots.borrow().recycled());
         each.fold((0, 0), |(slots, bytes), one| (slots + u64::from(one.0), bytes + one.1))
     }

@@ -75,7 +75,12 @@ pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max
         let file = disk.open(&name).await.map_err(|e| Error::from_disk(format!("cannot open {name}"), e))?;
         let expected = SlabHeader { slab: id, disk: superblock.identity.disk, group_size: superblock.group_size };
         match check_slab(&file, expected).await? {
-            Verdict::Use => scan_slots(&mut scan, id, file, superblock.group_size, slots_max, false).await?,
+            Verdict::Use => {
+                if !clean {
+                    outwait(&file, superblock.group_size).await;
+                }
+                scan_slots(&mut scan, id, file, superblock.group_size, slots_max, false).await?;
+            }
             Verdict::Retire(reason) => {
                 scan.quarantine(id, None, reason, false);
                 scan_slots(&mut scan, id, file, superblock.group_size, slots_max, true).await?;
@@ -84,6 +89,18 @@ pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max
         }
     }
     Ok(scan)
+}
+
+/// A killed process leaves its lock before the device has finished its last direct writes, and they must not arrive after
+/// what this start finds. Linux has file systems wait for them before a punch; this one is of bytes that are never used.
+/// Best effort: where nothing can be punched it is a matter of the milliseconds that a device takes.
+async fn outwait(file: &Rc<dyn File>, group_size: u32) {
+    let unused = 2 * u64::from(HEADER_PAGE);
+    if u64::from(slots_start(group_size)) >= unused + u64::from(HEADER_PAGE)
+        && let Err(error) = file.punch(unused, HEADER_PAGE.into()).await
+    {
+        tracing::debug!(%error, "the writes of the process before cannot be waited for");
+    }
 }
 
 enum Verdict {

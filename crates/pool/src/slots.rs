@@ -27,6 +27,8 @@ pub(crate) struct Slots {
     limbo: Vec<(u32, Blocks)>,
     /// Freed before the sync that is under way.
     syncing: Vec<(u32, Blocks)>,
+    /// Of `recycled`, `limbo` and `syncing`: those with blocks, and the bytes of these.
+    keeping: (u32, u64),
     used: u32,
     quarantined: u32,
 }
@@ -55,6 +57,7 @@ impl Slots {
     /// `durable`: the run before ended with a sync. If not, its FREE mark may be in nothing but the kernel's memory.
     pub fn found_free(&mut self, slot: u32, blocks: Blocks, durable: bool) {
         self.found(slot);
+        self.keep(blocks);
         if durable {
             self.put_back(slot, blocks);
         } else {
@@ -66,6 +69,19 @@ impl Slots {
         self.fresh += 1;
     }
 
+    fn keep(&mut self, blocks: Blocks) {
+        self.keeping.0 += u32::from(blocks.charged > 0);
+        self.keeping.1 += u64::from(blocks.charged);
+    }
+
+    /// A recycled slot leaves.
+    fn take(&mut self, (slot, blocks): (u32, Blocks)) -> Taken {
+        self.keeping.0 -= 1;
+        self.keeping.1 -= u64::from(blocks.charged);
+        self.used += 1;
+        Taken { slot, blocks }
+    }
+
     fn put_back(&mut self, slot: u32, blocks: Blocks) {
         if blocks.charged == 0 {
             self.blank.insert(slot);
@@ -75,9 +91,8 @@ impl Slots {
     }
 
     pub fn take_recycled(&mut self) -> Option<Taken> {
-        let (slot, blocks) = self.recycled.pop_first()?;
-        self.used += 1;
-        Some(Taken { slot, blocks })
+        let first = self.recycled.pop_first()?;
+        Some(self.take(first))
     }
 
     pub fn take_blank(&mut self) -> Option<Taken> {
@@ -96,12 +111,14 @@ impl Slots {
     /// A used slot that was never written since it was taken.
     pub fn untake(&mut self, slot: u32, blocks: Blocks) {
         self.used -= 1;
+        self.keep(blocks);
         self.put_back(slot, blocks);
     }
 
     /// A used slot whose FREE mark or punch was written.
     pub fn freed(&mut self, slot: u32, blocks: Blocks) {
         self.used -= 1;
+        self.keep(blocks);
         self.limbo.push((slot, blocks));
     }
 
@@ -113,9 +130,8 @@ impl Slots {
 
     /// The last recycled slot leaves, to be punched; it comes back through [`Slots::freed`].
     pub fn take_for_punch(&mut self) -> Option<Taken> {
-        let (slot, blocks) = self.recycled.pop_last()?;
-        self.used += 1;
-        Some(Taken { slot, blocks })
+        let last = self.recycled.pop_last()?;
+        Some(self.take(last))
     }
 
     pub fn sync_begins(&mut self) {
@@ -145,9 +161,7 @@ impl Slots {
 
     /// (slots, bytes) that are free and still hold blocks, those in limbo included.
     pub fn recycled(&self) -> (u32, u64) {
-        let waiting = self.limbo.iter().chain(&self.syncing).filter(|(_, blocks)| blocks.charged > 0);
-        let all = self.recycled.values().chain(waiting.map(|(_, blocks)| blocks));
-        all.fold((0, 0), |(count, bytes), blocks| (count + 1, bytes + u64::from(blocks.charged)))
+        self.keeping
     }
 }
 

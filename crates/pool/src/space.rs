@@ -30,6 +30,8 @@ pub(crate) struct Space {
     refused_until: Cell<Instant>,
     charged_bytes: Cell<u64>,
     capacity_bytes: Option<u64>,
+    /// The least that free slots kept since the last look: what nobody needed meanwhile.
+    pub recycled_low: Cell<u64>,
     pub ballast: Ballast,
     /// Making room is one task's work at a time, or two would give up what one needs.
     turn: Rc<Semaphore>,
@@ -38,7 +40,8 @@ pub(crate) struct Space {
 impl Space {
     pub fn new(ballast: Ballast, capacity_bytes: Option<u64>, charged_bytes: u64) -> Self {
         let (refused_until, charged_bytes) = (Cell::default(), Cell::new(charged_bytes));
-        Space { refused_until, charged_bytes, capacity_bytes, ballast, turn: Semaphore::new(1) }
+        let recycled_low = Cell::default();
+        Space { refused_until, charged_bytes, capacity_bytes, recycled_low, ballast, turn: Semaphore::new(1) }
     }
 
     pub fn charged_bytes(&self) -> u64 {
@@ -366,7 +369,7 @@ impl Pool {
 
     /// Housekeeping, for a loop in the background (every second or so; it costs nothing when there is nothing to do):
     /// gives back what is behind the tails of groups that take no more appends, syncs slabs with freed slots so that
-    /// they can be used again, grows the reserve.
+    /// they can be used again, grows the reserve, gives back what free slots keep and nobody used since the last call.
     pub async fn replenish(&self) -> Result<()> {
         self.trim_all().await;
         while self.sync_one_limbo(Slots::has_limbo).await {}
@@ -376,7 +379,22 @@ impl Pool {
             self.space.ballast.grow(self.space.ballast_max()).await?;
         }
         drop(turn);
+        self.give_back_unused().await;
         self.space.refused_until.set(Instant::default());
         self.refresh_usage().await
+    }
+
+    /// Punches as many free slots as were not needed since the last call, but for those that are always kept.
+    async fn give_back_unused(&self) {
+        let max = self.config.recycled_bytes_max;
+        let unused = self.space.recycled_low.get().saturating_sub(max);
+        let keep = self.recycled().1.saturating_sub(unused).max(max);
+        while self.recycled().1 > keep {
+            let _turn = self.space.turn.acquire(1).await;
+            if !self.punch_one_recycled().await {
+                break;
+            }
+        }
+        self.space.recycled_low.set(self.recycled().1);
     }
 }

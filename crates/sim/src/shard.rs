@@ -37,6 +37,7 @@ impl ShardEngine {
             group_size: group_size as u32,
             slots_per_slab_max: pick(&[4, 16, 64]) as u32,
             recycled_bytes_max: pick(&[0, 256 * KIB, 1024 * KIB]),
+            recycled_percent_busy: pick(&[0, 25]),
             ballast_bytes: pick(&[256 * KIB, 1024 * KIB]),
             capacity_bytes: None,
         };

@@ -121,6 +121,47 @@ fn is_cached(path: &std::path::Path, offset: libc::off_t) -> bool {
 }
 
 #[test]
+fn large_aligned_writes_go_past_the_page_cache() {
+    let directory = test_directory();
+    let path = directory.path().to_owned();
+    on_worker(move |context| async move {
+        let disk = Directory::open(&context, &path).expect("it exists");
+        let file = disk.create("file").await.expect("created");
+        let path = path.join("file");
+        // Parts that are aligned in memory, parts that are not, and parts that only together fill blocks.
+        let content = pattern(1 << 20);
+        let whole = |range: std::ops::Range<usize>| {
+            let mut buffer = AlignedBuffer::zeroed(range.len());
+            buffer.copy_from_slice(&content[range]);
+            buffer.into_bytes()
+        };
+        let cut = |range: std::ops::Range<usize>| Bytes::from([&[0], &content[range]].concat()).slice(1..);
+        let parts = [
+            cut(0..100),
+            Bytes::new(),
+            cut(100..4096),
+            whole(4096..300 << 10),
+            cut(300 << 10..(300 << 10) + 5000),
+            whole((300 << 10) + 5000..(300 << 10) + 9096),
+            cut((300 << 10) + 9096..(300 << 10) + 12288),
+            whole((300 << 10) + 12288..1 << 20),
+        ];
+        file.write(64 << 10, &parts).await.expect("written");
+        assert!(!is_cached(&path, 128 << 10) && !is_cached(&path, 1 << 20), "no page of it is in memory");
+        assert!(file.read(64 << 10, 1 << 20).await.expect("read")[..] == content[..]);
+        // Over what is in the cache and was not synced, and under what comes after.
+        file.write(2 << 20, &[pattern(100_000)]).await.expect("written");
+        file.write(2 << 20, std::slice::from_ref(&content)).await.expect("written");
+        file.write((2 << 20) + 5000, &[Bytes::from_static(b"later")]).await.expect("written");
+        let mut expect = content.to_vec();
+        expect[5000..5005].copy_from_slice(b"later");
+        assert!(file.read(2 << 20, 1 << 20).await.expect("read")[..] == expect[..]);
+        file.sync().await.expect("synced");
+        assert!(file.read(2 << 20, 1 << 20).await.expect("read")[..] == expect[..]);
+    });
+}
+
+#[test]
 fn released_pages_leave_the_cache_and_reads_leave_none_there() {
     let directory = test_directory();
     let path = directory.path().to_owned();
@@ -129,8 +170,10 @@ fn released_pages_leave_the_cache_and_reads_leave_none_there() {
         let file = disk.create("file").await.expect("created");
         let path = path.join("file");
         let content = pattern(1 << 20);
-        file.write(0, std::slice::from_ref(&content)).await.expect("written");
-        assert!(is_cached(&path, 512 << 10), "the write went through the cache");
+        for at in (0..1 << 20).step_by(128 << 10) {
+            file.write(at, &[content.slice(at as usize..at as usize + (128 << 10))]).await.expect("written");
+        }
+        assert!(is_cached(&path, 512 << 10), "the writes went through the cache");
         file.sync().await.expect("synced");
         file.release(0, 1 << 20);
         // Operations of a ring may overtake each other, so the hint is given time.

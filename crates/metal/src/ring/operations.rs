@@ -18,6 +18,8 @@ pub(crate) struct Descriptors {
     direct: Option<OwnedFd>,
     /// The file system opened the second descriptor and refuses to read through it.
     pub(crate) direct_refused: Cell<bool>,
+    /// The same for writing.
+    pub(crate) direct_write_refused: Cell<bool>,
     space_changes: Cell<usize>,
     closer: Actor<()>,
 }
@@ -28,6 +30,7 @@ impl Descriptors {
             buffered: Some(buffered),
             direct,
             direct_refused: Cell::new(false),
+            direct_write_refused: Cell::new(false),
             space_changes: Cell::new(0),
             closer,
         }
@@ -47,6 +50,11 @@ impl Descriptors {
     /// Whether [`Self::for_reading`] goes to the medium.
     pub(crate) fn reads_direct(&self) -> bool {
         self.direct.is_some() && !self.direct_refused.get()
+    }
+
+    /// For writes past the page cache, if there can be any.
+    pub(crate) fn for_direct_writes(&self) -> Option<&OwnedFd> {
+        self.direct.as_ref().filter(|_| !self.direct_refused.get() && !self.direct_write_refused.get())
     }
 }
 
@@ -143,11 +151,28 @@ impl Ring {
         unsafe { self.start(entry, Resources::Read(file.clone(), buffer)) }
     }
 
-    /// Writes some of the parts, at most 1,024 of them.
+    /// Writes some of the parts, at most 1,024 of them, through the page cache.
     pub(crate) fn write(self: &Rc<Self>, file: &Rc<Descriptors>, offset: u64, parts: Vec<Bytes>) -> Operation {
+        self.write_through(types::Fd(file.buffered().as_raw_fd()), file, offset, parts)
+    }
+
+    /// The same past the page cache if the file can. Then offset, and address and length of each part, are multiples of
+    /// 4 KiB.
+    pub(crate) fn write_direct(self: &Rc<Self>, file: &Rc<Descriptors>, offset: u64, parts: Vec<Bytes>) -> Operation {
+        let descriptor = file.for_direct_writes().unwrap_or_else(|| file.buffered()).as_raw_fd();
+        self.write_through(types::Fd(descriptor), file, offset, parts)
+    }
+
+    /// `descriptor`: one of the file's.
+    fn write_through(
+        self: &Rc<Self>,
+        descriptor: types::Fd,
+        file: &Rc<Descriptors>,
+        offset: u64,
+        parts: Vec<Bytes>,
+    ) -> Operation {
         let vector = |part: &Bytes| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
         let vectors: Vec<libc::iovec> = parts.iter().take(PARTS_MAX).map(vector).collect();
-        let descriptor = types::Fd(file.buffered().as_raw_fd());
         let entry = opcode::Writev::new(descriptor, vectors.as_ptr(), vectors.len() as u32).offset(offset).build();
         // SAFETY: the vectors are on the heap and point to what the parts refer to, neither of which moves with the
         // handles; a write only reads them; parts, vectors and the file are in the resources.

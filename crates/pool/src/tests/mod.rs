@@ -32,6 +32,7 @@ fn small() -> PoolConfig {
         group_size: SIZE,
         slots_per_slab_max: 4,
         recycled_bytes_max: 2 * u64::from(SIZE),
+        recycled_percent_busy: 0,
         ballast_bytes: 256 << 10,
         capacity_bytes: None,
     }

@@ -137,6 +137,30 @@ fn the_limit_is_kept_as_a_full_disk_is() {
     assert_eq!(kind(bench.append(&mut fifth, 4096, b"x")), Kind::Full);
 }
 
+/// What a busy pool frees it needs again soon; what nobody needed between two looks goes back, but for the usual rest.
+#[test]
+fn a_busy_pool_keeps_more_until_nobody_has_used_it_for_a_while() {
+    let config = PoolConfig { recycled_bytes_max: SLOT, recycled_percent_busy: 75, slots_per_slab_max: 8, ..small() };
+    let bench = Bench::new(config);
+    let pool = bench.pool();
+    let mut groups: Vec<OpenGroup> = (0..8).map(|_| bench.group(&pool)).collect();
+    groups.iter_mut().for_each(|group| fill_up(&bench, group));
+    groups[..4].iter().for_each(|group| bench.free(&pool, group.id()));
+    assert_eq!(pool.usage().slots_recycled, 4);
+    let look = || bench.turns.run(pool.replenish()).expect("the disk works");
+    look();
+    assert_eq!(pool.usage().slots_recycled, 4, "they were freed since the last look");
+    // Three of them are used: one was not needed, and that is what is always kept.
+    let mut again: Vec<OpenGroup> = (0..3).map(|_| bench.group(&pool)).collect();
+    again.iter_mut().for_each(|group| fill_up(&bench, group));
+    again.iter().for_each(|group| bench.free(&pool, group.id()));
+    look();
+    assert_eq!(pool.usage().slots_recycled, 4);
+    look();
+    assert_eq!(pool.usage().slots_recycled, 1, "nobody used any between the looks");
+    assert_eq!(bench.disk.used_bytes_of("slab-0000"), 4096 + 5 * SLOT);
+}
+
 #[test]
 fn freed_slots_keep_their_blocks_up_to_the_limit_and_are_used_first() {
     let bench = Bench::new(small());

@@ -33,6 +33,7 @@ pub fn manual() -> ShardConfig {
             group_size: GROUP,
             slots_per_slab_max: 64,
             recycled_bytes_max: MIB,
+            recycled_percent_busy: 0,
             ballast_bytes: 256 * KIB,
             capacity_bytes: None,
         },

@@ -1,5 +1,6 @@
 //! Gathering what waits in the foreground into one frame: large requests are cut, partial blocks filled up.
 
+use super::frame;
 use super::piece::Piece;
 use super::queue::{Done, Item};
 use crate::address::Address;
@@ -11,6 +12,8 @@ use std::rc::Rc;
 
 /// Runs of one frame: bounds the header at about 40 KiB.
 const PIECES_MAX: usize = 1024;
+/// Alignment and header of a frame with a large payload, from above unless it has very many runs.
+const LARGE_HEADER: u32 = 12 << 10;
 /// Cleared by one frame at most: 1 GiB, whose 1,024 leaves may have to be read first.
 const CLEAR_BLOCKS_MAX: u64 = 1 << 18;
 
@@ -42,7 +45,7 @@ impl Batch {
 impl Vdisk {
     /// Takes items until the frame is full, an item needs a block that the frame itself changes, or none is left.
     pub(super) async fn fill(self: &Rc<Self>, batch: &mut Batch) {
-        let payload_max = u64::from(self.frame_payload_max());
+        let payload_max = u64::from(self.payload_that_fits());
         let pieces_max = PIECES_MAX.min(self.context.pool.group_size() as usize / 256);
         loop {
             let item = self.queue.borrow_mut().user.pop_front();
@@ -150,6 +153,15 @@ impl Vdisk {
         }
         bytes[at..at + part.len()].copy_from_slice(part);
         Ok(bytes.freeze())
+    }
+
+    /// As much as the open group still takes, if that is worth a frame: large frames would leave a quarter of each group
+    /// empty otherwise.
+    fn payload_that_fits(&self) -> u32 {
+        let max = self.frame_payload_max();
+        let left = self.state.borrow().open.as_ref().map_or(max, |group| group.room().saturating_sub(LARGE_HEADER));
+        let fits = left / BLOCK as u32 * BLOCK as u32;
+        if fits >= frame::ALIGN_FROM { fits.min(max) } else { max }
     }
 
     pub(crate) fn frame_payload_max(&self) -> u32 {
