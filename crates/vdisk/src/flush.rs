@@ -80,8 +80,7 @@ impl Vdisk {
                         self.fail(reason.clone());
                         return Err(Error::new(Kind::Io, reason));
                     }
-                    let poisoned = slabs.into_iter().filter(|slab| self.context.pool.is_poisoned(*slab));
-                    self.state.borrow_mut().failed_slabs.extend(poisoned);
+                    self.note_failed(slabs);
                     self.ask(|done| Item::Rewrite { done }).await??;
                 }
             }
@@ -92,6 +91,12 @@ impl Vdisk {
             self.told.notified().await;
         }
         Ok(())
+    }
+
+    /// What lies unsynced in a slab that takes no more syncs has to go elsewhere.
+    fn note_failed(&self, slabs: Vec<SlabId>) {
+        let poisoned = slabs.into_iter().filter(|slab| self.context.pool.is_poisoned(*slab));
+        self.state.borrow_mut().failed_slabs.extend(poisoned);
     }
 
     /// Best effort, for what an append that failed has left.
@@ -106,8 +111,9 @@ impl Vdisk {
             state.new_sector = true;
             (through, slabs, state.rewrites)
         };
-        if self.context.pool.sync(&slabs).await.is_ok() {
-            self.mark_durable(through, rewrites);
+        match self.context.pool.sync(&slabs).await {
+            Ok(()) => self.mark_durable(through, rewrites),
+            Err(_) => self.note_failed(slabs),
         }
     }
 

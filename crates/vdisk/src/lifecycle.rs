@@ -99,7 +99,7 @@ impl Vdisk {
         let _no_reclaim = self.one_reclaim.acquire(1).await;
         let last = self.state.borrow().tombstone.expect("a deleted vDisk has its tombstone");
         let mut groups = self.groups();
-        groups.append(&mut self.state.borrow_mut().superseded.1);
+        groups.extend(self.state.borrow_mut().superseded.drain(..).map(|(_, group)| group));
         groups.sort_unstable();
         groups.retain(|group| *group != last);
         groups.push(last);

@@ -12,6 +12,7 @@
 mod chain;
 mod read;
 mod replay;
+mod void;
 
 use crate::Result;
 use crate::log::frame::FrameKind;
@@ -103,8 +104,7 @@ impl Vdisk {
         vdisk.stats.replay_ns.set(context.world.now().since_ns(started));
         let mut void = vdisk.void_groups(&found, tombstone);
         if vdisk.health() == Health::Online && vdisk.state.borrow().durable.sequence < end {
-            // Some of them may hold the only copy of what is still to be rewritten.
-            vdisk.state.borrow_mut().superseded = (end, std::mem::take(&mut void));
+            void = vdisk.keep_needed(void, &found, &frames[stored..]).await;
         }
         if found.clean_tail.is_none() && vdisk.state.borrow().log_bytes > 0 {
             vdisk.arm_quiet_checkpoint();
@@ -125,29 +125,6 @@ impl Vdisk {
             let name = state.attributes.name.clone();
             tracing::error!(vdisk = %self.id, name, damage, "the log is damaged; serving reads only");
             state.health = Health::Damaged(damage);
-        }
-    }
-
-    /// Groups on the disk that the recovered state does not know. None of a damaged vDisk: they may be what is missing.
-    fn void_groups(&self, found: &Found, tombstone: Option<GroupId>) -> Vec<GroupId> {
-        let state = self.state.borrow();
-        let mut ids: Vec<GroupId> = found.headers.iter().map(|header| header.group).collect();
-        ids.sort_unstable();
-        match &state.health {
-            Health::Damaged(_) | Health::Failed(_) => Vec::new(),
-            Health::Online => ids.into_iter().filter(|id| !state.accounts.groups.contains_key(id)).collect(),
-            Health::Deleted => {
-                // The tombstone's group goes last: while any other survives, it must say that they are to go.
-                let last = state.to_rewrite.back().map_or(state.position, |frame| frame.at);
-                let tombstone = tombstone.unwrap_or(last.group);
-                // Groups that this recovery opened are among those that it knows.
-                ids.extend(state.accounts.groups.keys().copied());
-                ids.sort_unstable();
-                ids.dedup();
-                ids.retain(|id| *id != tombstone);
-                ids.push(tombstone);
-                ids
-            }
         }
     }
 

@@ -129,8 +129,8 @@ pub(crate) struct State {
     /// Acknowledged frames behind `position` that are where nothing proves them stored: to be appended again, under the
     /// numbers that they have, before anything else is.
     pub to_rewrite: VecDeque<Unsynced>,
-    /// Groups with first copies of such frames: void when the log is durable through the sequence.
-    pub superseded: (Sequence, Vec<GroupId>),
+    /// Groups with other copies of such frames: void when the log is durable through the sequence.
+    pub superseded: Vec<(Sequence, GroupId)>,
     pub open: Option<OpenGroup>,
     /// A sync has started since the last append: the next frame starts on a new physical sector, so that a torn sector
     /// cannot take flushed bytes with it.

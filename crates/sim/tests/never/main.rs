@@ -11,7 +11,8 @@
 //! | no room to make room | `room`: a full disk takes trims, deletions, checkpoints, starts, and goes on |
 //! | an old disk believed | `old_disk`: copies of the disk, of the superblock, of the metadata store; none; recycled slots, torn marks, strangers |
 //!
-//! `again` is about what has to be written once more, after a crash or a failed sync.
+//! `again` is about what has to be written once more, after a crash or a failed sync, `copies` about which copy of it counts
+//! then, `deletion` about tombstones.
 //! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
@@ -24,6 +25,8 @@ mod tap;
 mod again;
 mod append;
 mod bounds;
+mod copies;
+mod deletion;
 mod fork;
 mod found;
 mod old_disk;

@@ -1,8 +1,8 @@
 //! Never: rot taken for a tail. A break at or below anything that is known to be synced is damage, and said to be;
 //! only what lies above is a tail.
 
-use crate::machine::{FRAME, Machine};
-use crate::tap::{Fate, Verb};
+use crate::machine::{FRAME, Machine, content};
+use crate::tap::{Fate, Operation, Verb};
 use base::units::BLOCK;
 use pool::HEADER_PAGE;
 use vdisk::{Health, Kind};
@@ -346,4 +346,32 @@ fn one_flipped_bit_anywhere_is_never_taken_for_a_tail() {
         noticed += u64::from(check_flip(at, i % 2 == 0));
     }
     assert!(noticed > 50, "only {noticed} were noticed at all");
+}
+
+/// Writes that come while a checkpoint's record is on its way are synced with it, in another group. Of that group the
+/// metadata store hears before it hears of the checkpoint.
+#[test]
+fn a_checkpoint_that_is_told_late_takes_nothing_back() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    (0..8).for_each(|block| machine.write(&vdisk, block, block + 1));
+    machine.flush(&vdisk);
+    let is_record = |o: &Operation| o.verb == Verb::Write && o.data.starts_with(b"DSFR") && o.data[5] == 3;
+    machine.tap.set_rule(move |o| if is_record(o) { Fate::Waits } else { Fate::Happens });
+    let task = vdisk.clone();
+    machine.world().spawn(async move { task.checkpoint().await.expect("the disk works") });
+    machine.idle(1_000_000);
+    for block in 10..40 {
+        let task = vdisk.clone();
+        let write = async move { task.write(block * BLOCK, content(block, block + 1)).await.expect("room") };
+        machine.world().spawn(write);
+    }
+    machine.idle(3_000_000_000);
+    assert_eq!(vdisk.durable_sequence(), vdisk.sequence(), "they were synced with the record");
+    machine.kill();
+    let newest = machine.groups().pop().expect("there are some");
+    assert!(machine.groups().len() >= 2);
+    machine.put(&newest.file, newest.start, vec![0xa5; HEADER_PAGE as usize]);
+    machine.open();
+    machine.assert_damaged(&machine.vdisk(), "was synced through");
 }

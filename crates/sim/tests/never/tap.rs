@@ -54,7 +54,7 @@ pub enum Fate {
     FailsWhole,
     /// Of a write the first bytes happen; the caller is told that it failed.
     FailsAfter(u64),
-    /// A read is answered, a sync begun, a while later, with what is there then.
+    /// A read is answered, a write done, a sync begun, a while later, with what is there then.
     Waits,
     /// The machine dies before it happens.
     Dies,
@@ -197,7 +197,14 @@ impl File for TapFile {
         let data = Bytes::from(parts.concat());
         match self.decide(Verb::Write, offset, data.len() as u64, data.clone()) {
             Fate::Happens | Fate::Dies => self.inner.write(offset, parts),
-            Fate::Fails | Fate::Waits => Completion::Ready(Err(refused(&self.name))),
+            Fate::Waits => {
+                let (inner, wait, parts) = (self.inner.clone(), self.clock.sleep(WAIT_NS), parts.to_vec());
+                Completion::pending(async move {
+                    wait.await;
+                    inner.write(offset, &parts).await
+                })
+            }
+            Fate::Fails => Completion::Ready(Err(refused(&self.name))),
             Fate::FailsWhole => self.fail_after(self.inner.write(offset, parts)),
             Fate::FailsAfter(len) => {
                 self.fail_after(self.inner.write(offset, &[data.slice(..data.len().min(len as usize))]))

@@ -46,18 +46,35 @@ impl Vdisk {
         pieces: &[Piece],
         purpose: Purpose,
     ) -> Result<Appended> {
-        match self.try_append(kind, pieces, purpose).await {
+        self.append_copy(kind, pieces, purpose, None).await
+    }
+
+    /// `copy_of`: the frame is a later copy of the one with this checksum.
+    pub(super) async fn append_copy(
+        self: &Rc<Self>,
+        kind: FrameKind,
+        pieces: &[Piece],
+        purpose: Purpose,
+        copy_of: Option<u32>,
+    ) -> Result<Appended> {
+        match self.try_append(kind, pieces, purpose, copy_of).await {
             Err(error) if error.kind == Kind::Io => {
                 tracing::warn!(vdisk = %self.id, %error, "append failed, going on in another group");
                 self.state.borrow_mut().open = None;
-                self.try_append(kind, pieces, purpose).await
+                self.try_append(kind, pieces, purpose, copy_of).await
             }
             other => other,
         }
     }
 
-    async fn try_append(self: &Rc<Self>, kind: FrameKind, pieces: &[Piece], purpose: Purpose) -> Result<Appended> {
-        let mut frame = self.draft(kind, pieces);
+    async fn try_append(
+        self: &Rc<Self>,
+        kind: FrameKind,
+        pieces: &[Piece],
+        purpose: Purpose,
+        copy_of: Option<u32>,
+    ) -> Result<Appended> {
+        let mut frame = self.draft(kind, pieces, copy_of);
         let header_len = frame::header_len(&frame.runs);
         // Behind the tail: up to 4 KiB of alignment.
         self.open_for(frame.len + BLOCK as u32, purpose).await?;
@@ -120,7 +137,7 @@ impl Vdisk {
     }
 
     /// The frame but for its place, with lengths final.
-    fn draft(&self, kind: FrameKind, pieces: &[Piece]) -> Frame {
+    fn draft(&self, kind: FrameKind, pieces: &[Piece], copy_of: Option<u32>) -> Frame {
         let mut runs = Vec::with_capacity(pieces.len());
         let mut crcs = Vec::with_capacity(pieces.len());
         let mut payload_len = 0;
@@ -164,6 +181,7 @@ impl Vdisk {
             durable_through: Sequence(0),
             wall_ns: self.context.world.clock.wall().0,
             previous_crc: 0,
+            copy_of,
             crc: 0,
             runs,
             crcs,
@@ -255,6 +273,7 @@ impl Vdisk {
                 offset: frame.offset,
                 slab,
                 bytes,
+                origin: frame.origin(),
                 durable_through: frame.durable_through,
                 kind: frame.kind,
                 pieces,

@@ -7,7 +7,7 @@
 //! | 0 | 4 | magic `DSFR` |
 //! | 4 | 1 | format version, 1 |
 //! | 5 | 1 | kind: 1 data, 2 pages, 3 control |
-//! | 6 | 2 | flags, zero |
+//! | 6 | 2 | flags: bit 0 = a later copy |
 //! | 8 | 4 | CRC-32C of the header with this field zero |
 //! | 12 | 4 | header length with runs and padding |
 //! | 16 | 4 | frame length: header, gap and payload |
@@ -21,7 +21,8 @@
 //! | 64 | 8 | durable_through: the last sequence known to be synced when this frame was written |
 //! | 72 | 8 | wall time, ns since 1970 |
 //! | 80 | 4 | CRC of the previous frame's header (field at 8): the chain |
-//! | 84 | 12 | reserved, zero |
+//! | 84 | 4 | of a later copy: the field at 8 of the first copy of this frame, else zero |
+//! | 88 | 8 | reserved, zero |
 //!
 //! A run, 24 bytes and then its checksums, 4 bytes each:
 //!
@@ -38,6 +39,10 @@
 //!
 //! Data runs have one checksum for each block of 4 KiB, pages and control records one, clears none.
 //! The chain covers headers only; payloads are proven by the checksums in them.
+//!
+//! A frame that nothing proves to be stored is appended once more, elsewhere, under the same sequence number. Such a later
+//! copy names the first one, whichever copy it was made from: so a reader at a fork of the log knows a second copy from a
+//! frame that was written when the first one was gone.
 
 use base::units::{BLOCK, round_up};
 use base::{Epoch, GroupId, Reader, Sequence, Truncated, VdiskId, Writer};
@@ -46,6 +51,7 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"DSFR");
 pub const VERSION: u8 = 1;
 pub const FIXED_LEN: usize = 96;
 const RUN_LEN: usize = 24;
+const LATER_COPY: u16 = 1;
 /// Longest header that is believed: 64 Ki runs of one block. Larger values can only be rot.
 pub const HEADER_LEN_MAX: usize = 2 << 20;
 /// Frames whose payload reaches this start header and payload on 4 KiB boundaries: at 256 KiB that costs at most 1.6 %
@@ -106,10 +112,19 @@ pub struct Frame {
     pub durable_through: Sequence,
     pub wall_ns: u64,
     pub previous_crc: u32,
+    /// Of a later copy: `crc` of the first one.
+    pub copy_of: Option<u32>,
     /// Set by [`encode`] and [`decode`]: what the next frame names as `previous_crc`.
     pub crc: u32,
     pub runs: Vec<Run>,
     pub crcs: Vec<u32>,
+}
+
+impl Frame {
+    /// The checksum of the first copy of this frame: what all its copies have in common.
+    pub fn origin(&self) -> u32 {
+        self.copy_of.unwrap_or(self.crc)
+    }
 }
 
 /// Length of the header (with padding to 16) for these runs.
@@ -127,14 +142,15 @@ pub fn payload_start(header_len: u32, payload_len: u32) -> u32 {
 pub fn encode(frame: &mut Frame) -> Vec<u8> {
     let len = header_len(&frame.runs);
     let mut w = Writer::with_capacity(len as usize);
-    w.u32_le(MAGIC).u8(VERSION).u8(frame.kind as u8).u16_le(0).u32_le(0).u32_le(len).u32_le(frame.len);
+    let flags = if frame.copy_of.is_some() { LATER_COPY } else { 0 };
+    w.u32_le(MAGIC).u8(VERSION).u8(frame.kind as u8).u16_le(flags).u32_le(0).u32_le(len).u32_le(frame.len);
     w.u32_le(frame.runs.len() as u32)
         .u64_le(frame.vdisk.raw())
         .u64_le(frame.group.raw())
         .u32_le(frame.offset)
         .u32_le(0);
     w.u64_le(frame.epoch.0).u64_le(frame.sequence.0).u64_le(frame.durable_through.0).u64_le(frame.wall_ns);
-    w.u32_le(frame.previous_crc).zeros(12);
+    w.u32_le(frame.previous_crc).u32_le(frame.copy_of.unwrap_or(0)).zeros(8);
     for run in &frame.runs {
         w.u8(run.kind as u8).u8(run.level).u8(0).u8(0).u32_le(run.count).u64_le(run.block);
         w.u32_le(run.payload_offset).u32_le(run.payload_len);
@@ -215,11 +231,15 @@ pub fn decode(bytes: &[u8]) -> Result<Frame, NotAFrame> {
         durable_through: Sequence(r.u64_le()?),
         wall_ns: r.u64_le()?,
         previous_crc: r.u32_le()?,
+        copy_of: None,
         crc,
         runs: Vec::new(),
         crcs: Vec::new(),
     };
-    if flags != 0 || key != 0 || (len as usize) < header_len || run_count > header_len / RUN_LEN {
+    let first_copy = r.u32_le()?;
+    frame.copy_of = (flags == LATER_COPY).then_some(first_copy);
+    let flags_fit = flags == LATER_COPY || (flags == 0 && first_copy == 0);
+    if !flags_fit || key != 0 || (len as usize) < header_len || run_count > header_len / RUN_LEN {
         return Err(NotAFrame::Field);
     }
     decode_runs(&mut frame, &header[FIXED_LEN..], run_count, header_len as u32)?;

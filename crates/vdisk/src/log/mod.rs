@@ -14,7 +14,7 @@ pub(crate) use piece::{piece_of, run_addresses};
 pub(crate) use queue::{Frozen, Item, Move, PageWrite, Queue};
 pub use record::{CheckpointRecord, GroupEntry, Record};
 pub(crate) use rewrite::Unsynced;
-pub use walk::{GroupWalk, Step, WalkedFrame, frame_beyond};
+pub use walk::{GroupWalk, Step, WalkedFrame, frames_beyond};
 pub(crate) use writer::apply_record;
 
 use base::{GroupId, Sequence};

@@ -18,6 +18,8 @@ pub(crate) struct Unsynced {
     pub offset: u32,
     pub slab: SlabId,
     pub bytes: u64,
+    /// Checksum of the header of its first copy.
+    pub origin: u32,
     /// What the frame says to be synced.
     pub durable_through: Sequence,
     pub kind: FrameKind,
@@ -102,7 +104,7 @@ impl Vdisk {
         let pieces = if old.kind == FrameKind::Pages || is_checkpoint { Vec::new() } else { old.pieces.clone() };
         let kind = if pieces.is_empty() { FrameKind::Data } else { old.kind };
         let old_addresses = old_addresses(&pieces, &old.at, old.offset);
-        let appended = self.append(kind, &pieces, Purpose::Emergency).await?;
+        let appended = self.append_copy(kind, &pieces, Purpose::Emergency, Some(old.origin)).await?;
         let is_delete =
             |piece: &Piece| matches!(piece, Piece::Control { bytes } if Record::decode(bytes) == Ok(Record::Delete));
         if pieces.iter().any(is_delete) {

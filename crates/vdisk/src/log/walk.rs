@@ -227,11 +227,20 @@ impl GroupWalk {
     }
 }
 
-/// Is there, behind a break at `from`, a frame of this group that proves the missing one was synced? Returns the highest
-/// `durable_through` found. Reads what may hold data of the group: only done where the chain ends in an unsealed group.
-pub async fn frame_beyond(pool: &Rc<Pool>, vdisk: VdiskId, group: GroupId, from: u32) -> Result<Sequence> {
+/// Frames behind a break.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Beyond {
+    /// Highest `durable_through`.
+    pub durable: Sequence,
+    /// Highest sequence.
+    pub last: Sequence,
+}
+
+/// Is there, behind a break at `from`, a frame of this group that proves the missing one was synced? Reads what may hold
+/// data of the group: only done where the chain ends in an unsealed group, and before such a group is given up.
+pub async fn frames_beyond(pool: &Rc<Pool>, vdisk: VdiskId, group: GroupId, from: u32) -> Result<Beyond> {
     let end = pool.data_end(group).await?.min(pool.group_size());
-    let mut proof = Sequence(0);
+    let mut beyond = Beyond::default();
     let mut window = WINDOW;
     let magic = frame::MAGIC.to_le_bytes();
     let mut at = round_up(from.into(), 16) as u32;
@@ -249,12 +258,13 @@ pub async fn frame_beyond(pool: &Rc<Pool>, vdisk: VdiskId, group: GroupId, from:
                 && frame.group == group
                 && frame.offset == at + offset as u32 * 16
             {
-                proof = proof.max(frame.durable_through);
+                beyond.durable = beyond.durable.max(frame.durable_through);
+                beyond.last = beyond.last.max(frame.sequence);
             }
         }
         at += len;
     }
-    Ok(proof)
+    Ok(beyond)
 }
 
 async fn decode_at(pool: &Rc<Pool>, group: GroupId, at: u32, end: u32) -> Result<Option<Frame>> {

@@ -47,12 +47,13 @@ impl Vdisk {
     async fn free_superseded(&self) -> Result<()> {
         let groups = {
             let mut state = self.state.borrow_mut();
-            if state.durable.sequence < state.superseded.0 {
-                return Ok(());
-            }
-            std::mem::take(&mut state.superseded.1)
+            let durable = state.durable.sequence;
+            let (keep, free): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut state.superseded).into_iter().partition(|(until, _)| *until > durable);
+            state.superseded = keep;
+            free
         };
-        for group in groups {
+        for (_, group) in groups {
             self.context.pool.free(group).await?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, WalkedFram
 use crate::vdisk::{Context, meta_hint};
 use base::{GroupId, Sequence, VdiskId};
 use pool::{GroupHeader, HEADER_PAGE};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 /// The log of one vDisk as its groups are on the disk.
@@ -152,11 +152,12 @@ impl<'a> Chain<'a> {
 
     /// The newest group and back from it along the predecessors, each with the length up to which the next one continues
     /// it. Then the same from the newest that is left: a power loss can take a group that was not synced and leave one
-    /// that continues it. A branch of what was seen already holds nothing that was synced.
+    /// that continues it. (A branch of what was seen already may be among them: no checkpoint in it
+    /// is one of the log.)
     fn newest_first(&self) -> Vec<(GroupHeader, u32)> {
         let mut left: BTreeMap<GroupId, GroupHeader> =
             self.headers.iter().map(|header| (header.group, *header)).collect();
-        let (mut all, mut seen) = (Vec::with_capacity(left.len()), BTreeSet::new());
+        let mut all = Vec::with_capacity(left.len());
         while let Some(newest) =
             left.values().max_by_key(|header| (header.epoch, header.group)).map(|header| header.group)
         {
@@ -168,11 +169,7 @@ impl<'a> Chain<'a> {
                 chain.push((header, limit));
                 next = header.predecessor.map(|before| (before.group, before.sealed_len));
             }
-            let is_branch = next.is_some_and(|(group, _)| seen.contains(&group));
-            seen.extend(chain.iter().map(|(header, _)| header.group));
-            if !is_branch {
-                all.extend(chain);
-            }
+            all.extend(chain);
             if next.is_none() {
                 // Back to the birth: everything else is a branch.
                 break;

@@ -8,7 +8,7 @@ use crate::account::GroupAccount;
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
 use crate::log::frame::{FrameKind, RunKind};
-use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, Unsynced, WalkedFrame, frame_beyond};
+use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, Unsynced, WalkedFrame, frames_beyond};
 use crate::map::Tree;
 use crate::vdisk::{Attributes, Checkpoint, Context, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
@@ -191,7 +191,7 @@ impl Recovery<'_> {
         let end = walked.last().map_or(start, |frame| frame.at);
         let mut proof = self.proof().max(known).max(walked.iter().map(|frame| frame.durable).max().unwrap_or_default());
         if self.found.clean_tail.is_none() && !end.group.is_none() && self.context.pool.knows(end.group) {
-            proof = proof.max(frame_beyond(&self.context.pool, self.id, end.group, end.end).await?);
+            proof = proof.max(frames_beyond(&self.context.pool, self.id, end.group, end.end).await?.durable);
         }
         proof = proof.max(self.proof_beyond(end.group).await?);
         let mut cut = end;

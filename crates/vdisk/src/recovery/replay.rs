@@ -40,9 +40,8 @@ pub(super) struct Replayed {
     pub at: Position,
     /// Every checksum of its payload holds.
     pub whole: bool,
-    /// Digest of kinds, blocks and checksums.
-    content: u64,
-    is_empty: bool,
+    /// Checksum of the header of its first copy.
+    pub origin: u32,
     pub change: Change,
 }
 
@@ -71,9 +70,9 @@ impl Replayed {
         matches!(self.change, Change::Nothing)
     }
 
-    /// Is this what a rewrite makes of `first`? It keeps everything but map pages and checkpoint records.
-    pub fn repeats(&self, first: &Replayed) -> bool {
-        self.sequence == first.sequence && (self.content == first.content || (self.is_empty && first.is_nothing()))
+    /// Both are copies of one frame. (Of map pages and checkpoint records a later copy keeps the place in the log only.)
+    pub fn repeats(&self, other: &Replayed) -> bool {
+        self.sequence == other.sequence && self.origin == other.origin
     }
 }
 
@@ -100,9 +99,9 @@ pub(super) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
             runs => Change::Runs(runs),
         },
     };
-    let (content, is_empty) = (content_of(&walked), frame.runs.is_empty());
+    let origin = frame.origin();
     let (sequence, kind, durable, offset) = (frame.sequence, frame.kind, frame.durable_through, frame.offset);
-    Ok(Replayed { sequence, kind, durable, before, offset, at: walked.position(), whole, content, is_empty, change })
+    Ok(Replayed { sequence, kind, durable, before, offset, at: walked.position(), whole, origin, change })
 }
 
 fn addresses_of(walked: &WalkedFrame, run: &Run) -> Option<(u64, Addresses)> {
@@ -112,19 +111,6 @@ fn addresses_of(walked: &WalkedFrame, run: &Run) -> Option<(u64, Addresses)> {
         RunKind::ClearZeros => Some((run.block, Addresses::Clear(run.count.into(), Address::ZEROS))),
         RunKind::Page | RunKind::Control => None,
     }
-}
-
-fn content_of(walked: &WalkedFrame) -> u64 {
-    let mut bytes = Vec::with_capacity(walked.frame.runs.len() * 16 + walked.frame.crcs.len() * 4);
-    for run in &walked.frame.runs {
-        bytes.push(run.kind as u8);
-        bytes.extend_from_slice(&run.block.to_le_bytes());
-        bytes.extend_from_slice(&run.count.to_le_bytes());
-    }
-    walked.frame.crcs.iter().for_each(|crc| bytes.extend_from_slice(&crc.to_le_bytes()));
-    let low = base::crc::crc32c(&bytes);
-    let high = base::crc::crc32c_append(low, b"content");
-    u64::from(high) << 32 | u64::from(low)
 }
 
 impl Vdisk {
@@ -273,6 +259,7 @@ pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result
             offset: frame.offset,
             slab: context.pool.slab_of(group).ok_or_else(|| Error::corrupt(format!("group {group} is gone")))?,
             bytes: bytes.into(),
+            origin: frame.origin,
             durable_through: frame.durable,
             kind: frame.kind,
             pieces,

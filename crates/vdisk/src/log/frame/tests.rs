@@ -15,6 +15,7 @@ fn sample() -> Frame {
         durable_through: Sequence(40),
         wall_ns: 0x0102_0304_0506_0708,
         previous_crc: 0xa1b2_c3d4,
+        copy_of: None,
         crc: 0,
         runs: vec![
             Run {
@@ -86,6 +87,33 @@ fn golden_bytes() {
 const GOLDEN_CRC: &str = "7a45698d";
 
 #[test]
+fn golden_bytes_of_a_later_copy() {
+    let first = encode(&mut sample());
+    let mut copy = Frame { copy_of: Some(0x1234_5678), ..sample() };
+    let bytes = encode(&mut copy);
+    assert_eq!((&bytes[6..8], &bytes[84..88]), (&[1, 0][..], &[0x78, 0x56, 0x34, 0x12][..]));
+    let rest = |bytes: &[u8]| [&bytes[..6], &bytes[12..84], &bytes[88..]].concat();
+    assert_eq!(rest(&bytes), rest(&first));
+    let read = decode(&bytes).expect("it is whole");
+    assert_eq!((read.copy_of, read.origin()), (Some(0x1234_5678), 0x1234_5678));
+    assert_eq!(
+        decode(&first).map(|frame| frame.origin()),
+        Ok(u32::from_le_bytes(*first[8..].first_chunk().expect("long")))
+    );
+}
+
+#[test]
+fn flags_of_a_newer_writer_and_a_copy_without_its_flag_are_refused() {
+    for at in [6, 7, 84] {
+        let mut bytes = encode(&mut sample());
+        bytes[at] = 2;
+        let crc = checksum(&bytes);
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode(&bytes), Err(NotAFrame::Field), "byte {at}");
+    }
+}
+
+#[test]
 fn every_flipped_bit_is_noticed() {
     let mut frame = sample();
     let bytes = encode(&mut frame);
@@ -123,8 +151,8 @@ proptest! {
     }
 
     #[test]
-    fn what_was_written_is_read(runs in proptest::collection::vec((0..3u8, 1..20u32, 0..1u64 << 34), 0..20), sequence in any::<u64>()) {
-        let mut frame = Frame { runs: vec![], crcs: vec![], sequence: Sequence(sequence), ..sample() };
+    fn what_was_written_is_read(runs in proptest::collection::vec((0..3u8, 1..20u32, 0..1u64 << 34), 0..20), sequence in any::<u64>(), copy_of in any::<Option<u32>>()) {
+        let mut frame = Frame { runs: vec![], crcs: vec![], sequence: Sequence(sequence), copy_of, ..sample() };
         for (kind, count, block) in runs {
             let kind = [RunKind::Data, RunKind::ClearHole, RunKind::ClearZeros][kind as usize];
             let run = Run { kind, level: 0, count, block, payload_offset: 0, payload_len: 0, crc_first: frame.crcs.len() as u32 };

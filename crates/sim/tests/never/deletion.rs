@@ -1,0 +1,79 @@
+//! Never: a deleted vDisk that comes back, nor one that is lost to a deletion that never was.
+
+use crate::machine::{Machine, manual};
+use crate::tap::{Fate, Verb};
+use std::cell::Cell;
+
+#[test]
+fn a_tombstone_that_a_failed_sync_moved_goes_last_where_it_is_now() {
+    for seed in 0..12 {
+        let machine = Machine::with(manual(), seed);
+        let vdisk = machine.vdisk();
+        (0..20).for_each(|block| machine.write(&vdisk, block, block + 1));
+        machine.flush(&vdisk);
+        let failed = Cell::new(false);
+        machine.tap.set_rule(move |o| {
+            let fails = o.verb == Verb::Sync && o.is_slab() && !failed.replace(true);
+            if fails { Fate::Fails } else { Fate::Happens }
+        });
+        let (shard, id) = (machine.shard(), machine.id("v"));
+        machine.run(async move { shard.delete(id, false).await }).expect("the tombstone is written elsewhere");
+        machine.idle(1_000_000_000);
+        machine.lose_power();
+        let rebuilt = machine.rebuild(2);
+        assert!(rebuilt.vdisks.is_empty() && rebuilt.lost.is_empty(), "seed {seed}: {rebuilt:?}");
+        let shard = machine.open();
+        machine.idle(1_000_000_000);
+        assert_eq!((shard.records().len(), shard.context.pool.usage().slots_used), (0, 0), "seed {seed}");
+    }
+}
+
+/// A tombstone that was never acknowledged is lost, its group given up, and the log goes on without it. Much later that
+/// group is on the disk again; what it continued is not.
+#[test]
+fn a_tombstone_of_a_branch_that_was_given_up_deletes_nothing() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    // Up to where the next frame goes into a third group.
+    (0..27).for_each(|block| machine.write(&vdisk, block, block + 1));
+    machine.flush(&vdisk);
+    machine.tap.set_rule(|o| if o.verb == Verb::Sync && o.is_slab() { Fate::Dies } else { Fate::Happens });
+    let tombstone = vdisk.sequence().next();
+    assert!(machine.attempt(async move { vdisk.delete().await }).is_none(), "it dies");
+    machine.kill();
+    let groups = machine.groups();
+    let (old, _) = machine.frame(tombstone.0);
+    assert_eq!((groups.len(), old.header.group), (3, groups[2].header.group));
+    let size = u64::from(machine.config.pool.group_size);
+    let whole = machine.bytes(&old.file, old.start, size);
+    machine.lose_header(tombstone.0);
+    machine.open();
+    let mut round = 0;
+    loop {
+        round += 1;
+        assert!(round < 20, "its place is never free");
+        let vdisk = machine.vdisk();
+        machine.assert_online(&vdisk);
+        (0..27).for_each(|block| machine.write(&vdisk, block, 1000 * round + block));
+        machine.checkpoint(&vdisk);
+        machine.make_room(&vdisk);
+        machine.flush(&vdisk);
+        machine.kill();
+        let groups = machine.groups();
+        let is_gone = |id| groups.iter().all(|placed| placed.header.group != id);
+        let taken = groups.iter().any(|placed| placed.file == old.file && placed.start == old.start);
+        if !taken && is_gone(old.header.predecessor.expect("it has one").group) {
+            break;
+        }
+        machine.open();
+    }
+    machine.put(&old.file, old.start, whole);
+    for _ in 0..2 {
+        machine.open();
+        machine.idle(1_000_000_000);
+        let vdisk = machine.vdisk();
+        machine.assert_online(&vdisk);
+        assert_eq!(machine.reads(&vdisk, 0..27), (1000 * round..1000 * round + 27).collect::<Vec<u64>>());
+        machine.kill();
+    }
+}
