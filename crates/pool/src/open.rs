@@ -48,10 +48,14 @@ impl Pool {
         SuperblockFile::create(disk, &first).await
     }
 
-    /// Who the disk is and which start of it was the last, without starting it. `None`: there is no superblock.
+    /// Who the disk is and which start of it was the last, without starting it. `None`: there is no superblock. Where one
+    /// of its copies is damaged, that may have been the newer one, of one start more.
     pub async fn peek(disk: &Rc<dyn Disk>) -> Result<Option<(Identity, u64)>> {
         let found = SuperblockFile::read(disk).await?;
-        Ok(found.map(|found| (found.superblock.identity, found.superblock.generation)))
+        Ok(found.map(|found| {
+            let generation = found.superblock.generation + u64::from(found.one_copy_damaged);
+            (found.superblock.identity, generation)
+        }))
     }
 
     /// Starts a pool. Before anything else the generation is raised, durably. `NotFound`: never formatted; `Corrupt`:
