@@ -16,8 +16,9 @@ use base::units::{BLOCK, round_down, round_up};
 use bytes::Bytes;
 use std::rc::Rc;
 
-/// Blocks moved by one frame: 256 KiB, so that clients wait behind little.
-const MOVES_MAX: usize = 64;
+/// Blocks moved by one frame: 192 KiB, so that clients wait behind little. (From 256 KiB on they would wait for the device:
+/// such frames go past the page cache.)
+const MOVES_MAX: usize = 48;
 /// Shortest dead range that is punched: below, the file system's bookkeeping costs more than the space is worth.
 const PUNCH_BLOCKS_MIN: usize = 16;
 
