@@ -37,7 +37,7 @@ impl Default for PoolConfig {
             group_size: 64 << 20,
             slots_per_slab_max: 1024,
             recycled_bytes_max: 256 << 20,
-            recycled_percent_busy: 10,
+            recycled_percent_busy: 7,
             ballast_bytes: 64 << 20,
             capacity_bytes: None,
         }
