@@ -170,11 +170,28 @@ async fn scan_slots(
                     continue;
                 }
             };
+            let remarked = remark(&slab, slot, &page, scan.clean).await;
+            if let Err(error) = remarked {
+                slab.slots.borrow_mut().found_quarantined(slot);
+                scan.quarantine(id, Some(slot), format!("its FREE mark cannot be written: {error}"), true);
+                continue;
+            }
             found_slot(scan, &slab, slot, page, blocks, data_end, group_size);
         }
     }
     scan.slabs.push(slab);
     Ok(())
+}
+
+/// A mark that can be read may be in a cache only, clean, since a sync of it failed: another sync would not store it, and
+/// the group would come back with the next power loss. Written again, it is part of the next sync.
+async fn remark(slab: &Slab, slot: u32, page: &SlotPage, clean: bool) -> world::Result<()> {
+    match page {
+        SlotPage::Free(group) if !clean => {
+            slab.file.write(slab.slot_offset(slot), &[crate::header::encode_free(*group)]).await
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read_header(slab: &Slab, ranges: &Ranges, slot: u32) -> Completion<world::Result<bytes::Bytes>> {
