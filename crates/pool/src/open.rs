@@ -104,14 +104,14 @@ impl Started {
         let missed = u32::from(one_copy_damaged);
         let group_next = (superblock.groups_reserved + missed * BATCH).min(COUNTER_END);
         let vdisk_next = (superblock.vdisks_reserved + missed * BATCH).min(COUNTER_END);
+        // The copy that stays is to be on the medium while the other is written.
+        file.write_again(&superblock).await?;
         superblock.generation += 1 + u64::from(missed);
         superblock.serial += 1 + u64::from(missed);
         superblock.clean = false;
         // The first batch comes with the write that is due anyway.
         superblock.groups_reserved = (group_next + BATCH).min(COUNTER_END);
         superblock.vdisks_reserved = (vdisk_next + BATCH).min(COUNTER_END);
-        // What was read may be in a cache only, and the copy that stays is to be on the medium while the other is written.
-        file.sync().await?;
         file.write(&superblock).await?;
         // Once more, over the other copy: whichever rots later, the one that is left knows of this start.
         superblock.serial += 1;

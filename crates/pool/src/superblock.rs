@@ -202,6 +202,14 @@ impl SuperblockFile {
         Ok(())
     }
 
+    /// Writes the copy that counts once more, as it is, durably: what was read may be in a cache only, clean, since a sync
+    /// of it failed, and another sync would not store it. A torn write leaves the same bytes.
+    pub async fn write_again(&self, superblock: &Superblock) -> Result<()> {
+        let written = self.file.write((self.newest.get() * PAGE) as u64, &[superblock.encode()]).await;
+        written.map_err(|e| Error::from_disk("cannot write the superblock", e))?;
+        self.sync().await
+    }
+
     pub async fn sync(&self) -> Result<()> {
         self.file.sync().await.map_err(|e| {
             self.poisoned.set(true);

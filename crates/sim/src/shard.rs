@@ -84,9 +84,9 @@ impl ShardEngine {
         Box::pin(async move {
             if !formatted.get() {
                 match Shard::format(&world, &disk, &config, 0, 0).await {
-                    Ok(()) => formatted.set(true),
-                    // The attempt before was complete but for its answer.
-                    Err(error) if error.kind == node::Kind::Invalid => formatted.set(true),
+                    // Or the attempt before was complete but for its answer.
+                    Ok(()) => {}
+                    Err(error) if error.kind == node::Kind::Invalid => {}
                     Err(error) => return Err(to_block(error)),
                 }
             }
@@ -97,6 +97,8 @@ impl ShardEngine {
             let clock = world.clock.clone();
             let opened = Shard::open(world, disk, store, cache, config, Rc::new(|_, _| {})).await;
             let shard = opened.map_err(to_block)?;
+            // From here on the store knows of it; until then a power loss may take what was formatted.
+            formatted.set(true);
             // Everything must be recovered before it can be compared.
             while shard.summary().to_recover > 0 {
                 clock.sleep(1_000_000).await;

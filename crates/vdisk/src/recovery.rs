@@ -100,6 +100,7 @@ impl Vdisk {
         {
             // It stays as it is: readable, and tried again before anything else is written.
             tracing::warn!(vdisk = %id, %error, "the unsynced end of the log could not be written once more yet");
+            vdisk.sync_in_place().await;
         }
         vdisk.stats.replay_ns.set(context.world.now().since_ns(started));
         let mut void = vdisk.void_groups(&found, tombstone);
@@ -117,6 +118,17 @@ impl Vdisk {
             attributes: vdisk.attributes(),
             vdisk,
         })
+    }
+
+    /// What could not be written once more is read by clients from where it is: it is to be there after a power loss as
+    /// well, as far as a sync without proof can see to that.
+    async fn sync_in_place(&self) {
+        let mut slabs: Vec<_> = self.state.borrow().to_rewrite.iter().map(|frame| frame.slab).collect();
+        slabs.sort_unstable();
+        slabs.dedup();
+        if let Err(error) = self.context.pool.sync(&slabs).await {
+            tracing::warn!(vdisk = %self.id, %error, "the unsynced end of the log could not be synced where it is");
+        }
     }
 
     fn found_damaged(&self, damage: String) {

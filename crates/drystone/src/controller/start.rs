@@ -122,8 +122,12 @@ async fn open_shards(
                 let disk = DiskDirectory::open(&context, &path).map_err(|error| internal(error.to_string()))?;
                 let store: Rc<dyn Store> = Rc::new(RedbStore::new(Box::new(ToStore(store))));
                 let world = context.world.clone();
-                if !path.join("superblock").exists() && store_is_new_to(&*store, number).await? {
-                    Shard::format(&world, &disk, &shard_config, node, number).await.map_err(from_node)?;
+                if store_is_new_to(&*store, number).await? {
+                    match Shard::format(&world, &disk, &shard_config, node, number).await {
+                        // It is in use: an earlier start got further, or the store is not the one it had.
+                        Err(error) if error.kind == node::Kind::Invalid => {}
+                        formatted => formatted.map_err(from_node)?,
+                    }
                 }
                 let listener = listen(directory.clone());
                 let shard = Shard::open(world, disk, store, cache, shard_config, listener).await.map_err(from_node)?;
