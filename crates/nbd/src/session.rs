@@ -316,10 +316,13 @@ impl Session {
     }
 }
 
-/// Room for a payload; for one of whole pages at an address that is a multiple of 4 KiB, so that it can go from there to
-/// a disk without a copy.
+/// A payload of this much, of whole pages, is received where it can go to a disk from without a copy. Smaller ones are
+/// copied sooner than that pays, and kept in caches, where each would take a page more.
+const ALIGNED_BYTES_MIN: usize = 128 << 10;
+
+/// Room for a payload; for a large one at an address that is a multiple of 4 KiB.
 fn payload_buffer(len: usize) -> BytesMut {
-    if len % base::buffer::ALIGN != 0 {
+    if len < ALIGNED_BYTES_MIN || len % base::buffer::ALIGN != 0 {
         return BytesMut::with_capacity(len);
     }
     let mut buffer = BytesMut::with_capacity(len + base::buffer::ALIGN);

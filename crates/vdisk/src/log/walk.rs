@@ -12,9 +12,10 @@ use std::rc::Rc;
 use world::Completion;
 
 /// Read from the disk at a time, and ahead of what is looked at.
-const WINDOW: u32 = 2 << 20;
-/// Windows ahead of what is looked at, in a log that turned out to be long: enough to keep a disk busy.
-const WINDOWS_AHEAD: usize = 3;
+const WINDOW: u32 = 1 << 20;
+/// Windows ahead of what is looked at, in a log that is replayed and turned out to be long: enough to keep a disk busy.
+/// Groups that are looked through beside clients have one.
+const WINDOWS_AHEAD: usize = 4;
 /// The same near a place that cannot be read.
 const CAREFUL_WINDOW: u32 = 64 << 10;
 
@@ -78,6 +79,7 @@ pub struct GroupWalk {
     ahead_end: u32,
     /// A window that was read ahead was needed.
     is_long: bool,
+    is_replay: bool,
     /// A window could not be read: no more than is needed is, from here on.
     careful: bool,
     /// The first frame is taken as it is: what it must continue is not known.
@@ -88,7 +90,7 @@ impl GroupWalk {
     /// Walks a sealed group from its first frame on, up to its sealed length.
     pub fn whole(pool: Rc<Pool>, vdisk: VdiskId, group: GroupId, limit: u32) -> GroupWalk {
         let mut walk = GroupWalk::new(pool, vdisk, group, Position::default(), HEADER_PAGE, limit);
-        walk.first_is_free = true;
+        (walk.first_is_free, walk.is_replay) = (true, false);
         walk
     }
 
@@ -108,6 +110,7 @@ impl GroupWalk {
             ahead: VecDeque::new(),
             ahead_end: 0,
             is_long: false,
+            is_replay: true,
             careful: false,
             first_is_free: false,
         }
@@ -214,7 +217,7 @@ impl GroupWalk {
         if !is_due || self.careful {
             return;
         }
-        let windows = if self.is_long { WINDOWS_AHEAD } else { 1 };
+        let windows = if self.is_long && self.is_replay { WINDOWS_AHEAD } else { 1 };
         while self.ahead.len() < windows {
             let start = if self.ahead.is_empty() { self.window_end() } else { self.ahead_end };
             if start >= self.limit {
