@@ -7,7 +7,7 @@ use crate::directory::Shared;
 use crate::error::{Optional, error};
 use crate::read::RangeRead;
 use crate::ring::Descriptors;
-use crate::write::{write_all, write_behind, write_direct};
+use crate::write::{to_be_copied, write_all, write_behind, write_direct};
 use base::buffer::ALIGN;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, SeekFrom};
@@ -20,6 +20,9 @@ use world::{Completion, File, LocalFuture, Result};
 /// A write of at least this much, aligned to 4 KiB, goes past the page cache: a copy, the allocation of its pages and the
 /// write-back by another core cost more than the device takes for it. Smaller ones are answered sooner by the cache.
 const DIRECT_WRITE_BYTES_MIN: u64 = 256 << 10;
+/// What of it is not aligned in memory is copied. With more than this to copy the cache does it as well, and without buffers
+/// that live as long as the device takes.
+const DIRECT_COPY_BYTES_MAX: usize = 32 << 10;
 
 pub(crate) struct DiskFile {
     directory: Rc<Shared>,
@@ -68,7 +71,8 @@ impl File for DiskFile {
             return Completion::Ready(Err(error("write", &self.name, Errno::FBIG, Optional::No)));
         }
         let aligned = offset % ALIGN as u64 == 0 && len % ALIGN as u64 == 0;
-        if len >= DIRECT_WRITE_BYTES_MIN && aligned && self.descriptors.for_direct_writes().is_some() {
+        let direct = len >= DIRECT_WRITE_BYTES_MIN && aligned && self.descriptors.for_direct_writes().is_some();
+        if direct && to_be_copied(parts) <= DIRECT_COPY_BYTES_MAX {
             let direct = write_direct(&self.directory.ring, &self.descriptors, offset, parts);
             let name = self.name.clone();
             return Completion::pending(async move {

@@ -120,13 +120,22 @@ pub(crate) fn write_direct(
     }
 }
 
+/// Bytes of `parts` that [`write_direct`] would copy.
+pub(crate) fn to_be_copied(parts: &[Bytes]) -> usize {
+    parts.iter().filter(|part| !is_aligned(part)).map(Bytes::len).sum()
+}
+
+fn is_aligned(part: &Bytes) -> bool {
+    part.as_ptr() as usize % ALIGN == 0 && part.len() % ALIGN == 0
+}
+
 /// The same bytes in parts whose addresses and lengths are multiples of 4 KiB.
 fn aligned(parts: &[Bytes]) -> Vec<Bytes> {
     let mut whole = Vec::with_capacity(parts.len() + 1);
     let mut from = 0;
     let mut ragged = 0;
     for (at, part) in parts.iter().enumerate() {
-        if ragged % ALIGN == 0 && part.as_ptr() as usize % ALIGN == 0 && part.len() % ALIGN == 0 {
+        if ragged % ALIGN == 0 && is_aligned(part) {
             whole.extend(copied(&parts[from..at], ragged));
             whole.extend((!part.is_empty()).then(|| part.clone()));
             (from, ragged) = (at + 1, 0);
