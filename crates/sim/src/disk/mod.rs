@@ -45,6 +45,8 @@ pub struct DiskOptions {
     pub controls_space: bool,
     /// After a failed sync the kernel's copy is gone at once; otherwise it is read for a while longer.
     pub evict_after_failed_sync: bool,
+    /// The kernel drops its copy of clean pages where it is told that nobody needs it, and now and then before a read.
+    pub evicts: bool,
     /// The share of operations that complete within the call, percent.
     pub instant_percent: u32,
 }
@@ -55,6 +57,7 @@ impl Default for DiskOptions {
             capacity_bytes: 64 << 20,
             controls_space: true,
             evict_after_failed_sync: false,
+            evicts: true,
             instant_percent: 30,
         }
     }
@@ -181,6 +184,11 @@ impl SimDisk {
 
     pub fn set_capacity(&self, bytes: u64) {
         self.store.borrow_mut().options.capacity_bytes = bytes;
+    }
+
+    /// Clean pages stay in memory until power is lost.
+    pub fn keep_cached(&self) {
+        self.store.borrow_mut().options.evicts = false;
     }
 
     pub fn allocated_bytes(&self) -> u64 {

@@ -246,7 +246,7 @@ impl File for Handle {
     fn read(&self, offset: u64, len: usize) -> Completion<Result<Bytes>> {
         let file = self.file.clone();
         self.mount.look(Verb::Read, &self.file.name, (offset, len as u64), move |store| {
-            if store.rng.below(4) == 0 {
+            if store.rng.below(4) == 0 && store.options.evicts {
                 store.evict(&file);
             }
             let mut data = BytesMut::with_capacity(len);
@@ -281,7 +281,10 @@ impl File for Handle {
     }
 
     fn release(&self, _offset: u64, _len: u64) {
-        self.mount.disk.store.borrow_mut().evict(&self.file);
+        let mut store = self.mount.disk.store.borrow_mut();
+        if store.options.evicts {
+            store.evict(&self.file);
+        }
     }
 
     fn data_ranges(&self) -> LocalFuture<Result<Vec<(u64, u64)>>> {

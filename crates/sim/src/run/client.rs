@@ -229,10 +229,11 @@ impl Client<'_> {
 
     /// Requests that must be refused as malformed.
     async fn nonsense(&self, rng: &mut Rng) {
-        let (size, verbs) = {
+        let (size, is_settled, verbs) = {
             let model = self.model.borrow();
-            let size = model.entries[self.index].current().map_or(0, |a| a.size_bytes);
-            (size, model.slots[self.index].verbs)
+            let entry = &model.entries[self.index];
+            let size = entry.current().map_or(0, |a| a.size_bytes);
+            (size, entry.is_settled(), model.slots[self.index].verbs)
         };
         let request = match rng.below(4) {
             0 => Request::Read { offset: size, len: 4096 },
@@ -243,7 +244,8 @@ impl Client<'_> {
         self.begin("nonsense", size, 0);
         let result = self.device.submit(request.clone()).await;
         let mut model = self.model.borrow_mut();
-        let resized = model.slots[self.index].verbs != verbs || model.slots[self.index].is_busy;
+        // A verb that was under way may have ended meanwhile, or took effect before it was answered.
+        let resized = !is_settled || model.slots[self.index].verbs != verbs;
         match result {
             _ if resized => {}
             Err(error) if error.kind == Kind::Invalid => {}

@@ -107,6 +107,20 @@ fn what_is_still_to_be_written_again_comes_before_anything_else() {
     }
 }
 
+/// Or else the next start would replay all of it once more.
+#[test]
+fn a_checkpoint_covers_what_was_still_to_be_written_again() {
+    let machine = no_room_to_write_again();
+    let vdisk = machine.vdisk();
+    machine.idle(50_000_000);
+    machine.checkpoint(&vdisk);
+    assert_eq!(vdisk.space().log_bytes, 0);
+    let vdisk = machine.restart();
+    machine.assert_online(&vdisk);
+    assert_eq!(machine.reads(&vdisk, 0..5), [1, 2, 3, 4, 5]);
+    assert_eq!(vdisk.space().log_bytes, 0, "a start has nothing to replay");
+}
+
 /// What a recovery wrote again is in two groups: without the newer one the log still reaches the noted frame.
 #[test]
 fn a_first_copy_does_not_stand_in_for_the_group_that_was_noted() {

@@ -1,6 +1,6 @@
 //! Frames that are on the disk more than once: which copy counts, and how long the others stay.
 
-use crate::machine::{Machine, manual};
+use crate::machine::{GROUP, Machine, manual};
 use crate::tap::{Fate, Operation, Verb};
 use base::units::{KIB, MIB};
 use node::ShardConfig;
@@ -57,31 +57,45 @@ fn void_groups_give_room_to_what_is_still_to_be_written_again() {
     assert_eq!(machine.reads(&vdisk, 20..60), (1020..1060).collect::<Vec<u64>>());
 }
 
+/// A start whose sync of what it wrote once more fails, and that dies before it writes anything else: the second copies can
+/// be read, are clean, and not (all) on the medium.
+fn dies_with_second_copies_in_the_cache(machine: &Machine) -> bool {
+    machine.disk.keep_cached();
+    let groups = machine.groups().len();
+    let failed = Cell::new(false);
+    machine.tap.set_rule(move |o| match () {
+        () if is_slab_sync(o) && !failed.replace(true) => Fate::Fails,
+        () if failed.get() && o.changes() => Fate::Dies,
+        () => Fate::Happens,
+    });
+    let died = machine.try_open().is_none();
+    machine.kill();
+    died && machine.groups().len() == groups + 1
+}
+
 /// The newest copy of a flushed frame is in a cache only, clean, after a sync that failed; the first one is on the medium,
-/// and the disk is too full for a third.
+/// and the disk is too full for a third. With the number of blocks that were written.
+fn no_room_for_a_third_copy(seed: u64) -> (Machine, u64) {
+    let machine = Machine::with(nothing_recycled(), seed);
+    let vdisk = machine.vdisk();
+    let mut blocks = 0;
+    while vdisk.groups().len() < 2 {
+        machine.flush(&vdisk);
+        machine.write(&vdisk, blocks, blocks + 1);
+        blocks += 1;
+    }
+    flush_untold(&machine);
+    machine.kill();
+    assert!(dies_with_second_copies_in_the_cache(&machine));
+    machine.disk.set_capacity(1);
+    machine.open();
+    (machine, blocks)
+}
+
 #[test]
 fn a_first_copy_stays_until_another_is_durable() {
     for seed in 0..6 {
-        let machine = Machine::with(nothing_recycled(), seed);
-        let vdisk = machine.vdisk();
-        let mut blocks = 0;
-        while vdisk.groups().len() < 2 {
-            machine.flush(&vdisk);
-            machine.write(&vdisk, blocks, blocks + 1);
-            blocks += 1;
-        }
-        flush_untold(&machine);
-        machine.kill();
-        let failed = Cell::new(false);
-        machine.tap.set_rule(move |o| match () {
-            () if is_slab_sync(o) && !failed.replace(true) => Fate::Fails,
-            () if failed.get() && o.changes() => Fate::Dies,
-            () => Fate::Happens,
-        });
-        assert!(machine.try_open().is_none(), "it dies");
-        machine.kill();
-        machine.disk.set_capacity(1);
-        machine.open();
+        let (machine, blocks) = no_room_for_a_third_copy(seed);
         let vdisk = machine.vdisk();
         assert_eq!(machine.try_flush(&vdisk).expect("it lives").expect_err("no room").kind, Kind::Full);
         assert_eq!(machine.reads(&vdisk, 0..blocks), tags(0..blocks));
@@ -93,6 +107,72 @@ fn a_first_copy_stays_until_another_is_durable() {
         machine.assert_online(&vdisk);
         assert_eq!(machine.reads(&vdisk, 0..blocks), tags(0..blocks), "seed {seed}");
     }
+}
+
+#[test]
+fn a_deletion_takes_the_first_copies_along() {
+    for seed in 0..6 {
+        let (machine, _) = no_room_for_a_third_copy(seed);
+        let (shard, id) = (machine.shard(), machine.id("v"));
+        machine.disk.set_capacity(64 * MIB);
+        let (task, pool) = (shard.clone(), shard.context.pool.clone());
+        machine.run(async move { task.delete(id, false).await }).expect("not in use");
+        machine.idle(1_000_000_000);
+        assert_eq!(pool.usage().slots_used, 0, "seed {seed}");
+        machine.lose_power();
+        let rebuilt = machine.rebuild(2);
+        assert!(rebuilt.vdisks.is_empty() && rebuilt.lost.is_empty(), "seed {seed}: {rebuilt:?}");
+    }
+}
+
+/// As before, but the last group has several frames; of the second copies of them, in a cache only, some are durable in a
+/// third place, and of the first ones one in the middle cannot be read for once.
+#[test]
+fn a_first_copy_behind_a_break_stays_too() {
+    let mut tried = 0;
+    for room_bytes in (0..512 * KIB).step_by(8 << 10) {
+        let machine = Machine::with(nothing_recycled(), room_bytes >> 13);
+        let vdisk = machine.vdisk();
+        let mut blocks = 0;
+        let mut write_one = || {
+            machine.write(&vdisk, blocks, blocks + 1);
+            blocks += 1;
+        };
+        while vdisk.groups().len() < 2 {
+            machine.flush(&vdisk);
+            write_one();
+        }
+        let first = vdisk.sequence();
+        (0..9).for_each(|_| write_one());
+        let last = vdisk.sequence();
+        flush_untold(&machine);
+        machine.kill();
+        assert!(dies_with_second_copies_in_the_cache(&machine));
+        let old = machine.groups().swap_remove(1);
+        let broken = machine.frames(&old)[2].clone();
+        let whole = machine.bytes(&old.file, old.start, GROUP.into());
+        machine.zero(&old.file, old.start + u64::from(broken.offset), 128);
+        leave_room(&machine, room_bytes);
+        machine.open();
+        let vdisk = machine.vdisk();
+        assert_eq!(machine.reads(&vdisk, 0..blocks), tags(0..blocks));
+        let durable = vdisk.durable_sequence();
+        machine.idle(10_000_000_000);
+        let stays = durable.0 > first.0 + 1 && vdisk.durable_sequence() < last;
+        machine.lose_power();
+        if !stays {
+            continue;
+        }
+        tried += 1;
+        assert!(machine.groups().iter().any(|placed| placed.header.group == old.header.group), "{room_bytes}: freed");
+        machine.put(&old.file, old.start, whole);
+        machine.disk.set_capacity(64 * MIB);
+        machine.open();
+        let vdisk = machine.vdisk();
+        machine.assert_online(&vdisk);
+        assert_eq!(machine.reads(&vdisk, 0..blocks), tags(0..blocks), "{room_bytes}");
+    }
+    assert!(tried > 0, "it never stopped in between");
 }
 
 /// 35 flushed blocks in three groups. A start on a disk with `room_bytes` writes some of them once more and dies. How far

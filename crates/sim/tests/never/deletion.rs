@@ -77,3 +77,40 @@ fn a_tombstone_of_a_branch_that_was_given_up_deletes_nothing() {
         machine.kill();
     }
 }
+
+/// Of the sync that was to store the mark of a freed group only a process heard that it failed, which is gone.
+#[test]
+fn a_mark_that_a_failed_sync_took_is_written_again_before_the_tombstone_goes() {
+    for seed in 0..12 {
+        let mut config = manual();
+        config.pool.recycled_bytes_max = 0;
+        let machine = Machine::with(config, seed);
+        machine.disk.keep_cached();
+        let vdisk = machine.vdisk();
+        (0..30).for_each(|block| machine.write(&vdisk, block, block + 1));
+        machine.flush(&vdisk);
+        let syncs = Cell::new(0);
+        machine.tap.set_rule(move |o| {
+            // The first one stores the tombstone.
+            let is_sync = o.verb == Verb::Sync && o.is_slab();
+            syncs.set(syncs.get() + u32::from(is_sync));
+            match syncs.get() {
+                2 if is_sync => Fate::Fails,
+                2.. if o.changes() => Fate::Dies,
+                _ => Fate::Happens,
+            }
+        });
+        let (shard, id, clock) = (machine.shard(), machine.id("v"), machine.world().clock);
+        machine.attempt(async move {
+            drop(shard.delete(id, false).await);
+            clock.sleep(1_000_000_000).await;
+        });
+        machine.kill();
+        let shard = machine.open();
+        machine.idle(1_000_000_000);
+        assert_eq!((shard.records().len(), shard.context.pool.usage().slots_used), (0, 0), "seed {seed}");
+        machine.lose_power();
+        let rebuilt = machine.rebuild(2);
+        assert!(rebuilt.vdisks.is_empty() && rebuilt.lost.is_empty(), "seed {seed}: {rebuilt:?}");
+    }
+}

@@ -192,6 +192,42 @@ fn an_old_superblock_on_a_newer_disk_gives_out_no_id_twice() {
     }
 }
 
+/// The newer copy of the superblock rotted, and the write of the other one by the same start was lost.
+#[test]
+fn a_rotten_superblock_copy_beside_one_of_the_start_before_is_no_old_disk() {
+    const COPY: u64 = 4096;
+    for rotten in [0, 1] {
+        let machine = used();
+        machine.kill();
+        let mut before = vec![machine.bytes("superblock", 0, 2 * COPY)];
+        for tag in [51, 52] {
+            machine.open();
+            machine.write(&machine.vdisk(), 1, tag);
+            machine.flush(&machine.vdisk());
+            machine.kill();
+            before.push(machine.bytes("superblock", 0, 2 * COPY));
+        }
+        let last_epoch = machine.groups().iter().map(|placed| placed.header.epoch).max().expect("groups");
+        let refused = |what: &str| {
+            let refused = machine.try_open().expect("it lives").err().unwrap_or_else(|| panic!("{what} is believed"));
+            assert!(refused.kind == node::Kind::Damaged && refused.context.contains("old copy"), "{what}: {refused}");
+            machine.kill();
+        };
+        let page = (1 - rotten) * COPY;
+        let other = |starts_ago: usize| before[2 - starts_ago].slice(page as usize..(page + COPY) as usize);
+        machine.put("superblock", 0, before[1].clone());
+        refused("a superblock of the start before, whole");
+        machine.flip("superblock", rotten * COPY + 40);
+        machine.put("superblock", page, other(2));
+        refused("a copy of two starts before");
+        machine.put("superblock", page, other(1));
+        machine.open();
+        machine.assert_online(&machine.vdisk());
+        assert_eq!(machine.reads(&machine.vdisk(), 0..3), [50, 52, 3]);
+        assert!(machine.shard().context.pool.epoch() > last_epoch);
+    }
+}
+
 fn older_generation(key: &[u8], value: bytes::Bytes) -> bytes::Bytes {
     if !key.starts_with(meta::keys::SHARDS) {
         return value;

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::log::frame::{FrameKind, RunKind};
 use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, WalkedFrame};
 use crate::vdisk::{Context, meta_hint};
-use base::{GroupId, Sequence, VdiskId};
+use base::{Epoch, GroupId, Sequence, VdiskId};
 use pool::{GroupHeader, HEADER_PAGE};
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -23,6 +23,13 @@ pub(super) struct Chain<'a> {
     /// Groups by the group that they continue; `NONE`: the first of a log. Newest first.
     continuations: BTreeMap<GroupId, Vec<GroupHeader>>,
     headers: &'a [GroupHeader],
+}
+
+/// Orders groups by when they were made.
+type Age = (Epoch, GroupId);
+
+fn age(header: &GroupHeader) -> Age {
+    (header.epoch, header.group)
 }
 
 /// Where a group that continues the log is entered.
@@ -42,7 +49,7 @@ impl<'a> Chain<'a> {
             continuations.entry(before).or_default().push(*header);
         }
         for groups in continuations.values_mut() {
-            groups.sort_unstable_by_key(|header| std::cmp::Reverse((header.epoch, header.group)));
+            groups.sort_unstable_by_key(|header| std::cmp::Reverse(age(header)));
         }
         Chain { context, id, continuations, headers: &found.headers }
     }
@@ -131,15 +138,19 @@ impl<'a> Chain<'a> {
     /// map refers to, are on the medium then, and nothing that it needs was freed: [`crate::reclaim`] frees only what a
     /// checkpoint with such a proof does not need. With the frames behind what it covers.
     pub async fn last_proven_checkpoint(&self, proof: Sequence) -> Result<Option<(PlacedRecord, Vec<Replayed>)>> {
-        let mut proof = proof;
+        // What groups say to be synced, with their age. An older one may mean another branch with the same numbers.
+        let mut said: Vec<(Age, Sequence)> = Vec::new();
         for (header, limit) in self.newest_first() {
-            let mut records = Vec::new();
+            let (mut records, mut durable) = (Vec::new(), header.durable_through);
             let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, limit);
             while let Step::Frame(walked) = walk.next().await? {
-                proof = proof.max(walked.frame.durable_through);
+                durable = durable.max(walked.frame.durable_through);
                 records.extend(checkpoint_in(&walked));
             }
-            for (record, place) in records.into_iter().rev().filter(|(_, place)| place.sequence <= proof) {
+            said.push((age(&header), durable));
+            let since = said.iter().filter(|(other, _)| *other >= age(&header)).map(|(_, durable)| *durable);
+            let proven = since.max().unwrap_or_default();
+            for (record, place) in records.into_iter().rev().filter(|(_, place)| place.sequence <= proven) {
                 let frames = self.follow(record.covers, proof).await?;
                 let at = (place.group, place.offset, place.sequence);
                 if frames.iter().any(|frame| (frame.at.group, frame.offset, frame.sequence) == at) {
@@ -158,9 +169,7 @@ impl<'a> Chain<'a> {
         let mut left: BTreeMap<GroupId, GroupHeader> =
             self.headers.iter().map(|header| (header.group, *header)).collect();
         let mut all = Vec::with_capacity(left.len());
-        while let Some(newest) =
-            left.values().max_by_key(|header| (header.epoch, header.group)).map(|header| header.group)
-        {
+        while let Some(newest) = left.values().max_by_key(|header| age(header)).map(|header| header.group) {
             let mut chain = Vec::new();
             let mut next = Some((newest, u32::MAX));
             while let Some((group, limit)) = next
