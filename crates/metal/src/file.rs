@@ -36,6 +36,12 @@ impl DiskFile {
         DiskFile { directory, descriptors, name: name.into() }
     }
 
+    /// A write that goes through the ring.
+    fn written(&self, write: impl Future<Output = std::result::Result<(), Errno>> + 'static) -> Completion<Result<()>> {
+        let name = self.name.clone();
+        Completion::pending(async move { write.await.map_err(|errno| error("write", &name, errno, Optional::No)) })
+    }
+
     /// fallocate through the ring: it may wait for the file system's journal.
     fn change_space(&self, verb: &'static str, mode: FallocateFlags, offset: u64, len: u64) -> LocalFuture<Result<()>> {
         let Some(end) = offset.checked_add(len).filter(|&end| i64::try_from(end).is_ok()) else {
@@ -73,18 +79,10 @@ impl File for DiskFile {
         let aligned = offset % ALIGN as u64 == 0 && len % ALIGN as u64 == 0;
         let direct = len >= DIRECT_WRITE_BYTES_MIN && aligned && self.descriptors.for_direct_writes().is_some();
         if direct && to_be_copied(parts) <= DIRECT_COPY_BYTES_MAX {
-            let direct = write_direct(&self.directory.ring, &self.descriptors, offset, parts);
-            let name = self.name.clone();
-            return Completion::pending(async move {
-                direct.await.map_err(|errno| error("write", &name, errno, Optional::No))
-            });
+            return self.written(write_direct(&self.directory.ring, &self.descriptors, offset, parts));
         }
         if self.descriptors.space_changes() > 0 {
-            let behind = write_behind(&self.directory.ring, &self.descriptors, offset, parts);
-            let name = self.name.clone();
-            return Completion::pending(async move {
-                behind.await.map_err(|errno| error("write", &name, errno, Optional::No))
-            });
+            return self.written(write_behind(&self.directory.ring, &self.descriptors, offset, parts));
         }
         let written = write_all(self.descriptors.buffered(), offset, parts);
         Completion::Ready(written.map_err(|errno| error("write", &self.name, errno, Optional::No)))

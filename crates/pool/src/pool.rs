@@ -273,8 +273,7 @@ impl Pool {
         let slabs = self.slabs.borrow();
         let open = || slabs.values().filter(|slab| slab.accepts_groups());
         let recycled = open().find_map(|slab| Some((slab, slab.slots.borrow_mut().take_recycled()?)));
-        let left: u64 = slabs.values().map(|slab| slab.slots.borrow().recycled().1).sum();
-        self.space.recycled_low.set(self.space.recycled_low.get().min(left));
+        self.space.recycled_low.set(self.space.recycled_low.get().min(self.recycled().1));
         let (slab, taken) =
             recycled.or_else(|| open().find_map(|slab| Some((slab, slab.slots.borrow_mut().take_blank()?))))?;
         Some((slab.clone(), taken.slot, taken.blocks))

@@ -195,9 +195,7 @@ impl SuperblockFile {
             return Err(Error::new(Kind::SyncFailed, text));
         }
         let older = 1 - self.newest.get();
-        let written = self.file.write((older * PAGE) as u64, &[superblock.encode()]).await;
-        written.map_err(|e| Error::from_disk("cannot write the superblock", e))?;
-        self.sync().await?;
+        self.write_copy(older, superblock).await?;
         self.newest.set(older);
         Ok(())
     }
@@ -205,7 +203,11 @@ impl SuperblockFile {
     /// Writes the copy that counts once more, as it is, durably: what was read may be in a cache only, clean, since a sync
     /// of it failed, and another sync would not store it. A torn write leaves the same bytes.
     pub async fn write_again(&self, superblock: &Superblock) -> Result<()> {
-        let written = self.file.write((self.newest.get() * PAGE) as u64, &[superblock.encode()]).await;
+        self.write_copy(self.newest.get(), superblock).await
+    }
+
+    async fn write_copy(&self, copy: usize, superblock: &Superblock) -> Result<()> {
+        let written = self.file.write((copy * PAGE) as u64, &[superblock.encode()]).await;
         written.map_err(|e| Error::from_disk("cannot write the superblock", e))?;
         self.sync().await
     }

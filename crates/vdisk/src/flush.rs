@@ -1,7 +1,7 @@
 //! Flush: what was acknowledged becomes safe from power loss. Also the syncs that nobody asked for, which bound what has
 //! to be kept in memory.
 
-use crate::log::Item;
+use crate::log::{Item, Unsynced};
 use crate::stats::Stats;
 use crate::vdisk::{Health, Vdisk};
 use crate::{Error, Kind, Result};
@@ -13,6 +13,14 @@ use std::rc::Rc;
 const RELEASE_BYTES: u32 = 1 << 20;
 /// After this many rewrites the disk is not worth another try.
 const REWRITES_MAX: u32 = 3;
+
+/// The slabs that hold them, each once.
+pub(crate) fn slabs_of<'a>(frames: impl IntoIterator<Item = &'a Unsynced>) -> Vec<SlabId> {
+    let mut slabs: Vec<SlabId> = frames.into_iter().map(|frame| frame.slab).collect();
+    slabs.sort_unstable();
+    slabs.dedup();
+    slabs
+}
 
 impl Vdisk {
     /// Everything acknowledged before the call survives power loss. A failed sync is answered by writing the unsynced
@@ -63,9 +71,7 @@ impl Vdisk {
                     break;
                 }
                 state.new_sector = true;
-                let mut slabs: Vec<SlabId> = state.unsynced.iter().map(|frame| frame.slab).collect();
-                slabs.sort_unstable();
-                slabs.dedup();
+                let slabs = slabs_of(&state.unsynced);
                 let through = state.unsynced.back().map_or(state.durable.sequence, |frame| frame.at.sequence);
                 (through, slabs)
             };
@@ -105,9 +111,7 @@ impl Vdisk {
             let mut state = self.state.borrow_mut();
             let Some(last) = state.unsynced.back() else { return };
             let through = last.at.sequence;
-            let mut slabs: Vec<SlabId> = state.unsynced.iter().map(|frame| frame.slab).collect();
-            slabs.sort_unstable();
-            slabs.dedup();
+            let slabs = slabs_of(&state.unsynced);
             state.new_sector = true;
             (through, slabs, state.rewrites)
         };

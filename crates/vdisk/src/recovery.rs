@@ -15,6 +15,7 @@ mod replay;
 mod void;
 
 use crate::Result;
+use crate::flush::slabs_of;
 use crate::log::frame::FrameKind;
 use crate::log::{CheckpointRecord, GroupWalk, Record, Step};
 use crate::vdisk::{Attributes, Context, Health, Index, Vdisk, meta_hint};
@@ -123,9 +124,7 @@ impl Vdisk {
     /// What could not be written once more is read by clients from where it is: it is to be there after a power loss as
     /// well, as far as a sync without proof can see to that.
     async fn sync_in_place(&self) {
-        let mut slabs: Vec<_> = self.state.borrow().to_rewrite.iter().map(|frame| frame.slab).collect();
-        slabs.sort_unstable();
-        slabs.dedup();
+        let slabs = slabs_of(&self.state.borrow().to_rewrite);
         if let Err(error) = self.context.pool.sync(&slabs).await {
             tracing::warn!(vdisk = %self.id, %error, "the unsynced end of the log could not be synced where it is");
         }
