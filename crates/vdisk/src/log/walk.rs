@@ -21,10 +21,10 @@ const PASS_OVER_FROM: u32 = 64 << 10;
 /// The same near a place that cannot be read.
 const CAREFUL_WINDOW: u32 = 64 << 10;
 
-/// A frame with its payload at hand.
+/// A frame that was found on the disk.
 pub struct WalkedFrame {
     pub frame: Frame,
-    /// The whole frame, header included.
+    /// The whole frame, header included; nothing if its payload was passed over.
     pub bytes: Bytes,
 }
 
@@ -33,12 +33,17 @@ impl WalkedFrame {
         Position::behind(&self.frame)
     }
 
-    /// Payload of a run.
+    /// The payload was not read, since the walk was told that headers are enough.
+    pub fn is_passed_over(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Payload of a run. Panics if it was passed over.
     pub fn payload(&self, run: &frame::Run) -> Bytes {
         self.bytes.slice(run.payload_offset as usize..(run.payload_offset + run.payload_len) as usize)
     }
 
-    /// Every checksum of the payload holds.
+    /// Every checksum of the payload holds. Panics if it was passed over.
     pub fn payload_is_whole(&self) -> bool {
         self.frame.runs.iter().all(|run| {
             let payload = self.payload(run);
@@ -55,8 +60,6 @@ impl WalkedFrame {
 
 pub enum Step {
     Frame(Box<WalkedFrame>),
-    /// A frame whose payload was not read: only from a walk that was told of proof ([`GroupWalk::with_proof`]).
-    Header(Box<Frame>),
     /// No frame that continues the chain starts here.
     End,
 }
@@ -80,8 +83,8 @@ pub struct GroupWalk {
     is_long: bool,
     /// Windows ahead of what is looked at, once that is known.
     windows_ahead: usize,
-    /// Data frames up to this one are synced: their headers are enough.
-    proof: Sequence,
+    /// Of data frames up to this one the headers are enough.
+    headers_through: Sequence,
     /// Only headers are being looked at, far from each other.
     passes_over: bool,
     /// A window could not be read: no more than is needed is, from here on.
@@ -96,6 +99,11 @@ impl GroupWalk {
         let mut walk = GroupWalk::new(pool, vdisk, group, Position::default(), HEADER_PAGE, limit);
         walk.first_is_free = true;
         walk
+    }
+
+    /// The same of headers: what data frames hold is passed over.
+    pub fn headers(pool: Rc<Pool>, vdisk: VdiskId, group: GroupId, limit: u32) -> GroupWalk {
+        GroupWalk::whole(pool, vdisk, group, limit).headers_through(Sequence(u64::MAX))
     }
 
     /// `at`: the position behind which to start; `at.group` may be the predecessor, then `start` is the group's first
@@ -115,7 +123,7 @@ impl GroupWalk {
             ahead_end: 0,
             is_long: false,
             windows_ahead: 1,
-            proof: Sequence(0),
+            headers_through: Sequence(0),
             passes_over: false,
             careful: false,
             first_is_free: false,
@@ -128,10 +136,9 @@ impl GroupWalk {
         self
     }
 
-    /// Data frames up to `proof` are known to be synced. What their payload says is decided when it is read, not here, so
-    /// they are walked by their headers.
-    pub fn with_proof(mut self, proof: Sequence) -> GroupWalk {
-        (self.proof, self.passes_over) = (proof, proof > Sequence(0));
+    /// Passes over the payload of data frames up to this one.
+    pub fn headers_through(mut self, last: Sequence) -> GroupWalk {
+        (self.headers_through, self.passes_over) = (last, last > Sequence(0));
         self
     }
 
@@ -177,20 +184,17 @@ impl GroupWalk {
             return Ok(Step::End);
         }
         let at = Position::behind(&frame);
-        let step = if frame.kind == FrameKind::Data && frame.sequence <= self.proof {
-            if at.end > self.limit {
-                return Ok(Step::End);
-            }
+        let bytes = if frame.kind == FrameKind::Data && frame.sequence <= self.headers_through {
             self.passes_over = frame.len >= PASS_OVER_FROM;
-            Step::Header(Box::new(frame))
+            (at.end <= self.limit).then(Bytes::new)
         } else {
             self.passes_over = false;
-            let Some(bytes) = self.bytes(offset, frame.len).await? else { return Ok(Step::End) };
-            Step::Frame(Box::new(WalkedFrame { frame, bytes }))
+            self.bytes(offset, frame.len).await?
         };
+        let Some(bytes) = bytes else { return Ok(Step::End) };
         self.first_is_free = false;
         self.at = at;
-        Ok(step)
+        Ok(Step::Frame(Box::new(WalkedFrame { frame, bytes })))
     }
 
     /// `len` bytes at `offset`, or nothing if that is beyond the limit.

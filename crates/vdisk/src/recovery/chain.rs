@@ -5,7 +5,7 @@
 //! frame before them. While the rewrite is not complete, the first copy is the longer one and holds everything; once the
 //! rewrite has gone on with frames of its own, the first copy is void.
 
-use super::replay::{Replayed, all, take, take_proven};
+use super::replay::{Replayed, all, take};
 use super::{Found, PlacedRecord};
 use crate::Result;
 use crate::log::frame::{FrameKind, RunKind};
@@ -156,17 +156,15 @@ impl<'a> Chain<'a> {
         }
         let pool = self.context.pool.clone();
         let walk = GroupWalk::new(pool, self.id, entry.group, entry.at, entry.offset, u32::MAX);
-        let mut walk = walk.reading_ahead(windows).with_proof(proof);
+        // What the payload of a synced frame is worth is decided when it is read.
+        let mut walk = walk.reading_ahead(windows).headers_through(proof);
         let mut before = entry.at;
-        loop {
-            let frame = match walk.next().await? {
-                Step::Frame(walked) => take(*walked, before)?,
-                Step::Header(frame) => take_proven(&frame, before),
-                Step::End => return Ok(()),
-            };
-            before = frame.at;
-            frames.push(frame);
+        while let Step::Frame(walked) = walk.next().await? {
+            let at = walked.position();
+            frames.push(take(*walked, before)?);
+            before = at;
         }
+        Ok(())
     }
 
     /// The groups that continue the entered one, newest first, each with the number of `frames` that it keeps.
@@ -212,7 +210,7 @@ impl<'a> Chain<'a> {
         let mut said: Vec<(Age, Sequence)> = Vec::new();
         for (header, limit) in self.newest_first() {
             let (mut records, mut durable) = (Vec::new(), header.durable_through);
-            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, limit);
+            let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, header.group, limit);
             while let Step::Frame(walked) = walk.next().await? {
                 durable = durable.max(walked.frame.durable_through);
                 records.extend(checkpoint_in(&walked));
@@ -261,7 +259,7 @@ impl<'a> Chain<'a> {
     pub async fn any_checkpoint(&self) -> Result<Option<PlacedRecord>> {
         let mut last: Option<PlacedRecord> = None;
         for header in self.headers {
-            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, u32::MAX);
+            let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, header.group, u32::MAX);
             while let Step::Frame(walked) = walk.next().await? {
                 let Some(found) = checkpoint_in(&walked) else { continue };
                 if last.as_ref().is_none_or(|(_, place)| place.sequence < found.1.sequence) {

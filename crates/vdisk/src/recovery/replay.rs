@@ -38,7 +38,7 @@ pub(super) struct Replayed {
     /// Where the frame starts in `at.group`.
     pub offset: u32,
     pub at: Position,
-    /// Every checksum of its payload holds, or the frame is known to be synced and its payload was not looked at.
+    /// Every checksum of its payload holds, or the frame is known to be synced and its payload was passed over.
     pub whole: bool,
     /// Checksum of the header of its first copy.
     pub origin: u32,
@@ -78,7 +78,7 @@ impl Replayed {
 
 /// What a frame, found behind `before`, changes. `Corrupt`: a whole control record that this build cannot read.
 pub(super) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
-    let whole = walked.payload_is_whole();
+    let whole = walked.is_passed_over() || walked.payload_is_whole();
     let frame = &walked.frame;
     let change = match frame.kind {
         FrameKind::Pages => Change::Nothing,
@@ -96,26 +96,17 @@ pub(super) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
         },
         FrameKind::Data => data_of(frame),
     };
-    Ok(replayed(frame, before, whole, change))
-}
-
-/// The same of a data frame that is known to be synced, from its header.
-pub(super) fn take_proven(frame: &Frame, before: Position) -> Replayed {
-    replayed(frame, before, true, data_of(frame))
-}
-
-fn replayed(frame: &Frame, before: Position, whole: bool, change: Change) -> Replayed {
-    Replayed {
+    Ok(Replayed {
         sequence: frame.sequence,
         kind: frame.kind,
         durable: frame.durable_through,
         before,
         offset: frame.offset,
-        at: Position::behind(frame),
+        at: walked.position(),
         whole,
         origin: frame.origin(),
         change,
-    }
+    })
 }
 
 fn data_of(frame: &Frame) -> Change {
