@@ -56,7 +56,10 @@ fn a_failed_sync_that_only_the_dead_heard_of_is_made_good() {
 
 /// Five writes and a resize to 8 MiB that nothing proves to be synced, on a disk that has no room for second copies.
 fn no_room_to_write_again() -> Machine {
-    let machine = Machine::new();
+    without_room(Machine::new())
+}
+
+fn without_room(machine: Machine) -> Machine {
     let vdisk = machine.vdisk();
     (0..5).for_each(|block| machine.write(&vdisk, block, block + 1));
     machine.tap.set_rule(|o| if is_slab_sync(o) { Fate::Dies } else { Fate::Happens });
@@ -315,4 +318,43 @@ fn a_recovered_vdisk_that_stays_quiet_gets_its_checkpoint() {
     assert!(vdisk.space().log_bytes > 0 && vdisk.durable_sequence() == vdisk.sequence());
     machine.idle(3_000_000_000);
     assert_eq!(vdisk.space().log_bytes, 0, "the next start has nothing to replay");
+}
+
+/// Who makes room has something to move, or to free after a proof; its frames must not take the numbers of others.
+#[test]
+fn making_room_waits_for_what_is_still_to_be_written_again() {
+    for moves in [false, true] {
+        let mut config = manual();
+        config.settings.space_slack_bytes = 4 << 10;
+        let machine = Machine::with(config, 1);
+        let vdisk = machine.vdisk();
+        // Groups of which three quarters are dead, or one that is dead altogether.
+        let overwritten = |block: &u64| if moves { block % 4 != 0 } else { *block < 16 };
+        (100..156).for_each(|block| machine.write(&vdisk, block, block));
+        (100..156)
+            .filter(|block| overwritten(&(block - 100)))
+            .for_each(|block| machine.write(&vdisk, block, block + 1));
+        machine.flush(&vdisk);
+        machine.checkpoint(&vdisk);
+        let machine = without_room(machine);
+        let vdisk = machine.vdisk();
+        machine.idle(50_000_000);
+        let (mut written, dies) = (0, Rc::new(Cell::new(true)));
+        let rule = dies.clone();
+        machine.tap.set_rule(move |o| {
+            written += u64::from(o.verb == Verb::Write && o.is_slab());
+            // One frame more, and the end.
+            if rule.get() && written > 1 && o.changes() { Fate::Dies } else { Fate::Happens }
+        });
+        let task = vdisk.clone();
+        assert!(machine.attempt(async move { task.make_room().await }).is_none(), "it dies");
+        assert!(dies.replace(false));
+        machine.kill();
+        machine.open();
+        let vdisk = machine.vdisk();
+        machine.assert_online(&vdisk);
+        assert_eq!(machine.reads(&vdisk, 0..5), [1, 2, 3, 4, 5], "moves: {moves}");
+        let expect = |block: u64| if overwritten(&(block - 100)) { block + 1 } else { block };
+        assert_eq!(machine.reads(&vdisk, 100..156), (100..156).map(expect).collect::<Vec<_>>(), "moves: {moves}");
+    }
 }
