@@ -1,8 +1,8 @@
 //! What has to be written once more, after a crash or a failed sync, and what goes wrong if anything else comes first.
 
-use crate::machine::{Machine, manual};
-use crate::tap::{Fate, Operation, Verb};
-use base::units::MIB;
+use crate::machine::{Machine, content, manual};
+use crate::tap::{Fate, Operation, Verb, WAIT_NS};
+use base::units::{BLOCK, MIB};
 use pool::HEADER_PAGE;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -357,4 +357,73 @@ fn making_room_waits_for_what_is_still_to_be_written_again() {
         let expect = |block: u64| if overwritten(&(block - 100)) { block + 1 } else { block };
         assert_eq!(machine.reads(&vdisk, 100..156), (100..156).map(expect).collect::<Vec<_>>(), "moves: {moves}");
     }
+}
+
+/// A sync fails while the pages of a checkpoint are under way, and there is no room to write again what it took until the
+/// next pages are asked for: they must not take its numbers.
+#[test]
+fn pages_wait_for_what_is_still_to_be_written_again() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    (0..3).for_each(|block| machine.write(&vdisk, block, block + 1));
+    machine.flush(&vdisk);
+    (3..6).for_each(|block| machine.write(&vdisk, block, block + 1));
+    let (disk, stage) = (machine.disk.clone(), Rc::new(Cell::new(Stage::Syncs)));
+    let (now, mut refused) = (stage.clone(), 0);
+    machine.tap.set_rule(move |o| match (now.get(), o.verb) {
+        // Reported when the first pages are under way.
+        (Stage::Syncs, Verb::Sync) if o.is_slab() => Fate::FailsWholeLater,
+        // They, and a write that comes after them, into another slab.
+        (Stage::Syncs, Verb::Write) if o.is_slab() && o.offset > 0 => Fate::Waits,
+        (Stage::Syncs, Verb::Create) => {
+            now.set(Stage::Write);
+            Fate::Happens
+        }
+        (Stage::Write, Verb::Write) if o.is_slab() && o.offset > 0 => {
+            disk.set_capacity(1);
+            now.set(Stage::Full);
+            Fate::Waits
+        }
+        (Stage::Full, Verb::Punch) if &*o.file == "ballast" && o.offset == 0 => {
+            now.set(Stage::NothingLeft);
+            Fate::Happens
+        }
+        (Stage::NothingLeft, Verb::Allocate) => {
+            refused += 1;
+            if refused > 2 {
+                disk.set_capacity(64 * MIB);
+                now.set(Stage::Room);
+            }
+            Fate::Happens
+        }
+        // One frame more, and the end.
+        (Stage::Room, Verb::Write) if o.is_slab() => {
+            now.set(Stage::End);
+            Fate::Happens
+        }
+        (Stage::End, _) if o.changes() => Fate::Dies,
+        _ => Fate::Happens,
+    });
+    let (flushing, pages, write) = (vdisk.clone(), vdisk.clone(), vdisk.clone());
+    machine.spawn(async move { assert!(flushing.flush().await.is_err(), "there is no room") });
+    machine.idle(WAIT_NS / 2);
+    machine.spawn(async move { assert!(pages.checkpoint().await.is_err(), "a sync failed meanwhile") });
+    machine.idle(WAIT_NS / 4);
+    machine.spawn(async move { write.write(6 * BLOCK, content(6, 7)).await.expect("room") });
+    let died = machine.attempt(machine.world().clock.sleep(20 * WAIT_NS)).is_none();
+    assert!(died && stage.get() == Stage::End, "it came to {:?}", stage.get());
+    machine.kill();
+    machine.open();
+    machine.assert_online(&machine.vdisk());
+    assert_eq!(machine.reads(&machine.vdisk(), 0..7), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Syncs,
+    Write,
+    Full,
+    NothingLeft,
+    Room,
+    End,
 }
