@@ -18,6 +18,20 @@ pub enum Request {
     },
     /// Everything acknowledged before, on any connection, survives power loss.
     Flush,
+    /// Writes `data` if the range holds `expected` (of the same length, at most `Geometry::atomic_bytes_max`), else fails
+    /// with [`crate::Kind::Miscompare`]. Nothing comes between the comparison and the write.
+    CompareAndWrite {
+        offset: u64,
+        expected: Bytes,
+        data: Bytes,
+        fua: bool,
+    },
+    /// Writes what the range holds ORed with `data` (at most `Geometry::atomic_bytes_max`). Nothing comes in between.
+    OrWrite {
+        offset: u64,
+        data: Bytes,
+        fua: bool,
+    },
     /// The range reads as zeros afterwards (whole 4 KiB blocks; ragged edges keep their content) and its space is freed.
     Trim {
         offset: u64,
