@@ -95,6 +95,22 @@ pub struct VdiskRecord {
     pub deleted: bool,
 }
 
+/// A copy of a note in the log of a vDisk, so that it can be read before the log is.
+///
+/// | field | type |
+/// |---|---|
+/// | vdisk | u64 |
+/// | kind | u8 |
+/// | length | u32 |
+/// | bytes | |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoteRecord {
+    pub vdisk: VdiskId,
+    /// What kinds there are is known to the log.
+    pub kind: u8,
+    pub bytes: Bytes,
+}
+
 /// Why fields could not be read.
 enum Bad {
     Truncated,
@@ -181,6 +197,27 @@ impl VdiskRecord {
                 tail: if flag(r)? { Some(tail(r)?) } else { None },
                 deleted: flag(r)?,
             })
+        })
+    }
+}
+
+impl NoteRecord {
+    const KIND: u8 = 4;
+
+    /// The bytes are limited where they come in.
+    pub fn encode(&self) -> Bytes {
+        let mut w = begin(Self::KIND);
+        let len = u32::try_from(self.bytes.len()).expect("notes are limited where they come in");
+        w.u64_le(self.vdisk.raw()).u8(self.kind).u32_le(len).put(&self.bytes);
+        end(w)
+    }
+
+    /// As [`NodeRecord::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, Self::KIND, "note", |r| {
+            let vdisk = VdiskId::from_raw(r.u64_le()?).ok_or(Bad::Value("vDisk id"))?;
+            let (kind, len) = (r.u8()?, r.u32_le()? as usize);
+            Ok(NoteRecord { vdisk, kind, bytes: Bytes::copy_from_slice(r.take(len)?) })
         })
     }
 }

@@ -12,7 +12,7 @@ use pool::GroupHeader;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use vdisk::{Context, Found, Health, Recovered, Space, Vdisk, free_in_order};
+use vdisk::{Context, Found, Health, NoteKind, Recovered, Space, Vdisk, free_in_order};
 use world::local::Notify;
 
 /// Hears of vDisks whose record changed for another reason than a verb: found, renamed back, gone.
@@ -302,7 +302,19 @@ impl Shard {
             };
             self.index.update(vdisk.id, update).await?;
         }
+        self.follow_notes(vdisk).await?;
         (self.listener)(vdisk.id, self.index.record(vdisk.id).as_ref());
+        Ok(())
+    }
+
+    /// Of a damaged log the end may be missing, and with it newer notes than it has.
+    async fn follow_notes(&self, vdisk: &Rc<Vdisk>) -> Result<()> {
+        let damaged = matches!(vdisk.health(), Health::Damaged(_));
+        for kind in NoteKind::ALL {
+            if !damaged || self.index.note(vdisk.id, kind).is_none() {
+                self.index.follow_note(vdisk.id, kind, || vdisk.note(kind)).await?;
+            }
+        }
         Ok(())
     }
 
@@ -326,6 +338,7 @@ impl Shard {
             vdisk.rename(&record.name).await?;
             self.index.insert(record.clone()).await?;
         }
+        self.follow_notes(vdisk).await?;
         tracing::warn!(vdisk = %vdisk.id, name = record.name, "found in the log, unknown to the metadata store; taken over");
         (self.listener)(vdisk.id, Some(&record));
         Ok(())

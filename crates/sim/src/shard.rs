@@ -6,13 +6,14 @@ use crate::engine::{Engine, Node, VdiskInfo};
 use crate::rng::Rng;
 use base::VdiskId;
 use block::{BlockDevice, Error, Kind, Result};
+use bytes::Bytes;
 use meta::MemStore;
 use node::{Shard, ShardConfig};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use vdisk::Health;
+use vdisk::{Health, NoteKind};
 use world::{Disk, LocalFuture, World};
 
 const KIB: u64 = 1 << 10;
@@ -179,6 +180,10 @@ impl Node for ShardNode {
             let damaged = summary.is_some_and(|s| s.broken.is_some() || matches!(s.health, Some(Health::Damaged(_))));
             VdiskInfo {
                 id: record.id.raw(),
+                notes: NoteKind::ALL
+                    .into_iter()
+                    .filter_map(|kind| Some((kind as u8, self.shard.note(record.id, kind)?)))
+                    .collect(),
                 name: record.name,
                 size_bytes: record.size_bytes,
                 read_only: record.read_only,
@@ -211,6 +216,11 @@ impl Node for ShardNode {
 
     fn set_read_only(&self, id: u64, read_only: bool) -> LocalFuture<Result<()>> {
         self.verb(id, move |shard, id| async move { shard.set_read_only(id, read_only).await })
+    }
+
+    fn set_note(&self, id: u64, kind: u8, bytes: Bytes) -> LocalFuture<Result<()>> {
+        let kind = NoteKind::from_raw(kind).expect("the workload knows the kinds");
+        self.verb(id, move |shard, id| async move { shard.set_note(id, kind, bytes).await })
     }
 
     fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
