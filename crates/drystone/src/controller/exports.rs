@@ -2,7 +2,8 @@
 
 use super::directory::{Directory, Listed};
 use super::shards::{Shards, here};
-use crate::nbd::{Attach, Attached, Exports, Found, Job, Workers};
+use crate::frontend::{Attach, Attached, Found, Job, Workers};
+use crate::nbd::Exports;
 use base::VdiskId;
 use base::units::BLOCK;
 use std::rc::Rc;
@@ -43,8 +44,8 @@ impl Exports for Exported {
     }
 }
 
-impl Workers for Shards {
-    fn run(&self, worker: usize, job: Job) {
+impl Workers<dyn Attach> for Shards {
+    fn run(&self, worker: usize, job: Job<dyn Attach>) {
         // Refused: the job is dropped, and with it the connection.
         let _ = self.workers.run(worker, Box::new(move |_| job(Rc::new(AttachHere))));
     }

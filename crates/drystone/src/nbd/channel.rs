@@ -1,7 +1,7 @@
 //! A socket with or without TLS on it: plaintext in, plaintext out.
 
-use super::socket::{Parted, Socket};
 use super::tls::Tls;
+use crate::frontend::socket::{Parted, Socket};
 use bytes::BytesMut;
 use nbd::Output;
 use rustls::ServerConfig;

@@ -6,8 +6,8 @@
 //! by the session's limits, and a client that does not read is not read from either.
 
 use super::channel::Channel;
-use super::payload::{PATIENCE, Part, Room};
-use super::seam::Attached;
+use crate::frontend::Attached;
+use crate::frontend::payload::{PATIENCE, Part, Room};
 use block::{BlockDevice, Geometry, Kind, Reply};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;

@@ -1,7 +1,7 @@
 //! TLS over bytes: certificates from files, and a server connection that can move between threads.
 
-use super::socket::Socket;
 use crate::config::NbdTls;
+use crate::frontend::socket::Socket;
 use anyhow::{Context as _, Result, bail};
 use nbd::Output;
 use rustls::server::WebPkiClientVerifier;

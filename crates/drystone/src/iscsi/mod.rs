@@ -1,0 +1,7 @@
+//! The iSCSI server: sockets and tasks around the `iscsi` crate's protocol and the `scsi` crate's device server.
+
+mod seam;
+mod sessions;
+
+pub use seam::{FoundTarget, Identity, Targets, Unit, Units};
+pub use sessions::{SessionInfo, Sessions};
