@@ -36,6 +36,10 @@ mod synchronize;
 mod table;
 mod task;
 mod task_set;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod unit;
 mod write;
 
