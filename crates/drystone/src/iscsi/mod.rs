@@ -3,5 +3,5 @@
 mod seam;
 mod sessions;
 
-pub use seam::{FoundTarget, Identity, Targets, Unit, Units};
+pub use seam::{FoundTarget, Targets, Unit, Units};
 pub use sessions::{SessionInfo, Sessions};

@@ -1,7 +1,6 @@
 //! What the iSCSI server asks of the rest of the controller, besides what every front-end does.
 
 use crate::frontend::{Attach, Found};
-use bytes::Bytes;
 use control::IscsiAccess;
 use std::rc::Rc;
 use world::LocalFuture;
@@ -27,25 +26,14 @@ pub trait Targets: Send + Sync {
 pub trait Units: Attach {
     /// What belongs to the logical unit of a vDisk. Asked once for all connections that share the unit, after one of
     /// them was attached.
-    fn unit(&self, key: u64) -> LocalFuture<block::Result<Rc<dyn Unit>>>;
+    fn unit(&self, key: u64) -> LocalFuture<block::Result<Unit>>;
 }
 
 /// What a logical unit has besides its blocks.
-pub trait Unit {
-    fn identity(&self) -> Identity;
-    /// What [`Unit::save_reservations`] stored last; `None`: nothing yet.
-    fn reservations(&self) -> Option<Bytes>;
-    /// Completes when they survive power loss.
-    fn save_reservations(&self, saved: Bytes) -> LocalFuture<block::Result<()>>;
-}
-
-/// By what hosts know the unit again, whatever the path: never changes, not even with the vDisk's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// Printable ASCII, unique in the world as far as that can be.
-    pub serial: String,
-    /// The vDisk's id.
-    pub id: u64,
-    /// At start, as the vDisk's name.
-    pub name: String,
+pub struct Unit {
+    /// By what hosts know the unit again, whatever the path.
+    pub identity: scsi::Identity,
+    pub host: Rc<dyn scsi::Host>,
+    /// What [`scsi::Host::save_state`] was given last; empty: nothing yet.
+    pub saved: Vec<u8>,
 }
