@@ -26,6 +26,8 @@ impl Exported {
                 sector_bytes: listed.sector_bytes,
                 preferred_bytes: BLOCK as u32,
                 transfer_bytes_max: control::rules::TRANSFER_BYTES_MAX,
+                // Of the engine\'s default settings; what is attached says it again.
+                atomic_bytes_max: vdisk::ATOMIC_BYTES_MAX,
                 read_only: listed.read_only,
             },
             name,

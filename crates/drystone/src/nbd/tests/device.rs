@@ -91,6 +91,7 @@ impl Memory {
                 let all = numbers.map(|number| Status { len: SECTOR, allocation: allocation(number) });
                 return Ok(Reply::Status(all.take(extents_max as usize).collect()));
             }
+            Request::CompareAndWrite { .. } | Request::OrWrite { .. } => panic!("NBD has no such request"),
             Request::Flush | Request::Prefetch { .. } => {}
         }
         Ok(Reply::Done)
@@ -108,6 +109,7 @@ impl BlockDevice for Shared {
             sector_bytes: 512,
             preferred_bytes: 4096,
             transfer_bytes_max: 32 << 20,
+            atomic_bytes_max: 128 << 10,
             read_only: false,
         }
     }
@@ -181,6 +183,7 @@ impl Exports for Names {
                 sector_bytes: 512,
                 preferred_bytes: 4096,
                 transfer_bytes_max: 32 << 20,
+                atomic_bytes_max: 128 << 10,
                 read_only: false,
             },
         };
