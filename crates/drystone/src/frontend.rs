@@ -1,7 +1,10 @@
 //! What every front-end asks of the rest of the controller: vDisks to be found, and to be attached on their workers.
 
+pub mod channel;
+pub mod input;
 pub mod payload;
 pub mod socket;
+pub mod tls;
 
 use block::{BlockDevice, Geometry};
 use std::any::Any;

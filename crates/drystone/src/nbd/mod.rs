@@ -6,12 +6,10 @@
 //! [`crate::frontend`]; this folder knows nothing else of it. A resize is not announced (the protocol cannot): new connections see the new size, and requests
 //! of old ones are measured against the current size, not the one they were told.
 
-mod channel;
 mod connection;
 mod listen;
 mod negotiate;
 mod seam;
-mod tls;
 
 #[cfg(test)]
 mod tests;

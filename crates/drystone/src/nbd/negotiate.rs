@@ -1,9 +1,9 @@
 //! A connection before it is served: option haggling, TLS, and the move to the worker of the chosen vDisk.
 
-use super::channel::{Channel, PartedChannel};
 use super::connection::{self, End};
 use super::listen::Shared;
 use super::seam::Exports;
+use crate::frontend::channel::{Channel, PartedChannel};
 use crate::frontend::payload::Part;
 use crate::frontend::{Attach, Found};
 use nbd::{Directory, Export, Limits, Negotiation, Output, Refusal, Step, TlsPolicy};
