@@ -82,4 +82,3 @@ fn append(crc: u32, segment: &Segment) -> u32 {
         }
     }
 }
-

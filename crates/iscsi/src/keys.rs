@@ -180,4 +180,3 @@ fn least(value: &str, allowed: std::ops::RangeInclusive<u64>, ours: u32, agreed:
     *agreed = (offered as u32).min(ours);
     Some(agreed.to_string())
 }
-

@@ -10,7 +10,9 @@ use crate::encode::{Digests, put_bytes};
 use crate::keys::{self, Parameters, Phase, RECEIVE_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
 use crate::session::{Begin, Limits, Session};
 use crate::text::{self, Malformed, REJECT, Text};
-use crate::wire::{Answer, HEADER, Header, LoginStatus, additional_bytes, data_bytes, flag, padding, request, response};
+use crate::wire::{
+    Answer, HEADER, Header, LoginStatus, additional_bytes, data_bytes, flag, padding, request, response,
+};
 use base::Output;
 use security::{Proof, Security};
 use std::collections::BTreeSet;
@@ -336,7 +338,9 @@ impl Login {
             Some(_) => return Err(Failure::new(LoginStatus::SessionTypeNotSupported, "unknown type of session")),
         };
         match &chosen {
-            Chosen::Discovery => self.security.prove(Proof::Discovery(directory.discovery_secrets(&self.initiator.name))),
+            Chosen::Discovery => {
+                self.security.prove(Proof::Discovery(directory.discovery_secrets(&self.initiator.name)))
+            }
             Chosen::Target(target) => match directory.access(target, &self.initiator.name) {
                 Access::Granted { chap: Some(chap), mutual } => self.security.prove(Proof::Chap { chap, mutual }),
                 Access::Granted { chap: None, .. } => self.security.prove(Proof::Nothing),
@@ -344,7 +348,10 @@ impl Login {
                     return Err(Failure::new(LoginStatus::ServiceUnavailable, "the target is not served for now"));
                 }
                 Access::Forbidden => {
-                    return Err(Failure::new(LoginStatus::AuthorizationFailure, "the initiator may not use the target"));
+                    return Err(Failure::new(
+                        LoginStatus::AuthorizationFailure,
+                        "the initiator may not use the target",
+                    ));
                 }
                 Access::NotFound => return Err(Failure::new(LoginStatus::NotFound, "there is no such target")),
             },

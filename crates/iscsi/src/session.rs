@@ -281,6 +281,11 @@ impl<T> Session<T> {
         admitted && out.pending_bytes() < limits.payload_bytes.max(UNSENT_BYTES_MIN)
     }
 
+    /// Whether a command that waited for room would get it now.
+    pub fn can_admit(&self, out: &Output) -> bool {
+        !self.waiting.is_empty() && self.has_room(out)
+    }
+
     /// Whether the next step is the initiator's: data that was asked for or announced has not come.
     pub fn waits_for_data(&self) -> bool {
         self.receiver.is_amid() || self.tasks.values().any(|task| matches!(task.stage, Stage::Gathering(_)))

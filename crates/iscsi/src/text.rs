@@ -140,4 +140,3 @@ pub fn hexadecimal(bytes: &[u8]) -> String {
     }
     text
 }
-

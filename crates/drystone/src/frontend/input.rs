@@ -15,6 +15,7 @@ thread_local! {
 }
 
 /// Received bytes that are not parsed yet: all the time none, unless the session is full.
+#[derive(Default)]
 pub struct Input {
     buffer: Box<[u8]>,
     start: usize,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 use tokio::sync::watch;
@@ -40,6 +40,8 @@ pub(super) struct Counters {
     pub commands_in_flight: AtomicU32,
     pub read_bytes: AtomicU64,
     pub written_bytes: AtomicU64,
+    /// The same initiator port has logged in again.
+    replaced: AtomicBool,
 }
 
 struct Entry {
@@ -70,6 +72,14 @@ pub(super) struct Listed {
     pub end: watch::Receiver<bool>,
 }
 
+pub(super) enum Entered {
+    Listed(Listed),
+    /// These have to end first: they say so by going away.
+    After(Vec<watch::Receiver<bool>>),
+    /// 65,535 are there.
+    Full,
+}
+
 impl Sessions {
     pub fn new() -> Arc<Sessions> {
         Arc::default()
@@ -85,10 +95,31 @@ impl Sessions {
         self.lock().sessions.get(&id).map(|entry| entry.end.send_replace(true)).is_some()
     }
 
-    /// Enters a session that is about to begin; `id` and `tsih` of `info` are chosen here. `None`: 65,535 are there.
-    pub(super) fn enter(self: &Arc<Self>, info: SessionInfo) -> Option<Listed> {
+    /// Asks all sessions of a vDisk to end.
+    pub(super) fn end_all_of(&self, key: u64) {
+        for entry in self.lock().sessions.values().filter(|entry| entry.info.key == key) {
+            entry.end.send_replace(true);
+        }
+    }
+
+    pub(super) fn has_tsih(&self, tsih: u16) -> bool {
+        self.lock().sessions.values().any(|entry| entry.info.tsih == tsih)
+    }
+
+    /// Enters a session that is about to begin; `id` and `tsih` of `info` are chosen here. Sessions that it takes the
+    /// place of (RFC 7143 section 6.3.5: the same initiator port, the same target port) are asked to end first.
+    pub(super) fn enter(self: &Arc<Self>, info: SessionInfo) -> Entered {
         let mut open = self.lock();
-        let tsih = open.free_tsih()?;
+        let same = |old: &SessionInfo| {
+            (old.key, &old.initiator, old.isid, old.portal_group)
+                == (info.key, &info.initiator, info.isid, info.portal_group)
+        };
+        let replaced = open.sessions.values().filter(|entry| same(&entry.info));
+        let ends: Vec<_> = replaced.map(Entry::replace).collect();
+        if !ends.is_empty() {
+            return Entered::After(ends);
+        }
+        let Some(tsih) = open.free_tsih() else { return Entered::Full };
         open.last_tsih = tsih;
         open.last_id += 1;
         let id = open.last_id;
@@ -96,24 +127,7 @@ impl Sessions {
         let (sender, end) = watch::channel(false);
         let info = SessionInfo { id, tsih, ..info };
         open.sessions.insert(id, Entry { info, counters: counters.clone(), end: sender });
-        Some(Listed { sessions: self.clone(), id, tsih, counters, end })
-    }
-
-    /// Asks the sessions that this one takes the place of to end (RFC 7143 section 6.3.5: same initiator port, same
-    /// target port) and says how to wait for that.
-    pub(super) fn reinstate(&self, new: &SessionInfo) -> Vec<watch::Receiver<bool>> {
-        let same = |old: &SessionInfo| {
-            (old.key, &old.initiator, old.isid, old.portal_group)
-                == (new.key, &new.initiator, new.isid, new.portal_group)
-        };
-        let open = self.lock();
-        let replaced = open.sessions.values().filter(|entry| same(&entry.info));
-        replaced
-            .map(|entry| {
-                entry.end.send_replace(true);
-                entry.end.subscribe()
-            })
-            .collect()
+        Entered::Listed(Listed { sessions: self.clone(), id, tsih, counters, end })
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -134,6 +148,12 @@ impl Open {
 }
 
 impl Entry {
+    fn replace(&self) -> watch::Receiver<bool> {
+        self.counters.replaced.store(true, Ordering::Relaxed);
+        self.end.send_replace(true);
+        self.end.subscribe()
+    }
+
     fn now(&self) -> SessionInfo {
         SessionInfo {
             commands_in_flight: self.counters.commands_in_flight.load(Ordering::Relaxed),
@@ -141,6 +161,13 @@ impl Entry {
             written_bytes: self.counters.written_bytes.load(Ordering::Relaxed),
             ..self.info.clone()
         }
+    }
+}
+
+impl Listed {
+    /// Whether the end was asked for by a login that takes its place.
+    pub fn is_replaced(&self) -> bool {
+        self.counters.replaced.load(Ordering::Relaxed)
     }
 }
 

@@ -10,7 +10,10 @@ pub(super) enum Proof {
     Nothing,
     /// Nothing, but if it insists on CHAP, that it knows one of these.
     Discovery(Vec<Secret>),
-    Chap { chap: Secret, mutual: Option<Secret> },
+    Chap {
+        chap: Secret,
+        mutual: Option<Secret>,
+    },
 }
 
 enum State {
@@ -99,7 +102,8 @@ impl Security {
 
     fn challenge(&mut self, find: &Find<'_>, answers: &mut Text) -> Result<(), Failure> {
         let algorithm = find("CHAP_A").and_then(Algorithm::choose);
-        let algorithm = algorithm.ok_or_else(|| unproven("the initiator knows no CHAP algorithm that the target does"))?;
+        let algorithm =
+            algorithm.ok_or_else(|| unproven("the initiator knows no CHAP algorithm that the target does"))?;
         let Entropy { identifier, challenge } = self.entropy;
         answers.put("CHAP_A", algorithm as u8);
         answers.put("CHAP_I", identifier);
@@ -132,11 +136,7 @@ impl Security {
 }
 
 /// Our response to the initiator's challenge, if it sent one.
-fn prove_ourselves(
-    ours: &Challenge,
-    mutual: Option<&Secret>,
-    find: &Find<'_>,
-) -> Result<Option<Vec<u8>>, Failure> {
+fn prove_ourselves(ours: &Challenge, mutual: Option<&Secret>, find: &Find<'_>) -> Result<Option<Vec<u8>>, Failure> {
     let (identifier, challenge) = match (find("CHAP_I"), find("CHAP_C")) {
         (None, None) => return Ok(None),
         (Some(identifier), Some(challenge)) => (identifier, challenge),

@@ -86,7 +86,10 @@ impl<T> Session<T> {
                 self.answer_none(header, code::COMPLETE, out)
             }
             // It was lost on the way: its number counts as received, and it never executes (11.5.5).
-            None if !before(number, self.expected_command) && before(number, own) && !before(self.window_end(), number) => {
+            None if !before(number, self.expected_command)
+                && before(number, own)
+                && !before(self.window_end(), number) =>
+            {
                 self.early.give_up(number);
                 self.answer_none(header, code::COMPLETE, out)
             }
@@ -109,8 +112,10 @@ impl<T> Session<T> {
     /// Ends those of the affected commands that the device server does not know.
     fn give_up_waiting(&mut self, header: &Header, affects: Affects) {
         let own = header.command_number();
-        self.early.give_up_where(|early| before(early.command_number(), own) && affects.includes(early.task(), &early.lun()));
-        let ended: Vec<u32> = self.affected(affects, u64::MAX).filter(|(_, task)| task.is_waiting()).map(|(n, _)| n).collect();
+        self.early
+            .give_up_where(|early| before(early.command_number(), own) && affects.includes(early.task(), &early.lun()));
+        let ended: Vec<u32> =
+            self.affected(affects, u64::MAX).filter(|(_, task)| task.is_waiting()).map(|(n, _)| n).collect();
         for number in ended {
             self.remove(number);
         }

@@ -84,14 +84,7 @@ impl<T> Session<T> {
     }
 
     /// Sends `len` bytes of data, with the status in the last PDU if it may be there. Returns the number of PDUs.
-    fn data_in(
-        &mut self,
-        task: u32,
-        data: Vec<Segment>,
-        len: u32,
-        status: Option<Residual>,
-        out: &mut Output,
-    ) -> u32 {
+    fn data_in(&mut self, task: u32, data: Vec<Segment>, len: u32, status: Option<Residual>, out: &mut Output) -> u32 {
         let mut pieces = Pieces { rest: data.into_iter(), current: None };
         let (mut offset, mut number, mut in_burst) = (0, 0, 0);
         while offset < len {
