@@ -3,6 +3,7 @@
 use super::directory::{Directory, Listed};
 use super::shards::{Shards, here};
 use crate::frontend::{Attach, Attached, Found, Job, Workers};
+use crate::iscsi::Units;
 use crate::nbd::Exports;
 use base::VdiskId;
 use base::units::BLOCK;
@@ -16,7 +17,7 @@ pub struct Exported {
 }
 
 impl Exported {
-    fn found(&self, name: String, listed: Listed) -> Found {
+    pub(super) fn found(&self, name: String, listed: Listed) -> Found {
         Found {
             worker: self.shards.worker_of(listed.shard),
             key: listed.id.raw(),
@@ -53,7 +54,13 @@ impl Workers<dyn Attach> for Shards {
     }
 }
 
-struct AttachHere;
+impl Workers<dyn Units> for Shards {
+    fn run(&self, worker: usize, job: Job<dyn Units>) {
+        let _ = self.workers.run(worker, Box::new(move |context| job(Rc::new(super::targets::Here(context.world)))));
+    }
+}
+
+pub(super) struct AttachHere;
 
 impl Attach for AttachHere {
     fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {
