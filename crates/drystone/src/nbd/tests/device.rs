@@ -1,7 +1,8 @@
 //! A vDisk in memory, workers to put it on, and a server in front.
 
 use crate::config::{Config, NbdConfig, NbdTls};
-use crate::nbd::{Attach, Attached, Exports, Found, Job, Server, Workers};
+use crate::frontend::{Attach, Attached, Found, Job, Workers};
+use crate::nbd::{Exports, Server};
 use block::{Allocation, BlockDevice, Error, Geometry, Kind, Reply, Request, Segment, Status};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -194,16 +195,16 @@ impl Exports for Names {
     }
 }
 
-struct Threads(Vec<mpsc::UnboundedSender<Job>>);
+struct Threads(Vec<mpsc::UnboundedSender<Job<dyn Attach>>>);
 
-impl Workers for Threads {
-    fn run(&self, worker: usize, job: Job) {
+impl Workers<dyn Attach> for Threads {
+    fn run(&self, worker: usize, job: Job<dyn Attach>) {
         // A worker that is gone drops the job.
         let _ = self.0[worker].send(job);
     }
 }
 
-fn worker(index: usize, controls: Arc<Controls>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+fn worker(index: usize, controls: Arc<Controls>, mut jobs: mpsc::UnboundedReceiver<Job<dyn Attach>>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
     let memory = Rc::new(Memory { controls: controls.clone(), sectors: RefCell::default() });
