@@ -63,12 +63,16 @@ impl MetaIndex {
         self.records.borrow().get(&id).cloned()
     }
 
+    /// Of kinds that are indexed.
     pub fn note(&self, id: VdiskId, kind: NoteKind) -> Option<Bytes> {
         self.notes.borrow().get(&(id, kind)).cloned()
     }
 
     /// Makes the copy of a note what the log says. Asked for when its turn has come: of two changes the later one stays.
     pub async fn follow_note(&self, id: VdiskId, kind: NoteKind, now: impl FnOnce() -> Option<Bytes>) -> Result<()> {
+        if !kind.is_indexed() {
+            return Ok(());
+        }
         let _turn = self.turn.acquire(1).await;
         let now = now();
         if now == self.note(id, kind) {

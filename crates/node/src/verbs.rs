@@ -86,8 +86,12 @@ impl Shard {
         self.index.follow_note(id, kind, || vdisk.note(kind)).await
     }
 
-    /// What the metadata store says: the same as the log, once that has been read after a start.
-    pub fn note(&self, id: VdiskId, kind: NoteKind) -> Option<Bytes> {
+    pub async fn note(self: &Rc<Self>, id: VdiskId, kind: NoteKind) -> Result<Option<Bytes>> {
+        Ok(self.vdisk(id).await?.note(kind))
+    }
+
+    /// What the metadata store says of a note that is indexed: the same as the log, once that has been read after a start.
+    pub fn indexed_note(&self, id: VdiskId, kind: NoteKind) -> Option<Bytes> {
         self.index.note(id, kind)
     }
 

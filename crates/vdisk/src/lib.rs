@@ -26,7 +26,7 @@ mod write;
 
 pub use error::{Error, Kind, Result};
 pub use lifecycle::{Closed, free_in_order};
-pub use notes::{NOTE_BYTES_MAX, NoteKind, Notes};
+pub use notes::{NoteKind, Notes};
 pub use recovery::{Found, Recovered};
 pub use settings::Settings;
 pub use stats::{Histogram, OperationKind, Stats};

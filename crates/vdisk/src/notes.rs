@@ -8,10 +8,6 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Longest note, bytes: 60 KiB. A copy of each has to fit into a value of the metadata store (64 KiB), and all of them
-/// into every checkpoint.
-pub const NOTE_BYTES_MAX: usize = 60 << 10;
-
 /// What a note is about; the value is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
@@ -24,6 +20,21 @@ pub enum NoteKind {
 
 impl NoteKind {
     pub const ALL: [NoteKind; 2] = [NoteKind::IscsiAccess, NoteKind::Reservations];
+
+    /// Longest note of this kind. All of them have to fit into every checkpoint, and what the index holds into a value of
+    /// the metadata store (64 KiB).
+    pub fn bytes_max(self) -> usize {
+        match self {
+            NoteKind::IscsiAccess => 60 << 10,
+            // Some hundred registrations with the longest names of initiators.
+            NoteKind::Reservations => 256 << 10,
+        }
+    }
+
+    /// Whether the metadata store has a copy, for those who must not wait until the log is read.
+    pub fn is_indexed(self) -> bool {
+        self == NoteKind::IscsiAccess
+    }
 
     pub fn from_raw(raw: u8) -> Option<NoteKind> {
         NoteKind::ALL.into_iter().find(|kind| *kind as u8 == raw)
@@ -42,16 +53,17 @@ impl Vdisk {
         self.state.borrow().notes.get(&kind).cloned()
     }
 
-    /// Groups that are small (in tests) must hold a checkpoint with all notes several times over.
-    pub fn note_bytes_max(&self) -> usize {
-        NOTE_BYTES_MAX.min(self.context.pool.group_size() as usize / 8)
+    /// Groups that are small (in tests) must hold a checkpoint with all notes.
+    fn note_bytes_max(&self, kind: NoteKind) -> usize {
+        kind.bytes_max().min(self.context.pool.group_size() as usize / 8)
     }
 
     /// Replaces the note of this kind; an empty one removes it. Durable when it completes. `Invalid`: too long.
     pub async fn set_note(self: &Rc<Self>, kind: NoteKind, bytes: Bytes) -> Result<()> {
         self.changeable()?;
-        if bytes.len() > self.note_bytes_max() {
-            let text = format!("a note of {} bytes: {} are allowed", bytes.len(), self.note_bytes_max());
+        let bytes_max = self.note_bytes_max(kind);
+        if bytes.len() > bytes_max {
+            let text = format!("a note of {} bytes: {bytes_max} are allowed", bytes.len());
             return Err(Error::new(Kind::Invalid, text));
         }
         if self.note(kind).unwrap_or_default() == bytes {

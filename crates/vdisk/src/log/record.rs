@@ -5,7 +5,7 @@
 
 use super::Position;
 use crate::address::Address;
-use crate::notes::{NOTE_BYTES_MAX, NoteKind, Notes};
+use crate::notes::{NoteKind, Notes};
 use crate::vdisk::Attributes;
 use base::{GroupId, Reader, Sequence, Truncated, Writer};
 use bytes::Bytes;
@@ -184,7 +184,7 @@ fn put_note(w: &mut Writer, kind: NoteKind, bytes: &[u8]) {
 fn take_note(r: &mut Reader) -> Result<(NoteKind, Bytes), RecordError> {
     let kind = NoteKind::from_raw(r.u8()?).ok_or(RecordError::Field)?;
     let len = r.u32_le()? as usize;
-    if len > NOTE_BYTES_MAX {
+    if len > kind.bytes_max() {
         return Err(RecordError::Field);
     }
     Ok((kind, Bytes::copy_from_slice(r.take(len)?)))
@@ -310,8 +310,11 @@ mod tests {
     #[test]
     fn notes_that_no_build_writes_are_refused() {
         let note = |kind: u8, len: u32| [&[7, 1, kind][..], &len.to_le_bytes(), &vec![1; len as usize]].concat();
-        assert!(Record::decode(&note(1, NOTE_BYTES_MAX as u32)).is_ok());
-        assert_eq!(Record::decode(&note(1, NOTE_BYTES_MAX as u32 + 1)), Err(RecordError::Field));
+        for kind in NoteKind::ALL {
+            let (raw, max) = (kind as u8, kind.bytes_max() as u32);
+            assert!(Record::decode(&note(raw, max)).is_ok());
+            assert_eq!(Record::decode(&note(raw, max + 1)), Err(RecordError::Field));
+        }
         assert_eq!(Record::decode(&note(3, 1)), Err(RecordError::Field), "a kind of a newer build");
         assert_eq!(Record::decode(&[7, 2, 1, 0, 0, 0, 0]), Err(RecordError::Unknown(7, 2)));
         let plain = Record::Checkpoint(Box::new(checkpoint())).encode();
