@@ -7,6 +7,7 @@ use crate::attach::Attachments;
 use crate::index::{CheckpointIndex, MetaIndex, clean_tail, place};
 use crate::{Error, Kind, Result};
 use base::VdiskId;
+use bytes::Bytes;
 use meta::VdiskRecord;
 use pool::GroupHeader;
 use std::cell::{Cell, RefCell};
@@ -16,7 +17,14 @@ use vdisk::{Context, Found, Health, NoteKind, Recovered, Space, Vdisk, free_in_o
 use world::local::Notify;
 
 /// Hears of vDisks whose record changed for another reason than a verb: found, renamed back, gone.
-pub type Listener = Rc<dyn Fn(VdiskId, Option<&VdiskRecord>)>;
+pub type Listener = Rc<dyn Fn(VdiskId, Option<Told<'_>>)>;
+
+/// What a listener is told of a vDisk.
+pub struct Told<'a> {
+    pub record: &'a VdiskRecord,
+    /// Its note of who may log in.
+    pub access: Option<Bytes>,
+}
 
 #[derive(Clone)]
 pub enum Entry {
@@ -303,8 +311,15 @@ impl Shard {
             self.index.update(vdisk.id, update).await?;
         }
         self.follow_notes(vdisk).await?;
-        (self.listener)(vdisk.id, self.index.record(vdisk.id).as_ref());
+        if let Some(record) = self.index.record(vdisk.id) {
+            self.tell(&record);
+        }
         Ok(())
+    }
+
+    fn tell(&self, record: &VdiskRecord) {
+        let access = self.index.note(record.id, NoteKind::IscsiAccess);
+        (self.listener)(record.id, Some(Told { record, access }));
     }
 
     /// Of a damaged log the end may be missing, and with it newer notes than it has.
@@ -340,7 +355,7 @@ impl Shard {
         }
         self.follow_notes(vdisk).await?;
         tracing::warn!(vdisk = %vdisk.id, name = record.name, "found in the log, unknown to the metadata store; taken over");
-        (self.listener)(vdisk.id, Some(&record));
+        self.tell(&record);
         Ok(())
     }
 
@@ -388,6 +403,11 @@ impl Shard {
             _ => None,
         });
         broken.collect()
+    }
+
+    /// For what belongs to no vDisk.
+    pub fn store(&self) -> Rc<dyn meta::Store> {
+        self.index.store.clone()
     }
 
     pub fn summary_of(&self, id: VdiskId) -> Option<VdiskSummary> {

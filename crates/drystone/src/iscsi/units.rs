@@ -20,6 +20,14 @@ thread_local! {
     static HERE: RefCell<BTreeMap<u64, Rc<Slot>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
+/// The size of the vDisk, or whether it can be written, is another one now: initiators are told. On the vDisk's worker.
+pub fn geometry_may_have_changed(key: u64) {
+    let unit = HERE.with_borrow(|slots| slots.get(&key).and_then(|slot| slot.unit.borrow().upgrade()));
+    if let Some(unit) = unit {
+        unit.geometry_may_have_changed();
+    }
+}
+
 /// The target of this vDisk on this worker, with the vDisk as LUN 0. To be dropped with the session.
 pub(super) async fn target(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<Rc<Target>> {
     let slot = HERE.with_borrow_mut(|slots| {
