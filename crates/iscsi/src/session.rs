@@ -14,6 +14,8 @@ mod notice;
 mod order;
 mod receive;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use notice::Notice;
@@ -394,17 +396,21 @@ impl<T> Session<T> {
     /// A request whose data digest is wrong (7.8): the PDU is discarded. Its header is not, so that a number is used up
     /// and a command ends; at ErrorRecoveryLevel 0 the initiator could not fill the gap.
     fn damaged(&mut self, header: Header, out: &mut Output) {
-        self.reject(&header, Reason::DataDigest, out);
-        match self.turn_of(&header) {
-            order::Turn::Now => self.expected_command = self.expected_command.wrapping_add(1),
-            order::Turn::Unnumbered => {}
+        let ends = match self.turn_of(&header) {
+            order::Turn::Now => {
+                self.expected_command = self.expected_command.wrapping_add(1);
+                true
+            }
+            order::Turn::Unnumbered => true,
             order::Turn::Early => {
                 self.early.give_up(header.command_number());
-                return;
+                true
             }
-            order::Turn::Ignored => return,
-        }
-        if header.opcode() == request::COMMAND && !self.is_discovery() && !self.tasks.contains_key(&header.task()) {
+            order::Turn::Ignored => false,
+        };
+        self.reject(&header, Reason::DataDigest, out);
+        let is_command = header.opcode() == request::COMMAND && !self.is_discovery();
+        if ends && is_command && !self.tasks.contains_key(&header.task()) {
             self.refuse_damaged(&header, out);
         }
     }
