@@ -46,7 +46,6 @@ struct Slot {
 /// What decides whether an abort concerns a task.
 pub(crate) struct Described {
     pub path: PathId,
-    pub tag: u64,
     pub key: TaskKey,
 }
 
@@ -167,7 +166,7 @@ impl TaskSet {
         let mut aborted = Aborted::default();
         for (index, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.sequence != 0) {
             let key = TaskKey { index, sequence: slot.sequence };
-            let Some(how) = how(&Described { path: slot.path, tag: slot.tag, key }) else { continue };
+            let Some(how) = how(&Described { path: slot.path, key }) else { continue };
             // A second abort changes nothing: the first one said how it ends.
             let first = slot.aborted.is_none();
             slot.aborted = slot.aborted.or(Some(how));
@@ -181,6 +180,13 @@ impl TaskSet {
             }
         }
         aborted
+    }
+
+    /// Those that run, and are not `but`.
+    pub(crate) fn running_but(&self, but: TaskKey) -> Vec<TaskKey> {
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| slot.sequence != 0);
+        let running = slots.filter(|(_, slot)| slot.running || slot.requests > 0);
+        running.map(|(index, slot)| TaskKey { index, sequence: slot.sequence }).filter(|key| *key != but).collect()
     }
 
     /// The task of a nexus with this tag.

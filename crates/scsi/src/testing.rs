@@ -263,14 +263,15 @@ pub(crate) struct Initiator {
 }
 
 impl Initiator {
-    pub(crate) fn start(&self, cdb: &[u8], attribute: Attribute) -> (u64, Task) {
+    pub(crate) fn start(&self, cdb: &[u8], attribute: Attribute, offered: usize) -> (u64, Task) {
         let tag = self.next_tag.get();
         self.next_tag.set(tag + 1);
-        (tag, self.nexus.start(Command { tag, lun: LUN0, cdb, attribute }))
+        let data_out_offered = offered as u32;
+        (tag, self.nexus.start(Command { tag, lun: LUN0, cdb, attribute, data_out_offered }))
     }
     /// Starts and runs it with the data that it wants, or what there is of that.
     pub(crate) fn submit(&self, cdb: &[u8], data: &[u8]) -> Completion<Ended> {
-        let (_, task) = self.start(cdb, Attribute::Simple);
+        let (_, task) = self.start(cdb, Attribute::Simple, data.len());
         let wanted = data.len().min(task.data_out_bytes() as usize);
         task.run(Bytes::copy_from_slice(&data[..wanted]))
     }
