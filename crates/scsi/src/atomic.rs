@@ -1,5 +1,8 @@
 //! COMPARE AND WRITE (SBC-3 5.2), ORWRITE 16 (5.6) and WRITE ATOMIC 16 (SBC-4 5.48): nothing of others comes in between.
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Good, Ran, failed, ready};
 use crate::fault::Fault;
 use crate::sense::{Code, Condition};

@@ -1,6 +1,9 @@
 //! EXTENDED COPY (LID1) and RECEIVE COPY RESULTS (SPC-4 6.3, 6.4, 6.20 to 6.23): blocks from one vDisk of this controller to another one, or
 //! within one. The bytes go through here in pieces.
 
+#[cfg(test)]
+mod tests;
+
 mod list;
 mod results;
 mod segment;

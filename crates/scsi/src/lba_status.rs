@@ -1,5 +1,8 @@
 //! GET LBA STATUS (SBC-3 5.4).
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Good, Ran};
 use crate::fault::Fault;
 use crate::range::capacity_blocks;

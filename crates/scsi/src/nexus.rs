@@ -1,5 +1,8 @@
 //! The target as one initiator port sees it through one target port: where commands come in.
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::Call;
 use crate::cdb::Cdb;
 use crate::event::{Event, Events};

@@ -1,6 +1,9 @@
 //! TEST UNIT READY (SPC-4 6.47), START STOP UNIT (SBC-3 5.25), PREVENT ALLOW MEDIUM REMOVAL (SBC-3 5.15) and the self-test
 //! (SEND DIAGNOSTIC, RECEIVE DIAGNOSTIC RESULTS; SPC-4 6.42, 6.31).
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Good, Ran, failed, ready};
 use crate::fault::Fault;
 use crate::sense::Condition;

@@ -1,6 +1,9 @@
 //! What a target tells of itself: REPORT LUNS (SPC-4 6.33), REPORT TARGET PORT GROUPS (6.36), REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS
 //! (6.38); the commands are in `commands`.
 
+#[cfg(test)]
+mod tests;
+
 mod commands;
 
 pub(crate) use commands::{check_commands, commands};

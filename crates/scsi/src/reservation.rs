@@ -1,5 +1,8 @@
 //! Reservations: who may do what while a nexus has reserved the logical unit (SPC-4 5.13; RESERVE and RELEASE of SPC-2).
 
+#[cfg(test)]
+mod tests;
+
 mod change;
 mod legacy;
 mod read;

@@ -1,6 +1,9 @@
 //! SANITIZE (SBC-3 5.22, 4.11): an operation on all of the medium that goes on whatever becomes of the command, the nexus, or the
 //! process that began it. While it runs, and after it failed, hardly anything else is answered.
 
+#[cfg(test)]
+mod tests;
+
 mod operation;
 
 pub(crate) use operation::{Plan, resume};

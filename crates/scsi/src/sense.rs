@@ -1,5 +1,8 @@
 //! Sense data: what went wrong, in SPC-4's words.
 
+#[cfg(test)]
+mod tests;
+
 /// SPC-4 4.5.6; the value is the sense key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

@@ -1,5 +1,8 @@
 //! Every command that is implemented: dispatch, the check of reserved bits and REPORT SUPPORTED OPERATION CODES all read this one table.
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Ran};
 use crate::cdb::Cdb;
 use crate::fault::Fault;

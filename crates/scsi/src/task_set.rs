@@ -3,6 +3,9 @@
 //! A task enters when its command arrives and leaves when it has ended: its handler returned, or was dropped, and no request
 //! of it is under way in the device any more. TST is 000b: one task set for all I_T nexuses.
 
+#[cfg(test)]
+mod tests;
+
 use crate::Attribute;
 use crate::path::PathId;
 use std::collections::BTreeMap;

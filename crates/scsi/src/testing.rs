@@ -22,7 +22,7 @@ pub(crate) struct Memory {
     /// Requests wait until they are let go.
     pub held: Cell<bool>,
     waiting: RefCell<VecDeque<OneshotSender<()>>>,
-    /// Every request of the wrong kind fails with this.
+    /// Every request fails with this.
     pub fails: RefCell<Option<Error>>,
     pub requests: RefCell<Vec<Request>>,
 }
@@ -219,6 +219,17 @@ pub(crate) fn now<F: Future + Unpin>(mut future: F) -> F::Output {
     }
 }
 
+/// Polls it, and what was spawned, until it is there.
+pub(crate) fn finish<F: Future + Unpin>(keeper: &Keeper, mut future: F) -> F::Output {
+    for _ in 0..100 {
+        if let Poll::Ready(value) = poll(&mut future) {
+            return value;
+        }
+        keeper.run();
+    }
+    panic!("it waits for ever");
+}
+
 pub(crate) fn identity(id: u64) -> Identity {
     Identity {
         id,
@@ -277,6 +288,13 @@ impl Initiator {
     }
     pub(crate) fn send(&self, cdb: &[u8], data: &[u8]) -> Response {
         match now(self.submit(cdb, data)) {
+            Ended::Response(response) => response,
+            Ended::Aborted => panic!("aborted: {cdb:02x?}"),
+        }
+    }
+    /// The same for a command that waits for what the host runs.
+    pub(crate) fn send_with(&self, keeper: &Keeper, cdb: &[u8], data: &[u8]) -> Response {
+        match finish(keeper, self.submit(cdb, data)) {
             Ended::Response(response) => response,
             Ended::Aborted => panic!("aborted: {cdb:02x?}"),
         }

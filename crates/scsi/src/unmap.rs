@@ -1,6 +1,9 @@
 //! UNMAP (SBC-3 5.28). Blocks that are only part of one of the device's are written with zeros: what was unmapped reads as zeros (LBPRZ)
 //! whatever its alignment.
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Good, Ran, failed, ready};
 use crate::fault::Fault;
 use crate::limits::{UNMAP_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX};

@@ -1,5 +1,8 @@
 //! VERIFY 10, 12 and 16 (SBC-3 5.29 to 5.31) and WRITE AND VERIFY 10, 12 and 16 (5.36 to 5.38).
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Good, Ran, failed, ready};
 use crate::fault::Fault;
 use crate::sense::Condition;

@@ -1,5 +1,8 @@
 //! WRITE SAME 10 and 16 (SBC-3 5.39, 5.40). Zeros become one request whatever their amount; anything else is written in pieces.
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Good, Ran, failed, ready};
 use crate::fault::Fault;
 use crate::medium::{self, PIECE_BYTES};

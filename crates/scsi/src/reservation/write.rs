@@ -45,7 +45,7 @@ pub(crate) fn check(call: &Call) -> Result<u32, Fault> {
         kind(call)?;
     }
     let variable = matches!(action(call), REGISTER | REGISTER_AND_MOVE);
-    if list_bytes < LIST_BYTES || list_bytes > LIST_BYTES_MAX || (!variable && list_bytes != LIST_BYTES) {
+    if !(LIST_BYTES..=LIST_BYTES_MAX).contains(&list_bytes) || (!variable && list_bytes != LIST_BYTES) {
         return Err(Condition::list_length().into());
     }
     Ok(list_bytes)
