@@ -109,7 +109,7 @@ async fn erase(unit: &LogicalUnit) -> block::Result<()> {
     for (offset, len) in medium::pieces(0, size_bytes, ERASE_PIECE_BYTES) {
         let how = WriteZeroes::Unmap;
         unit.device.submit(Request::WriteZeroes { offset, len: len.into(), how, fua: false }).await?;
-        progress(unit, offset, size_bytes);
+        progress(unit, offset + u64::from(len), size_bytes);
     }
     unit.device.submit(Request::Flush).await?;
     Ok(())
@@ -125,7 +125,7 @@ async fn overwrite(unit: &LogicalUnit, block: &Bytes, invert: bool, passes: u8) 
         for (offset, len) in medium::pieces(0, size_bytes, PIECE_BYTES) {
             let data = pattern.slice(..len as usize);
             unit.device.submit(Request::Write { offset, data, fua: false }).await?;
-            progress(unit, u64::from(pass) * size_bytes + offset, total);
+            progress(unit, u64::from(pass) * size_bytes + offset + u64::from(len), total);
         }
         unit.device.submit(Request::Flush).await?;
     }
