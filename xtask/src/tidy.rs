@@ -27,7 +27,10 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("node", &["base", "world", "block", "meta", "pool", "vdisk", "control"]),
     ("metal", &["base", "world"]),
     ("sim", &["base", "world", "block", "meta", "pool", "vdisk", "node", "nbd", "scsi", "iscsi", "control"]),
-    ("drystone", &["base", "world", "block", "meta", "pool", "vdisk", "nbd", "scsi", "iscsi", "control", "api", "node", "metal"]),
+    (
+        "drystone",
+        &["base", "world", "block", "meta", "pool", "vdisk", "nbd", "scsi", "iscsi", "control", "api", "node", "metal"],
+    ),
     ("xtask", &["base"]),
     ("drystone-fuzz", &["base", "world", "block", "nbd", "scsi", "iscsi", "pool", "vdisk"]),
 ];

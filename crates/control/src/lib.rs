@@ -5,6 +5,7 @@
 //! the same words.
 
 mod error;
+mod iscsi;
 mod metrics;
 #[cfg(feature = "model")]
 pub mod model;
@@ -14,6 +15,7 @@ mod vdisk;
 mod verbs;
 
 pub use error::{Error, Kind, Result};
+pub use iscsi::{ChapSecret, IscsiAccess};
 pub use metrics::{
     BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, VdiskMetrics,
 };

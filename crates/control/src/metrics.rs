@@ -60,10 +60,12 @@ pub enum OperationKind {
     WriteZeroes,
     Prefetch,
     BlockStatus,
+    CompareAndWrite,
+    OrWrite,
 }
 
 impl OperationKind {
-    pub const ALL: [OperationKind; 7] = [
+    pub const ALL: [OperationKind; 9] = [
         OperationKind::Read,
         OperationKind::Write,
         OperationKind::Flush,
@@ -71,6 +73,8 @@ impl OperationKind {
         OperationKind::WriteZeroes,
         OperationKind::Prefetch,
         OperationKind::BlockStatus,
+        OperationKind::CompareAndWrite,
+        OperationKind::OrWrite,
     ];
 
     /// Value of the label `operation`.
@@ -83,6 +87,8 @@ impl OperationKind {
             OperationKind::WriteZeroes => "write_zeroes",
             OperationKind::Prefetch => "prefetch",
             OperationKind::BlockStatus => "block_status",
+            OperationKind::CompareAndWrite => "compare_and_write",
+            OperationKind::OrWrite => "or_write",
         }
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub const API_DEFAULT: &str = "127.0.0.1:7480";
 pub const NBD_DEFAULT: &str = "127.0.0.1:10809";
+pub const ISCSI_DEFAULT: &str = "127.0.0.1:3260";
 pub const DATA_DEFAULT: &str = "./drystone-data";
 
 /// Below this, the buffers of a few connections and the dirty map pages of one busy vDisk no longer fit beside each other.
@@ -32,6 +33,7 @@ pub struct Config {
     pub demo: bool,
     pub api: ApiConfig,
     pub nbd: NbdConfig,
+    pub iscsi: IscsiConfig,
     pub engine: EngineConfig,
     pub log: LogConfig,
 }
@@ -54,6 +56,15 @@ pub struct NbdConfig {
     /// Serve NBD without TLS beyond this machine.
     pub allow_plaintext: bool,
     pub tls: Option<NbdTls>,
+    pub connections_max: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct IscsiConfig {
+    /// Each address is a portal, and a portal group; empty: no iSCSI.
+    pub listen: Vec<SocketAddr>,
+    /// Serve targets that ask for no CHAP and name no initiators beyond this machine.
+    pub allow_open: bool,
     pub connections_max: u32,
 }
 
@@ -112,6 +123,11 @@ impl Config {
                 socket: None,
                 allow_plaintext: false,
                 tls: None,
+                connections_max: 1024,
+            },
+            iscsi: IscsiConfig {
+                listen: vec![ISCSI_DEFAULT.parse().expect("a literal address")],
+                allow_open: false,
                 connections_max: 1024,
             },
             engine: EngineConfig {

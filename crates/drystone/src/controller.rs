@@ -12,6 +12,7 @@ mod recover;
 mod report;
 mod shards;
 mod start;
+mod targets;
 mod verbs;
 
 pub use recover::recover;

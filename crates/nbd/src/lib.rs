@@ -10,7 +10,6 @@
 
 mod errno;
 mod negotiation;
-mod output;
 mod session;
 #[cfg(test)]
 mod testing;
@@ -18,5 +17,5 @@ pub mod wire;
 
 pub use errno::Errno;
 pub use negotiation::{Directory, Export, Negotiation, OPTION_BYTES_MAX, Refusal, Step, TlsPolicy};
-pub use output::Output;
+pub use base::Output;
 pub use session::{Limits, Next, PAYLOAD_BYTES_MAX, Session, Tag};

@@ -29,3 +29,4 @@ pub use recovery::{Found, Recovered};
 pub use settings::Settings;
 pub use stats::{Histogram, OperationKind, Stats};
 pub use vdisk::{Attributes, Context, Health, Index, Load, Space, Vdisk, meta_hint};
+pub use write::{ATOMIC_BYTES_MAX, TRANSFER_BYTES_MAX};

@@ -2,7 +2,9 @@
 
 use super::directory::{Directory, Listed};
 use super::shards::{Shards, here};
-use crate::nbd::{Attach, Attached, Exports, Found, Job, Workers};
+use crate::frontend::{Attach, Attached, Found, Job, Workers};
+use crate::iscsi::Units;
+use crate::nbd::Exports;
 use base::VdiskId;
 use base::units::BLOCK;
 use std::rc::Rc;
@@ -15,7 +17,7 @@ pub struct Exported {
 }
 
 impl Exported {
-    fn found(&self, name: String, listed: Listed) -> Found {
+    pub(super) fn found(&self, name: String, listed: Listed) -> Found {
         Found {
             worker: self.shards.worker_of(listed.shard),
             key: listed.id.raw(),
@@ -25,6 +27,8 @@ impl Exported {
                 sector_bytes: listed.sector_bytes,
                 preferred_bytes: BLOCK as u32,
                 transfer_bytes_max: control::rules::TRANSFER_BYTES_MAX,
+                // Of the engine\'s default settings; what is attached says it again.
+                atomic_bytes_max: vdisk::ATOMIC_BYTES_MAX,
                 read_only: listed.read_only,
             },
             name,
@@ -43,14 +47,20 @@ impl Exports for Exported {
     }
 }
 
-impl Workers for Shards {
-    fn run(&self, worker: usize, job: Job) {
+impl Workers<dyn Attach> for Shards {
+    fn run(&self, worker: usize, job: Job<dyn Attach>) {
         // Refused: the job is dropped, and with it the connection.
         let _ = self.workers.run(worker, Box::new(move |_| job(Rc::new(AttachHere))));
     }
 }
 
-struct AttachHere;
+impl Workers<dyn Units> for Shards {
+    fn run(&self, worker: usize, job: Job<dyn Units>) {
+        let _ = self.workers.run(worker, Box::new(move |context| job(Rc::new(super::targets::Here(context.world)))));
+    }
+}
+
+pub(super) struct AttachHere;
 
 impl Attach for AttachHere {
     fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {

@@ -7,6 +7,7 @@ use super::layout::{FORMAT, memory, shard_config, shard_path, shards_on_disk, st
 use super::shards::{Shards, put_here};
 use super::verbs::Verbs;
 use crate::config::{Config, NbdConfig};
+use crate::iscsi::{self, Sessions};
 use crate::nbd::Server;
 use crate::up::Running;
 use anyhow::{Context, Result, anyhow, bail};
@@ -194,6 +195,7 @@ impl NbdThread {
         let (stop, stops) = oneshot::channel::<()>();
         let (end, ended) = oneshot::channel();
         let settings = config.nbd.clone();
+        let iscsi = config.iscsi.clone();
         let payload_bytes = memory(config).payload_bytes / u64::from(config.workers);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime for NBD")?;
@@ -203,10 +205,19 @@ impl NbdThread {
                     Ok(server) => server,
                     Err(error) => return drop(report.send(Err(error))),
                 };
+                let iscsi = match iscsi::Server::bind(&iscsi, payload_bytes).await {
+                    Ok(server) => server,
+                    Err(error) => return drop(report.send(Err(error))),
+                };
                 let _ = report.send(Ok(listeners(&settings, &server)));
                 // If the controller did not come to serving, nobody is to be served.
                 let Ok((exports, workers)) = begins.await else { return };
-                server.serve(exports, workers, async { drop(stops.await) }).await;
+                let stops = futures_util::FutureExt::shared(stops);
+                let sessions = Sessions::new();
+                tokio::join!(
+                    server.serve(exports.clone(), workers.clone(), async { drop(stops.clone().await) }),
+                    iscsi.serve(exports, workers, sessions, async { drop(stops.clone().await) }),
+                );
                 let _ = end.send(());
             })
         };

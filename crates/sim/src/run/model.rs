@@ -136,6 +136,8 @@ impl Model {
                 changes && (by_user || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
             }
             Kind::Unavailable => slot.is_closing || self.shutting_down || self.errors_so_far(),
+            // Who compares asks the history whether something may have come in between.
+            Kind::Miscompare => false,
             Kind::Invalid | Kind::Fenced | Kind::Unsupported => false,
         }
     }

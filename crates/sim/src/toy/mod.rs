@@ -50,6 +50,10 @@ pub enum Bug {
     Misplaces,
     /// Writes are split into records of less than a block.
     TearsBlocks,
+    /// Writes of several blocks are split into two records.
+    TearsWrites,
+    /// Looks at what is there before it is its turn to write.
+    ComparesEarly,
     /// Trims are forgotten by a restart.
     ForgetsTrims,
     /// Names are changed in memory only.
@@ -150,13 +154,19 @@ impl Shared {
     /// Appends, then applies: nothing that is not in the log shows.
     async fn append(&self, record: Record, sync: bool) -> Result<()> {
         let permit = self.order.acquire(1).await;
+        self.append_in_turn(record).await?;
+        drop(permit);
+        if sync { self.log.sync().await } else { Ok(()) }
+    }
+
+    /// For those who hold the permit.
+    async fn append_in_turn(&self, record: Record) -> Result<()> {
         if self.state.borrow().damaged {
             return Err(Error::new(Kind::ReadOnly, "the log is damaged; nothing is written behind that"));
         }
         let place = self.log.append(&record).await?;
         self.state.borrow_mut().apply(&record, &place);
-        drop(permit);
-        if sync { self.log.sync().await } else { Ok(()) }
+        Ok(())
     }
 
     async fn control(self: Rc<Self>, vdisk: u64, verb: Verb) -> Result<()> {

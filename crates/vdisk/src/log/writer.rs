@@ -106,7 +106,9 @@ impl Vdisk {
                 done.send(());
                 return true;
             }
-            Item::Write { .. } | Item::Clear { .. } => unreachable!("foreground items have their own queue"),
+            Item::Write { .. } | Item::Combine { .. } | Item::Clear { .. } => {
+                unreachable!("foreground items have their own queue")
+            }
         }
         false
     }

@@ -1,7 +1,8 @@
 //! A vDisk in memory, workers to put it on, and a server in front.
 
 use crate::config::{Config, NbdConfig, NbdTls};
-use crate::nbd::{Attach, Attached, Exports, Found, Job, Server, Workers};
+use crate::frontend::{Attach, Attached, Found, Job, Workers};
+use crate::nbd::{Exports, Server};
 use block::{Allocation, BlockDevice, Error, Geometry, Kind, Reply, Request, Segment, Status};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -90,6 +91,7 @@ impl Memory {
                 let all = numbers.map(|number| Status { len: SECTOR, allocation: allocation(number) });
                 return Ok(Reply::Status(all.take(extents_max as usize).collect()));
             }
+            Request::CompareAndWrite { .. } | Request::OrWrite { .. } => panic!("NBD has no such request"),
             Request::Flush | Request::Prefetch { .. } => {}
         }
         Ok(Reply::Done)
@@ -107,6 +109,7 @@ impl BlockDevice for Shared {
             sector_bytes: 512,
             preferred_bytes: 4096,
             transfer_bytes_max: 32 << 20,
+            atomic_bytes_max: 128 << 10,
             read_only: false,
         }
     }
@@ -180,6 +183,7 @@ impl Exports for Names {
                 sector_bytes: 512,
                 preferred_bytes: 4096,
                 transfer_bytes_max: 32 << 20,
+                atomic_bytes_max: 128 << 10,
                 read_only: false,
             },
         };
@@ -191,16 +195,16 @@ impl Exports for Names {
     }
 }
 
-struct Threads(Vec<mpsc::UnboundedSender<Job>>);
+struct Threads(Vec<mpsc::UnboundedSender<Job<dyn Attach>>>);
 
-impl Workers for Threads {
-    fn run(&self, worker: usize, job: Job) {
+impl Workers<dyn Attach> for Threads {
+    fn run(&self, worker: usize, job: Job<dyn Attach>) {
         // A worker that is gone drops the job.
         let _ = self.0[worker].send(job);
     }
 }
 
-fn worker(index: usize, controls: Arc<Controls>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+fn worker(index: usize, controls: Arc<Controls>, mut jobs: mpsc::UnboundedReceiver<Job<dyn Attach>>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
     let memory = Rc::new(Memory { controls: controls.clone(), sectors: RefCell::default() });

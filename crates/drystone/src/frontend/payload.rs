@@ -7,7 +7,6 @@
 //! A request that is larger than the lent half is taken when nothing else is lent; so the sum is exceeded by one
 //! request at most.
 
-use nbd::PAYLOAD_BYTES_MAX;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
@@ -15,7 +14,11 @@ use std::time::{Duration, Instant};
 
 /// How long a client may hold what others wait for without taking or sending a byte. A guest that was paused has its
 /// hypervisor to read for it; a network that stands still for longer is as good as gone.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A request up to this is taken whatever the budget, when nothing else is lent: the longest of any front-end's (NBD's
+/// payload limit).
+const SINGLE_BYTES_MAX: u64 = 32 << 20;
 
 #[derive(Default)]
 struct Pool {
@@ -39,15 +42,15 @@ thread_local! {
     static HERE: RefCell<Pool> = RefCell::default();
 }
 
-/// What a connection may have under way now; see [`nbd::Limits`].
+/// What a connection may have under way now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
+pub struct Room {
     pub payload_bytes: u64,
     pub single_bytes: u64,
 }
 
 /// A connection's part; given back when dropped.
-pub(super) struct Part(u64);
+pub struct Part(u64);
 
 impl Pool {
     fn equal_part(&self) -> u64 {
@@ -99,7 +102,7 @@ impl Part {
             let others = others - state.lent_bytes;
             let payload_bytes = equal + state.lent_bytes + if may_borrow { free } else { 0 };
             let alone = may_borrow && others == 0;
-            let single_bytes = if alone { payload_bytes.max(PAYLOAD_BYTES_MAX.into()) } else { payload_bytes };
+            let single_bytes = if alone { payload_bytes.max(SINGLE_BYTES_MAX) } else { payload_bytes };
             (!state.cut_off).then_some(Room { payload_bytes, single_bytes })
         })
     }

@@ -17,13 +17,13 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_COUNT: u32 = 4;
 
-pub(super) enum Socket {
+pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 /// A socket that no runtime watches.
-pub(super) enum Parted {
+pub enum Parted {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
@@ -115,6 +115,6 @@ impl Parted {
 }
 
 /// Whether bytes to and from this address stay on the machine.
-pub(super) fn is_local(address: &SocketAddr) -> bool {
+pub fn is_local(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }

@@ -3,7 +3,7 @@
 use super::socket::Socket;
 use crate::config::NbdTls;
 use anyhow::{Context as _, Result, bail};
-use nbd::Output;
+use base::Output;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject;
@@ -19,7 +19,7 @@ const CIPHER_BYTES: usize = 64 << 10;
 const SEND_BYTES: usize = 256 << 10;
 
 /// Reads the files; every error names the file and what is wrong with it.
-pub(super) fn load(files: &NbdTls) -> Result<Arc<ServerConfig>> {
+pub fn load(files: &NbdTls) -> Result<Arc<ServerConfig>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -55,7 +55,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 /// The server's end of a TLS connection; the socket is lent to it call by call.
-pub(super) struct Tls {
+pub struct Tls {
     connection: ServerConnection,
     /// Ciphertext that was read: `start..end` is still to be fed.
     cipher: Box<[u8]>,

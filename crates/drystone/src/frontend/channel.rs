@@ -2,8 +2,8 @@
 
 use super::socket::{Parted, Socket};
 use super::tls::Tls;
+use base::Output;
 use bytes::BytesMut;
-use nbd::Output;
 use rustls::ServerConfig;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -16,13 +16,13 @@ const SLICES: usize = 128;
 /// How long a peer may take to close its side after we have closed ours.
 const LINGER: Duration = Duration::from_secs(1);
 
-pub(super) struct Channel {
+pub struct Channel {
     socket: Socket,
     tls: Option<Box<Tls>>,
 }
 
 /// A channel that no runtime watches, on its way to another thread.
-pub(super) struct PartedChannel {
+pub struct PartedChannel {
     socket: Parted,
     tls: Option<Box<Tls>>,
 }

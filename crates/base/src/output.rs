@@ -22,7 +22,7 @@ enum Piece {
     Zeros(u64),
 }
 
-/// A queue of bytes. Whoever fills it bounds it: a [`crate::Session`] takes no request while too much is unsent.
+/// A queue of bytes. Whoever fills it bounds it: a session takes no request while too much is unsent.
 #[derive(Debug, Default)]
 pub struct Output {
     pieces: VecDeque<Piece>,
