@@ -355,8 +355,8 @@ impl<T> Session<T> {
         self.transfer_tag
     }
 
-    /// Whether commands are taken, or only what discovery needs.
-    fn is_discovery(&self) -> bool {
+    /// Whether no commands are taken, only what discovery needs.
+    pub fn is_discovery(&self) -> bool {
         self.own_target.is_none()
     }
 
