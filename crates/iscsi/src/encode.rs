@@ -82,3 +82,6 @@ fn append(crc: u32, segment: &Segment) -> u32 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

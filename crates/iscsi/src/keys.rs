@@ -30,7 +30,6 @@ pub struct Parameters {
     pub first_burst_bytes_max: u32,
     pub outstanding_r2t_max: u32,
     pub time2wait: u16,
-    pub time2retain: u16,
     pub protocol_level: u8,
 }
 
@@ -46,7 +45,6 @@ impl Default for Parameters {
             first_burst_bytes_max: 65_536,
             outstanding_r2t_max: 1,
             time2wait: 2,
-            time2retain: 20,
             protocol_level: 1,
         }
     }
@@ -101,13 +99,8 @@ pub(crate) fn negotiate(key: &str, value: &str, phase: Phase, agreed: &mut Param
             agreed.time2wait = seconds as u16;
             seconds.to_string()
         }),
-        "DefaultTime2Retain" => {
-            // Nothing of a session outlives its connection.
-            let mut seconds = 0;
-            let answer = least(value, 0..=3600, 0, &mut seconds);
-            agreed.time2retain = 0;
-            answer
-        }
+        // Nothing of a session outlives its connection.
+        "DefaultTime2Retain" => least(value, 0..=3600, 0, &mut 0),
         "DataPDUInOrder" | "DataSequenceInOrder" => boolean(value).map(|_| yes_or_no(true)),
         "ErrorRecoveryLevel" => least(value, 0..=2, 0, &mut 0),
         "TaskReporting" => {
@@ -180,3 +173,6 @@ fn least(value: &str, allowed: std::ops::RangeInclusive<u64>, ours: u32, agreed:
     *agreed = (offered as u32).min(ours);
     Some(agreed.to_string())
 }
+
+#[cfg(test)]
+mod tests;

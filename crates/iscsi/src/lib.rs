@@ -12,6 +12,8 @@ mod encode;
 mod keys;
 mod login;
 mod session;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod wire;
 

@@ -4,6 +4,8 @@
 //! answers never pile up; a byte beyond the last login request is left in the input for the session.
 
 mod security;
+#[cfg(test)]
+mod tests;
 
 use crate::chap::Secret;
 use crate::encode::{Digests, put_bytes};

@@ -14,6 +14,8 @@ mod notice;
 mod order;
 mod receive;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use notice::Notice;
@@ -106,7 +108,8 @@ pub struct Execute<T> {
 #[derive(Debug)]
 pub enum Next<T> {
     /// To be shown to the device server; what that wants goes to [`Session::gather`].
-    Command { tag: Tag, lun: [u8; 8], cdb: Cdb, attribute: Attribute },
+    /// `offered`: bytes of data-out that the initiator has for it.
+    Command { tag: Tag, lun: [u8; 8], cdb: Cdb, attribute: Attribute, offered: u32 },
     /// To be executed.
     Execute(Execute<T>),
     /// To be done by the device server; the outcome goes to [`Session::managed`].
@@ -352,8 +355,8 @@ impl<T> Session<T> {
         self.transfer_tag
     }
 
-    /// Whether commands are taken, or only what discovery needs.
-    fn is_discovery(&self) -> bool {
+    /// Whether no commands are taken, only what discovery needs.
+    pub fn is_discovery(&self) -> bool {
         self.own_target.is_none()
     }
 
@@ -394,17 +397,21 @@ impl<T> Session<T> {
     /// A request whose data digest is wrong (7.8): the PDU is discarded. Its header is not, so that a number is used up
     /// and a command ends; at ErrorRecoveryLevel 0 the initiator could not fill the gap.
     fn damaged(&mut self, header: Header, out: &mut Output) {
-        self.reject(&header, Reason::DataDigest, out);
-        match self.turn_of(&header) {
-            order::Turn::Now => self.expected_command = self.expected_command.wrapping_add(1),
-            order::Turn::Unnumbered => {}
+        let ends = match self.turn_of(&header) {
+            order::Turn::Now => {
+                self.expected_command = self.expected_command.wrapping_add(1);
+                true
+            }
+            order::Turn::Unnumbered => true,
             order::Turn::Early => {
                 self.early.give_up(header.command_number());
-                return;
+                true
             }
-            order::Turn::Ignored => return,
-        }
-        if header.opcode() == request::COMMAND && !self.is_discovery() && !self.tasks.contains_key(&header.task()) {
+            order::Turn::Ignored => false,
+        };
+        self.reject(&header, Reason::DataDigest, out);
+        let is_command = header.opcode() == request::COMMAND && !self.is_discovery();
+        if ends && is_command && !self.tasks.contains_key(&header.task()) {
             self.refuse_damaged(&header, out);
         }
     }

@@ -1,5 +1,8 @@
 //! Unit attention conditions of one I_T nexus with one logical unit (SAM-5 5.14).
 
+#[cfg(test)]
+mod tests;
+
 use crate::sense::{Code, Condition, Key};
 use std::collections::VecDeque;
 

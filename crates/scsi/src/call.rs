@@ -6,7 +6,7 @@ use crate::path::Path;
 use crate::task_set::TaskKey;
 use crate::unit::LogicalUnit;
 use crate::{Response, Status};
-use block::{Reply, Request, Segment};
+use block::{BlockDevice, Reply, Request, Segment};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,6 +19,8 @@ pub(crate) struct Call {
     pub unit: Rc<LogicalUnit>,
     pub path: Rc<Path>,
     pub cdb: Cdb,
+    /// Bytes of data-out that the initiator has.
+    pub offered: u32,
     pub key: TaskKey,
 }
 
@@ -62,6 +64,29 @@ impl Call {
         if self.unit.tasks.borrow().aborted(self.key).is_some() { Err(Fault::Aborted) } else { Ok(()) }
     }
 
+    /// Waits for something that goes on whether or not the task is aborted.
+    pub(crate) async fn until_aborted<T>(&self, something: impl Future<Output = T>) -> Result<T, Fault> {
+        let mut something = std::pin::pin!(something);
+        let mut changed = std::pin::pin!(None);
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(value) = something.as_mut().poll(context) {
+                return Poll::Ready(Ok(value));
+            }
+            loop {
+                if let Err(fault) = self.proceed() {
+                    return Poll::Ready(Err(fault));
+                }
+                if changed.is_none() {
+                    changed.set(Some(self.unit.tasks_changed.notified()));
+                }
+                let notified = changed.as_mut().as_pin_mut().expect("it was made just now");
+                std::task::ready!(notified.poll(context));
+                changed.set(None);
+            }
+        })
+        .await
+    }
+
     /// One request of which the command consists, with `good` made of the reply. No allocation if it is answered at once.
     pub(crate) fn submit(
         &self,
@@ -81,12 +106,21 @@ impl Call {
 
     /// One of several requests of a command; nothing is submitted for a task that has been aborted.
     pub(crate) async fn request(&self, request: Request, offset: u64) -> Result<Reply, Fault> {
+        let result = self.request_of(&*self.unit.device, request).await?;
+        self.judge(result, offset)
+    }
+
+    /// The same to a device that may be another one.
+    pub(crate) async fn request_of(
+        &self,
+        device: &dyn BlockDevice,
+        request: Request,
+    ) -> Result<block::Result<Reply>, Fault> {
         self.proceed()?;
-        let result = match self.unit.device.submit(request) {
+        Ok(match device.submit(request) {
             Completion::Ready(result) => result,
             pending => UnderWay::new(self, pending).await,
-        };
-        self.judge(result, offset)
+        })
     }
 
     fn judge(&self, result: block::Result<Reply>, offset: u64) -> Result<Reply, Fault> {

@@ -14,6 +14,9 @@ pub struct Command<'a> {
     /// 6 to 260 bytes; what is shorter than its operation code asks for is refused.
     pub cdb: &'a [u8],
     pub attribute: Attribute,
+    /// How many bytes of data-out the initiator offers (SAM-5 5.1, Data-Out Buffer Size; iSCSI: the expected data transfer length
+    /// of a command with W). Some commands refuse an amount that is not what their CDB asks for.
+    pub data_out_offered: u32,
 }
 
 /// SAM-5 8.6.

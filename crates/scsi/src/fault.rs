@@ -1,5 +1,8 @@
 //! Why a command does not end with GOOD, and what the engine's errors are called in SCSI.
 
+#[cfg(test)]
+mod tests;
+
 use crate::Status;
 use crate::sense::{Code, Condition, Key};
 use block::{Error, Kind};

@@ -1,5 +1,8 @@
 //! Who a logical unit is: the same over all ports, for as long as the vDisk lives.
 
+#[cfg(test)]
+mod tests;
+
 /// What the vDisk's designators are made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {

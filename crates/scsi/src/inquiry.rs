@@ -1,5 +1,8 @@
 //! INQUIRY (SPC-4 6.4): standard data; the vital product data pages are in `vpd`.
 
+#[cfg(test)]
+mod tests;
+
 mod vpd;
 
 use crate::call::{Call, Good, Ran, ready};

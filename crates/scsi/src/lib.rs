@@ -7,22 +7,27 @@
 //! data, the transport gathers that, then [`Task::run`].
 
 mod absent;
+mod atomic;
 mod attention;
 mod call;
 mod capacity;
 mod cdb;
 mod command;
+mod copy;
 mod event;
 mod fault;
 mod host;
 mod identity;
 mod inquiry;
+mod lba_status;
 mod limits;
 mod lun;
 mod manage;
+mod medium;
 mod mode;
 mod nexus;
 mod path;
+mod prefetch;
 mod range;
 mod read;
 mod ready;
@@ -36,12 +41,16 @@ mod synchronize;
 mod table;
 mod task;
 mod task_set;
+mod unit;
+mod unmap;
+mod verify;
+mod write;
+mod write_same;
+
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod unit;
-mod write;
 
 pub use command::{Attribute, Command, Ended, Function, Outcome, Response, Status};
 pub use event::Event;

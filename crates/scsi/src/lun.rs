@@ -1,5 +1,8 @@
 //! Logical unit numbers as they travel (SAM-5 4.7).
 
+#[cfg(test)]
+mod tests;
+
 /// Largest number that fits flat space addressing.
 pub(crate) const LUN_MAX: u64 = 0x3fff;
 

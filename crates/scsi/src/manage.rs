@@ -1,6 +1,9 @@
 //! Task management (SAM-5 chapter 7). A function completes when what it named has ended: requests in the device cannot be taken back,
 //! so it waits for them.
 
+#[cfg(test)]
+mod tests;
+
 use crate::attention::Attention;
 use crate::lun;
 use crate::nexus::Nexus;

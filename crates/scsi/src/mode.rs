@@ -2,6 +2,9 @@
 //!
 //! All pages are shared by all nexuses and none can be saved: a reset or a restart brings the defaults back.
 
+#[cfg(test)]
+mod tests;
+
 mod pages;
 mod select;
 

@@ -1,5 +1,8 @@
 //! The target as one initiator port sees it through one target port: where commands come in.
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::Call;
 use crate::cdb::Cdb;
 use crate::event::{Event, Events};
@@ -85,7 +88,9 @@ fn admit(unit: &Rc<LogicalUnit>, path: &Rc<Path>, command: &Command<'_>) -> Resu
     let Some(key) = unit.tasks.borrow_mut().enter(path.id, command.tag, command.attribute) else {
         return Err(bare(Status::TaskSetFull));
     };
-    let membership = Membership { call: Call { unit: unit.clone(), path: path.clone(), cdb, key } };
+    let membership = Membership {
+        call: Call { unit: unit.clone(), path: path.clone(), cdb, offered: command.data_out_offered, key },
+    };
     let call = &membership.call;
     let entry = match table::find(command.cdb) {
         Found::Entry(entry) => entry,

@@ -1,6 +1,7 @@
 //! What is kept for one I_T nexus with one logical unit (an I_T_L nexus).
 
 use crate::attention::{Attention, Attentions};
+use crate::copy::Copies;
 use crate::event::Events;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -29,6 +30,8 @@ pub(crate) struct Path {
     attention_pending: Cell<bool>,
     /// PREVENT ALLOW MEDIUM REMOVAL.
     pub prevents_removal: Cell<bool>,
+    /// Third-party copies and what became of them.
+    pub copies: Copies,
     pub events: Rc<Events>,
 }
 
@@ -49,6 +52,7 @@ impl Path {
             attentions: RefCell::default(),
             attention_pending: Cell::new(false),
             prevents_removal: Cell::new(false),
+            copies: Copies::default(),
             events,
         };
         path.establish(first);

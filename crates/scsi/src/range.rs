@@ -11,29 +11,29 @@ pub(crate) struct Range {
     pub blocks: u64,
 }
 
-/// As they stand in a CDB, with the byte at which each of the fields begins.
+/// As they stand in a CDB.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Named {
     pub range: Range,
-    pub lba_at: u16,
+    /// The byte at which the number of blocks begins.
     pub blocks_at: u16,
 }
 
 /// Of a CDB of 6, 10, 12 or 16 bytes in the layout that all block commands share (SBC-3 chapter 5); which one, its group code says.
 pub(crate) fn named(cdb: &Cdb) -> Named {
-    let (lba, blocks, lba_at, blocks_at) = match cdb.opcode() >> 5 {
+    let (lba, blocks, blocks_at) = match cdb.opcode() >> 5 {
         0 => {
             let blocks = match cdb.u8::<4>() {
                 0 => 256,
                 blocks => blocks.into(),
             };
-            (u64::from(cdb.u24::<1>() & 0x1f_ffff), blocks, 1, 4)
+            (u64::from(cdb.u24::<1>() & 0x1f_ffff), blocks, 4)
         }
-        4 => (cdb.u64::<2>(), cdb.u32::<10>().into(), 2, 10),
-        5 => (cdb.u32::<2>().into(), cdb.u32::<6>().into(), 2, 6),
-        _ => (cdb.u32::<2>().into(), cdb.u16::<7>().into(), 2, 7),
+        4 => (cdb.u64::<2>(), cdb.u32::<10>().into(), 10),
+        5 => (cdb.u32::<2>().into(), cdb.u32::<6>().into(), 6),
+        _ => (cdb.u32::<2>().into(), cdb.u16::<7>().into(), 7),
     };
-    Named { range: Range { lba, blocks }, lba_at, blocks_at }
+    Named { range: Range { lba, blocks }, blocks_at }
 }
 
 impl Range {

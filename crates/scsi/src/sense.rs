@@ -1,5 +1,8 @@
 //! Sense data: what went wrong, in SPC-4's words.
 
+#[cfg(test)]
+mod tests;
+
 /// SPC-4 4.5.6; the value is the sense key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -46,8 +49,9 @@ impl Code {
     pub(crate) const BECOMING_READY: Code = Code(0x04, 0x01);
     pub(crate) const SANITIZE_IN_PROGRESS: Code = Code(0x04, 0x1b);
     pub(crate) const PORT_UNAVAILABLE: Code = Code(0x04, 0x0c);
-    pub(crate) const WRITE_ERROR: Code = Code(0x0c, 0x00);
     pub(crate) const INVALID_INFORMATION_UNIT: Code = Code(0x0e, 0x03);
+    pub(crate) const UNREACHABLE_COPY_TARGET: Code = Code(0x08, 0x04);
+    pub(crate) const THIRD_PARTY_FAILURE: Code = Code(0x0d, 0x01);
     pub(crate) const COPY_TARGET_NOT_REACHABLE: Code = Code(0x0d, 0x02);
     pub(crate) const UNRECOVERED_READ: Code = Code(0x11, 0x00);
     pub(crate) const PARAMETER_LIST_LENGTH: Code = Code(0x1a, 0x00);
@@ -74,7 +78,6 @@ impl Code {
     pub(crate) const RESERVATIONS_RELEASED: Code = Code(0x2a, 0x04);
     pub(crate) const REGISTRATIONS_PREEMPTED: Code = Code(0x2a, 0x05);
     pub(crate) const CAPACITY_CHANGED: Code = Code(0x2a, 0x09);
-    pub(crate) const COMMAND_SEQUENCE: Code = Code(0x2c, 0x00);
     pub(crate) const COMMANDS_CLEARED: Code = Code(0x2f, 0x00);
     pub(crate) const SANITIZE_FAILED: Code = Code(0x31, 0x03);
     pub(crate) const SAVING_NOT_SUPPORTED: Code = Code(0x39, 0x00);
@@ -93,8 +96,6 @@ pub(crate) enum Specific {
     List { byte: u16, bit: Option<u8> },
     /// Parts of 65,536.
     Progress(u16),
-    /// Field of a segment descriptor of EXTENDED COPY (SPC-4 6.4.3).
-    Segment { byte: u16 },
 }
 
 /// Why a command ends with CHECK CONDITION, before it is encoded.
@@ -202,8 +203,6 @@ impl Specific {
             Specific::Cdb { byte, bit } => field(0x40, byte, bit),
             Specific::List { byte, bit } => field(0, byte, bit),
             Specific::Progress(done) => field(0, done, None),
-            // SD: the field pointer counts from the start of the segment descriptor.
-            Specific::Segment { byte } => field(0x20, byte, None),
         }
     }
 }

@@ -1,10 +1,16 @@
 //! Every command that is implemented: dispatch, the check of reserved bits and REPORT SUPPORTED OPERATION CODES all read this one table.
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Ran};
 use crate::cdb::Cdb;
 use crate::fault::Fault;
 use crate::sense::{Code, Condition};
-use crate::{capacity, inquiry, mode, read, ready, report, request_sense, synchronize, write};
+use crate::{
+    atomic, capacity, copy, inquiry, lba_status, mode, prefetch, read, ready, report, request_sense, reservation,
+    sanitize, synchronize, unmap, verify, write, write_same,
+};
 use bytes::Bytes;
 use world::Completion;
 
@@ -130,11 +136,34 @@ const CONTROL: u8 = 0;
 /// DPO and FUA.
 const CACHE: u8 = 0x18;
 
+/// DPO and BYTCHK.
+const VERIFY: u8 = 0x16;
+
+/// The CDBs in the layout that all block commands share, with `flags` in byte 1.
+macro_rules! blocks {
+    (10, $flags:expr) => {
+        &[$flags, 0xff, 0xff, 0xff, 0xff, GROUP, 0xff, 0xff, CONTROL]
+    };
+    (12, $flags:expr) => {
+        &[$flags, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, GROUP, CONTROL]
+    };
+    (16, $flags:expr) => {
+        &[$flags, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, GROUP, CONTROL]
+    };
+}
+
+/// An allocation or list length of four bytes at byte 6, 10 or wherever the zeros before it say.
+const RESULTS: &[u8] = &[0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, CONTROL];
+const PERSISTENT_IN: &[u8] = &[0, 0, 0, 0, 0, 0, 0xff, 0xff, CONTROL];
+const PERSISTENT_OUT: &[u8] = &[0, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, CONTROL];
+const NOTHING_5: &[u8] = &[0, 0, 0, 0, CONTROL];
+const NOTHING_9: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 0, CONTROL];
+
 /// In order of operation codes and service actions.
 pub(crate) static TABLE: &[Entry] = {
-    use Access::{Always, Read, Status, Write};
+    use Access::{Always, Own, Read, Status, Write};
     &[
-        entry(0x00, &[0, 0, 0, 0, CONTROL], Status, plain, ready::test_unit_ready),
+        entry(0x00, NOTHING_5, Status, plain, ready::test_unit_ready),
         entry(0x03, &[0x01, 0, 0, 0xff, CONTROL], Always, plain, request_sense::execute)
             .despite_attention()
             .despite_sanitize(),
@@ -144,7 +173,19 @@ pub(crate) static TABLE: &[Entry] = {
             .despite_attention()
             .despite_sanitize(),
         entry(0x15, &[0x10, 0, 0, 0xff, CONTROL], Write, mode::check_select_6, mode::select_6),
+        entry(0x16, NOTHING_5, Own, plain, reservation::reserve),
+        entry(0x17, NOTHING_5, Own, plain, reservation::release),
         entry(0x1a, &[0x08, 0xff, 0xff, 0xff, CONTROL], Read, mode::check_sense, mode::sense_6),
+        entry(0x1b, &[0x01, 0, 0, 0xf7, CONTROL], Own, ready::check_start_stop, ready::start_stop),
+        entry(
+            0x1c,
+            &[0x01, 0xff, 0xff, 0xff, CONTROL],
+            Read,
+            ready::check_receive_diagnostic,
+            ready::receive_diagnostic,
+        ),
+        entry(0x1d, &[0x14, 0, 0, 0, CONTROL], Write, ready::check_send_diagnostic, ready::send_diagnostic),
+        entry(0x1e, &[0, 0, 0, 0x01, CONTROL], Own, ready::check_prevent, ready::prevent),
         entry(
             0x25,
             &[0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x01, CONTROL],
@@ -152,37 +193,69 @@ pub(crate) static TABLE: &[Entry] = {
             capacity::check_10,
             capacity::execute_10,
         ),
-        entry(0x28, &[CACHE, 0xff, 0xff, 0xff, 0xff, GROUP, 0xff, 0xff, CONTROL], Read, read::check, read::execute),
-        entry(0x2a, &[CACHE, 0xff, 0xff, 0xff, 0xff, GROUP, 0xff, 0xff, CONTROL], Write, write::check, write::execute),
-        entry(
-            0x35,
-            &[0x06, 0xff, 0xff, 0xff, 0xff, GROUP, 0xff, 0xff, CONTROL],
-            Write,
-            synchronize::check,
-            synchronize::execute,
-        ),
+        entry(0x28, blocks!(10, CACHE), Read, read::check, read::execute),
+        entry(0x2a, blocks!(10, CACHE), Write, write::check, write::execute),
+        entry(0x2e, blocks!(10, VERIFY), Write, verify::check_write, verify::execute_write),
+        entry(0x2f, blocks!(10, VERIFY), Read, verify::check, verify::execute),
+        entry(0x34, blocks!(10, 0x02), Read, prefetch::check, prefetch::execute),
+        entry(0x35, blocks!(10, 0x06), Write, synchronize::check, synchronize::execute),
+        entry(0x37, &[0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, CONTROL], Read, plain, ready::defects_10),
+        entry(0x41, blocks!(10, 0x08), Write, write_same::check, write_same::execute),
+        entry(0x42, &[0, 0, 0, 0, 0, GROUP, 0xff, 0xff, CONTROL], Write, unmap::check, unmap::execute),
+        entry(0x48, &[0xa0, 0, 0, 0, 0, 0, 0xff, 0xff, CONTROL], Write, sanitize::check_overwrite, sanitize::overwrite)
+            .action(0x01),
+        entry(0x48, &[0xa0, 0, 0, 0, 0, 0, 0, 0, CONTROL], Write, sanitize::check_erase, sanitize::erase).action(0x02),
+        entry(0x48, &[0xa0, 0, 0, 0, 0, 0, 0, 0, CONTROL], Write, sanitize::check_erase, sanitize::erase).action(0x03),
+        entry(0x48, &[0xa0, 0, 0, 0, 0, 0, 0, 0, CONTROL], Write, plain, sanitize::exit_failure_mode).action(0x1f),
         entry(0x55, &[0x10, 0, 0, 0, 0, 0, 0xff, 0xff, CONTROL], Write, mode::check_select_10, mode::select_10),
+        entry(0x56, NOTHING_9, Own, plain, reservation::reserve),
+        entry(0x57, NOTHING_9, Own, plain, reservation::release),
         entry(0x5a, &[0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, CONTROL], Read, mode::check_sense, mode::sense_10),
+        entry(0x5e, PERSISTENT_IN, Status, plain, reservation::keys).action(0x00),
+        entry(0x5e, PERSISTENT_IN, Status, plain, reservation::reservation).action(0x01),
+        entry(0x5e, PERSISTENT_IN, Status, plain, reservation::capabilities).action(0x02),
+        entry(0x5e, PERSISTENT_IN, Status, plain, reservation::full_status).action(0x03),
+        entry(0x5f, PERSISTENT_OUT, Status, reservation::check, reservation::execute).action(0x00),
+        entry(0x5f, PERSISTENT_OUT, Status, reservation::check, reservation::execute).action(0x01),
+        entry(0x5f, PERSISTENT_OUT, Status, reservation::check, reservation::execute).action(0x02),
+        entry(0x5f, PERSISTENT_OUT, Status, reservation::check, reservation::execute).action(0x03),
+        entry(0x5f, PERSISTENT_OUT, Status, reservation::check, reservation::execute).action(0x04),
+        entry(0x5f, PERSISTENT_OUT, Status, reservation::check, reservation::execute).action(0x05),
+        entry(0x5f, PERSISTENT_OUT, Status, reservation::check, reservation::execute).action(0x06),
+        entry(0x5f, PERSISTENT_OUT, Status, reservation::check, reservation::execute).action(0x07),
         entry(
-            0x88,
-            &[CACHE, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, GROUP, CONTROL],
-            Read,
-            read::check,
-            read::execute,
-        ),
-        entry(
-            0x8a,
-            &[CACHE, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, GROUP, CONTROL],
+            0x83,
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, CONTROL],
             Write,
-            write::check,
-            write::execute,
-        ),
+            copy::check,
+            copy::execute,
+        )
+        .action(0x00),
+        entry(0x84, RESULTS, Read, copy::check_results, copy::copy_status).action(0x00),
+        entry(0x84, RESULTS, Read, copy::check_results, copy::held_data).action(0x01),
+        entry(0x84, RESULTS, Read, plain, copy::operating_parameters).action(0x03),
+        entry(0x84, RESULTS, Read, copy::check_results, copy::failed_segment).action(0x04),
+        entry(0x88, blocks!(16, CACHE), Read, read::check, read::execute),
         entry(
-            0x91,
-            &[0x06, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, GROUP, CONTROL],
+            0x89,
+            &[CACHE, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, GROUP, CONTROL],
             Write,
-            synchronize::check,
-            synchronize::execute,
+            atomic::check_compare,
+            atomic::compare,
+        ),
+        entry(0x8a, blocks!(16, CACHE), Write, write::check, write::execute),
+        entry(0x8b, blocks!(16, CACHE), Write, atomic::check_or, atomic::or),
+        entry(0x8e, blocks!(16, VERIFY), Write, verify::check_write, verify::execute_write),
+        entry(0x8f, blocks!(16, VERIFY), Read, verify::check, verify::execute),
+        entry(0x90, blocks!(16, 0x02), Read, prefetch::check, prefetch::execute),
+        entry(0x91, blocks!(16, 0x06), Write, synchronize::check, synchronize::execute),
+        entry(0x93, blocks!(16, 0x09), Write, write_same::check, write_same::execute),
+        entry(
+            0x9c,
+            &[CACHE, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff, GROUP, CONTROL],
+            Write,
+            atomic::check_atomic,
+            atomic::atomic,
         ),
         entry(
             0x9e,
@@ -192,22 +265,51 @@ pub(crate) static TABLE: &[Entry] = {
             capacity::execute_16,
         )
         .action(0x10),
+        entry(
+            0x9e,
+            &[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, CONTROL],
+            Read,
+            lba_status::check,
+            lba_status::execute,
+        )
+        .action(0x12),
         entry(0xa0, &[0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, CONTROL], Always, report::check_luns, report::luns)
             .despite_attention()
             .despite_sanitize(),
         entry(
-            0xa8,
-            &[CACHE, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, GROUP, CONTROL],
-            Read,
-            read::check,
-            read::execute,
-        ),
+            0xa3,
+            &[0xe0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, CONTROL],
+            Status,
+            report::check_port_groups,
+            report::port_groups,
+        )
+        .action(0x0a),
         entry(
-            0xaa,
-            &[CACHE, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, GROUP, CONTROL],
-            Write,
-            write::check,
-            write::execute,
+            0xa3,
+            &[0, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, CONTROL],
+            Read,
+            report::check_commands,
+            report::commands,
+        )
+        .action(0x0c),
+        entry(
+            0xa3,
+            &[0, 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, CONTROL],
+            Read,
+            report::check_functions,
+            report::functions,
+        )
+        .action(0x0d),
+        entry(0xa8, blocks!(12, CACHE), Read, read::check, read::execute),
+        entry(0xaa, blocks!(12, CACHE), Write, write::check, write::execute),
+        entry(0xae, blocks!(12, VERIFY), Write, verify::check_write, verify::execute_write),
+        entry(0xaf, blocks!(12, VERIFY), Read, verify::check, verify::execute),
+        entry(
+            0xb7,
+            &[0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, CONTROL],
+            Read,
+            plain,
+            ready::defects_12,
         ),
     ]
 };

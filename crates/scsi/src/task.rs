@@ -6,7 +6,7 @@ use crate::sense::Condition;
 use crate::table::Entry;
 use crate::task_set::Abort;
 use crate::unit::LogicalUnit;
-use crate::{Ended, Response, Status};
+use crate::{Ended, Response, Status, sanitize};
 use bytes::Bytes;
 use world::Completion;
 
@@ -102,6 +102,10 @@ impl Membership {
     }
 
     fn execute(&self, entry: &'static Entry, data_out: Bytes) -> Completion<Ran> {
+        // It may have begun since the command arrived.
+        if let Err(fault) = sanitize::admits(&self.call.unit, entry) {
+            return Completion::Ready(Err(fault));
+        }
         self.call.unit.tasks.borrow_mut().runs(self.call.key);
         (entry.execute)(&self.call, data_out)
     }

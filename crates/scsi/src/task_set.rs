@@ -3,6 +3,9 @@
 //! A task enters when its command arrives and leaves when it has ended: its handler returned, or was dropped, and no request
 //! of it is under way in the device any more. TST is 000b: one task set for all I_T nexuses.
 
+#[cfg(test)]
+mod tests;
+
 use crate::Attribute;
 use crate::path::PathId;
 use std::collections::BTreeMap;
@@ -46,7 +49,6 @@ struct Slot {
 /// What decides whether an abort concerns a task.
 pub(crate) struct Described {
     pub path: PathId,
-    pub tag: u64,
     pub key: TaskKey,
 }
 
@@ -167,7 +169,7 @@ impl TaskSet {
         let mut aborted = Aborted::default();
         for (index, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.sequence != 0) {
             let key = TaskKey { index, sequence: slot.sequence };
-            let Some(how) = how(&Described { path: slot.path, tag: slot.tag, key }) else { continue };
+            let Some(how) = how(&Described { path: slot.path, key }) else { continue };
             // A second abort changes nothing: the first one said how it ends.
             let first = slot.aborted.is_none();
             slot.aborted = slot.aborted.or(Some(how));
@@ -181,6 +183,13 @@ impl TaskSet {
             }
         }
         aborted
+    }
+
+    /// Those that run, and are not `but`.
+    pub(crate) fn running_but(&self, but: TaskKey) -> Vec<TaskKey> {
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| slot.sequence != 0);
+        let running = slots.filter(|(_, slot)| slot.running || slot.requests > 0);
+        running.map(|(index, slot)| TaskKey { index, sequence: slot.sequence }).filter(|key| *key != but).collect()
     }
 
     /// The task of a nexus with this tag.

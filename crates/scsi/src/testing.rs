@@ -22,7 +22,7 @@ pub(crate) struct Memory {
     /// Requests wait until they are let go.
     pub held: Cell<bool>,
     waiting: RefCell<VecDeque<OneshotSender<()>>>,
-    /// Every request of the wrong kind fails with this.
+    /// Every request fails with this.
     pub fails: RefCell<Option<Error>>,
     pub requests: RefCell<Vec<Request>>,
 }
@@ -219,6 +219,17 @@ pub(crate) fn now<F: Future + Unpin>(mut future: F) -> F::Output {
     }
 }
 
+/// Polls it, and what was spawned, until it is there.
+pub(crate) fn finish<F: Future + Unpin>(keeper: &Keeper, mut future: F) -> F::Output {
+    for _ in 0..100 {
+        if let Poll::Ready(value) = poll(&mut future) {
+            return value;
+        }
+        keeper.run();
+    }
+    panic!("it waits for ever");
+}
+
 pub(crate) fn identity(id: u64) -> Identity {
     Identity {
         id,
@@ -251,8 +262,8 @@ impl Bench {
     /// An initiator that has heard of the power on already.
     pub(crate) fn initiator(&self, name: &str) -> Initiator {
         let initiator = Initiator { nexus: self.target.nexus(name, 1), next_tag: Cell::new(1) };
-        let response = initiator.send(&[0; 6], &[]);
-        assert_eq!(response.status, Status::CheckCondition);
+        // Whatever is reserved, REQUEST SENSE tells of it.
+        assert_eq!(initiator.good(&[0x03, 0, 0, 0, 18, 0], &[])[2] & 0x0f, 6);
         initiator
     }
 }
@@ -263,19 +274,27 @@ pub(crate) struct Initiator {
 }
 
 impl Initiator {
-    pub(crate) fn start(&self, cdb: &[u8], attribute: Attribute) -> (u64, Task) {
+    pub(crate) fn start(&self, cdb: &[u8], attribute: Attribute, offered: usize) -> (u64, Task) {
         let tag = self.next_tag.get();
         self.next_tag.set(tag + 1);
-        (tag, self.nexus.start(Command { tag, lun: LUN0, cdb, attribute }))
+        let data_out_offered = offered as u32;
+        (tag, self.nexus.start(Command { tag, lun: LUN0, cdb, attribute, data_out_offered }))
     }
     /// Starts and runs it with the data that it wants, or what there is of that.
     pub(crate) fn submit(&self, cdb: &[u8], data: &[u8]) -> Completion<Ended> {
-        let (_, task) = self.start(cdb, Attribute::Simple);
+        let (_, task) = self.start(cdb, Attribute::Simple, data.len());
         let wanted = data.len().min(task.data_out_bytes() as usize);
         task.run(Bytes::copy_from_slice(&data[..wanted]))
     }
     pub(crate) fn send(&self, cdb: &[u8], data: &[u8]) -> Response {
         match now(self.submit(cdb, data)) {
+            Ended::Response(response) => response,
+            Ended::Aborted => panic!("aborted: {cdb:02x?}"),
+        }
+    }
+    /// The same for a command that waits for what the host runs.
+    pub(crate) fn send_with(&self, keeper: &Keeper, cdb: &[u8], data: &[u8]) -> Response {
+        match finish(keeper, self.submit(cdb, data)) {
             Ended::Response(response) => response,
             Ended::Aborted => panic!("aborted: {cdb:02x?}"),
         }

@@ -42,19 +42,23 @@ pub struct LogicalUnit {
     pub(crate) reservations: RefCell<Reservations>,
     /// One PERSISTENT RESERVE OUT or other change of what is saved after the other.
     pub(crate) saving: Rc<Semaphore>,
-    pub(crate) sanitize: Cell<Sanitize>,
+    pub(crate) sanitize: RefCell<Sanitize>,
+    /// What the host keeps.
+    pub(crate) saved: RefCell<Vec<u8>>,
+    /// Third-party copies under way.
+    pub(crate) copies: Cell<u32>,
 }
 
 impl LogicalUnit {
-    /// `saved`: what [`Host::save_state`] was given last, empty if never. A state that cannot be read is an error: to serve without
+    /// `kept`: what [`Host::save_state`] was given last, empty if never. A state that cannot be read is an error: to serve without
     /// its reservations would let a node write that has been fenced.
     pub fn new(
         device: Rc<dyn BlockDevice>,
         identity: Identity,
         host: Rc<dyn Host>,
-        saved: &[u8],
+        kept: &[u8],
     ) -> Result<Rc<LogicalUnit>, SavedStateError> {
-        let saved = crate::saved::decode(saved)?;
+        let saved = crate::saved::decode(kept)?;
         let geometry = device.geometry();
         let unit = Rc::new(LogicalUnit {
             device,
@@ -70,7 +74,9 @@ impl LogicalUnit {
             reserved: Cell::new(None),
             reservations: RefCell::new(saved.reservations),
             saving: Semaphore::new(1),
-            sanitize: Cell::new(Sanitize::Idle),
+            sanitize: RefCell::default(),
+            saved: RefCell::new(kept.to_vec()),
+            copies: Cell::new(0),
         });
         crate::sanitize::resume(&unit, saved.sanitize);
         Ok(unit)
@@ -92,6 +98,15 @@ impl LogicalUnit {
         if old.read_only != new.read_only {
             self.announce(None, Attention::ModeParametersChanged);
         }
+    }
+
+    /// Whether one that is made anew would be the same to initiators that come later. Persistent registrations outlive
+    /// their nexuses, whether they survive a restart or not, and mode parameters hold until a reset.
+    pub fn is_as_new(&self) -> bool {
+        self.reservations.borrow().registrants.is_empty()
+            && self.mode.get() == Parameters::default()
+            && *self.sanitize.borrow() == Sanitize::default()
+            && self.copies.get() == 0
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

@@ -1,5 +1,8 @@
 //! WRITE 6, 10, 12 and 16 (SBC-3 5.32 to 5.35).
 
+#[cfg(test)]
+mod tests;
+
 use crate::call::{Call, Good, Ran, failed, ready};
 use crate::fault::Fault;
 use crate::range;

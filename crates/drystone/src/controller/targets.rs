@@ -87,6 +87,10 @@ impl Units for Here {
             Ok(Unit { identity, host: Rc::new(Host { id, world, exported }), saved })
         })
     }
+
+    fn exists(&self, key: u64) -> bool {
+        VdiskId::from_raw(key).is_some_and(|id| self.exported.directory.find_id(id).is_some())
+    }
 }
 
 fn gone() -> block::Error {

@@ -32,10 +32,8 @@ impl<T> Session<T> {
                 (answer.lun(lun), [&len, sense.bytes.as_slice()].concat())
             }
             Notice::RequestLogout { seconds } => (answer.byte(36, 1).half(42, *seconds), Vec::new()),
-            Notice::Dropped => {
-                let Session { parameters, .. } = self;
-                (answer.byte(36, 3).half(40, parameters.time2wait).half(42, parameters.time2retain), Vec::new())
-            }
+            // Nothing is retained: the last parameter stays zero.
+            Notice::Dropped => (answer.byte(36, 3).half(40, self.parameters.time2wait), Vec::new()),
         };
         let answer = self.status_numbers(answer);
         encode::put_bytes(answer, &data, self.parameters.digests, out);
@@ -94,8 +92,7 @@ impl<T> Session<T> {
 
     fn logout_response(&mut self, task: u32, code: u8, out: &mut Output) {
         let answer = Answer::new(response::LOGOUT, flag::FINAL).byte(2, code).task(task);
-        let Session { parameters, .. } = self;
-        let answer = answer.half(40, parameters.time2wait).half(42, parameters.time2retain);
+        let answer = answer.half(40, self.parameters.time2wait);
         let answer = self.status_numbers(answer);
         encode::put_bytes(answer, &[], self.parameters.digests, out);
     }

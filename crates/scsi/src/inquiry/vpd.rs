@@ -1,8 +1,8 @@
 //! Vital product data (SPC-4 7.8, SBC-3 6.5).
 
 use crate::call::Call;
-use crate::limits;
 use crate::report::PORT_GROUP;
+use crate::{copy, limits};
 use base::Writer;
 
 pub(super) struct Page {
@@ -11,13 +11,14 @@ pub(super) struct Page {
 }
 
 /// In ascending order, as page 00h lists them.
-static PAGES: [Page; 9] = [
+static PAGES: [Page; 10] = [
     Page { code: 0x00, encode: supported },
     Page { code: 0x80, encode: serial },
     Page { code: 0x83, encode: identification },
     Page { code: 0x86, encode: extended },
     Page { code: 0x87, encode: policies },
     Page { code: 0x88, encode: ports },
+    Page { code: 0x8f, encode: third_party_copy },
     Page { code: 0xb0, encode: block_limits },
     Page { code: 0xb1, encode: characteristics },
     Page { code: 0xb2, encode: provisioning },
@@ -125,6 +126,43 @@ fn ports(call: &Call, data: &mut Writer) {
     }
 }
 
+/// Third-party copy (SPC-4 7.8.17): what it obliges to, the supported commands, and the copy sources that are understood.
+fn third_party_copy(_: &Call, data: &mut Writer) {
+    // Supported commands: EXTENDED COPY (LID1) and RECEIVE COPY RESULTS with their service actions.
+    let mut commands = Writer::default();
+    let actions = copy::RECEIVE_ACTIONS;
+    commands.u8(0x83).u8(1).u8(0x00);
+    commands.u8(0x84).u8(actions.len() as u8).put(&actions);
+    descriptor(data, 0x0001, |body| {
+        body.u8(commands.bytes.len() as u8).put(&commands.bytes);
+    });
+    // Parameter data: the limits that RECEIVE COPY RESULTS tells as well.
+    descriptor(data, 0x0004, |body| {
+        body.zeros(4);
+        body.u16_be(copy::TARGETS_MAX).u16_be(copy::SEGMENTS_MAX);
+        body.u32_be(copy::DESCRIPTORS_BYTES_MAX).u32_be(0).zeros(12);
+    });
+    // Supported descriptors.
+    descriptor(data, 0x0008, |body| {
+        let kinds = copy::DESCRIPTOR_KINDS;
+        body.u8(kinds.len() as u8).put(&kinds);
+    });
+    // General copy operations.
+    descriptor(data, 0x8001, |body| {
+        body.u32_be(copy::COPIES_MAX).u32_be(copy::COPIES_MAX).u32_be(copy::SEGMENT_BYTES_MAX);
+        body.u8(9).zeros(19);
+    });
+}
+
+/// Padded to a multiple of four.
+fn descriptor(data: &mut Writer, kind: u16, fill: impl FnOnce(&mut Writer)) {
+    let mut body = Writer::default();
+    fill(&mut body);
+    let padded = (body.bytes.len() + 4).next_multiple_of(4) - 4;
+    let padding = padded - body.bytes.len();
+    data.u16_be(kind).u16_be(padded as u16).put(&body.bytes).zeros(padding);
+}
+
 /// Block limits (SBC-3 6.5.3; the atomic fields are SBC-4's).
 fn block_limits(call: &Call, data: &mut Writer) {
     let geometry = call.unit.geometry();
@@ -144,10 +182,10 @@ fn block_limits(call: &Call, data: &mut Writer) {
     data.u32_be(0).u32_be(0);
 }
 
-/// Block device characteristics (SBC-3 6.5.2): not rotating; FUAB: FUA is obeyed; WABEREQ 10b, WACEREQ 01b: after sanitize blocks
-/// read as zeros.
+/// Block device characteristics (SBC-3 6.5.2): not rotating; FUAB: FUA is obeyed; WABEREQ and WACEREQ 01b: after sanitize blocks can be
+/// read.
 fn characteristics(_: &Call, data: &mut Writer) {
-    data.u16_be(1).u8(0).u8(0x90).u8(0x02).zeros(55);
+    data.u16_be(1).u8(0).u8(0x50).u8(0x02).zeros(55);
 }
 
 /// Logical block provisioning (SBC-3 6.5.4): LBPU, LBPWS, LBPWS10, LBPRZ; thin.
