@@ -4,6 +4,8 @@ pub mod channel;
 pub mod input;
 pub mod payload;
 pub mod socket;
+#[cfg(test)]
+pub mod testing;
 pub mod tls;
 
 use block::{BlockDevice, Geometry};

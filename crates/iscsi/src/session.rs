@@ -108,7 +108,8 @@ pub struct Execute<T> {
 #[derive(Debug)]
 pub enum Next<T> {
     /// To be shown to the device server; what that wants goes to [`Session::gather`].
-    Command { tag: Tag, lun: [u8; 8], cdb: Cdb, attribute: Attribute },
+    /// `offered`: bytes of data-out that the initiator has for it.
+    Command { tag: Tag, lun: [u8; 8], cdb: Cdb, attribute: Attribute, offered: u32 },
     /// To be executed.
     Execute(Execute<T>),
     /// To be done by the device server; the outcome goes to [`Session::managed`].

@@ -92,6 +92,7 @@ fn a_file_sets_everything() {
             }),
             connections_max: 7,
         },
+        iscsi: Config::defaults().iscsi,
         engine: EngineConfig {
             group_bytes: 16 * MIB,
             checkpoint_interval_bytes: 256 * MIB,

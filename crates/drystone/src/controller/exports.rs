@@ -75,6 +75,6 @@ impl Attach for AttachHere {
 }
 
 /// The shard's number is in the upper six bits of the id's counter.
-fn shard_of(id: VdiskId) -> u16 {
+pub(super) fn shard_of(id: VdiskId) -> u16 {
     (id.counter() >> 26) as u16
 }

@@ -1,6 +1,7 @@
 //! The vDisks as the iSCSI server sees them.
 
-use super::exports::{AttachHere, Exported};
+use super::exports::{AttachHere, Exported, shard_of};
+use super::shards::here;
 use crate::frontend::{Attach, Attached};
 use crate::iscsi::{FoundTarget, Targets, Unit, Units};
 use base::VdiskId;
@@ -37,6 +38,11 @@ impl Attach for Here {
 }
 
 impl Units for Here {
+    fn exists(&self, key: u64) -> bool {
+        let Some(id) = VdiskId::from_raw(key) else { return false };
+        here(shard_of(id)).is_some_and(|shard| shard.records().iter().any(|record| record.id == id))
+    }
+
     fn unit(&self, key: u64) -> LocalFuture<block::Result<Unit>> {
         let host = Rc::new(Host(self.0.clone()));
         Box::pin(async move {

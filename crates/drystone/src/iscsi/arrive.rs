@@ -34,10 +34,10 @@ impl Parted {
         };
         let unit = async {
             let attached = attached?;
-            let target = units::target(found.found.key, attached.device.clone(), &*units).await?;
-            block::Result::Ok((attached, target))
+            let used = units::target(found.found.key, attached.device.clone(), &*units).await?;
+            block::Result::Ok((attached, used))
         };
-        let (attached, target) = match unit.await {
+        let (attached, used) = match unit.await {
             Ok(ready) => ready,
             Err(error) => {
                 warn!(%peer, vdisk, %error, "a vDisk could not be attached");
@@ -63,7 +63,7 @@ impl Parted {
         let key = found.found.key;
         let others = shared.sessions.clone();
         let served = Served {
-            nexus: target.nexus(&port, about.portal.group),
+            nexus: used.target.nexus(&port, about.portal.group),
             own,
             listed,
             part: Part::join(shared.worker_payload_bytes),
@@ -74,7 +74,7 @@ impl Parted {
                 let _ = stop.wait_for(|stop| *stop).await;
             }),
             end_others: Box::new(move || others.end_all_of(key)),
-            hold: Box::new((attached.hold, target)),
+            hold: Box::new((used, attached.hold)),
         };
         match connection::serve(channel, session, out, unread, served).await {
             End::Silent(why) | End::Broken(why) => {

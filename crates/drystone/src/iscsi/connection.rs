@@ -270,9 +270,10 @@ impl Connection {
                 break Some(Received::Some);
             }
             match self.session.next(&mut rest, &mut self.out) {
-                Next::Command { tag, lun, cdb, attribute } => {
+                Next::Command { tag, lun, cdb, attribute, offered } => {
                     *commands -= 1;
-                    let command = Command { tag: tag.number(), lun, cdb: cdb.as_slice(), attribute };
+                    let (number, cdb) = (tag.number(), cdb.as_slice());
+                    let command = Command { tag: number, lun, cdb, attribute, data_out_offered: offered };
                     let task = self.nexus.start(command);
                     let wanted = task.data_out_bytes();
                     if let Some(execute) = self.session.gather(tag, wanted, task, &mut self.out) {

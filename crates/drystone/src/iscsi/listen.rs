@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 /// An initiator that needs longer is none; a login takes milliseconds, and its pauses are ours.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
+const UNPROVEN_PAUSE: Duration = Duration::from_secs(2);
 /// How long sessions may take to end after the stop: the time to log out, the grace for the last answers, and the
 /// peer's close.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ pub struct Server {
     connections_max: usize,
     pub(super) login_timeout: Duration,
     pub(super) timeouts: Timeouts,
+    /// Before an initiator hears that its proof was wrong: guessing is slow.
+    pub(super) unproven_pause: Duration,
     /// Memory for commands under way on each worker.
     worker_payload_bytes: u64,
 }
@@ -47,6 +50,7 @@ pub(super) struct Shared {
     pub allow_open: bool,
     pub login_timeout: Duration,
     pub timeouts: Timeouts,
+    pub unproven_pause: Duration,
     pub worker_payload_bytes: u64,
     /// Becomes true when every connection is to end.
     pub stop: watch::Receiver<bool>,
@@ -70,6 +74,7 @@ impl Server {
             connections_max: config.connections_max as usize,
             login_timeout: LOGIN_TIMEOUT,
             timeouts: Timeouts::default(),
+            unproven_pause: UNPROVEN_PAUSE,
             worker_payload_bytes,
         })
     }
@@ -97,6 +102,7 @@ impl Server {
             allow_open: self.allow_open,
             login_timeout: self.login_timeout,
             timeouts: self.timeouts,
+            unproven_pause: self.unproven_pause,
             worker_payload_bytes: self.worker_payload_bytes,
             stop: stopped,
         });

@@ -10,15 +10,12 @@ use iscsi::{Chosen, Entropy, Limits, Login, Next, Scope, Session, Step};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 use world::LocalFuture;
 
 /// What is read at once. Login requests are hundreds of bytes.
 const READ_BYTES: usize = 4096;
-/// Pause before an initiator hears that its proof was wrong: guessing is slow.
-const UNPROVEN_PAUSE: Duration = Duration::from_secs(2);
 
 /// A connection that has not logged in yet.
 pub(super) struct Client {
@@ -90,7 +87,7 @@ impl Client {
             }
             Ok(Ok(Ended::Unproven(why))) => {
                 warn!(%peer, initiator = self.login.initiator().name, why, "an iSCSI initiator was not let in");
-                tokio::time::sleep(UNPROVEN_PAUSE).await;
+                tokio::time::sleep(shared.unproven_pause).await;
                 // What it is told does not matter any more if it has gone.
                 let _ = self.channel.write(&mut self.out).await;
                 self.channel.close().await;

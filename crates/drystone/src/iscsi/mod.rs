@@ -39,3 +39,6 @@ impl Default for Timeouts {
         Timeouts { ping_after: half_a_minute, pong_within: Duration::from_secs(15), stuck_after: half_a_minute }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,8 @@ pub trait Units: Attach {
     /// What belongs to the logical unit of a vDisk. Asked once for all connections that share the unit, after one of
     /// them was attached.
     fn unit(&self, key: u64) -> LocalFuture<block::Result<Unit>>;
+    /// Whether the vDisk still exists: what is remembered of one that was deleted is forgotten.
+    fn exists(&self, key: u64) -> bool;
 }
 
 /// What a logical unit has besides its blocks.

@@ -14,21 +14,37 @@ struct Slot {
     /// Held while the unit is made, so that it is made once.
     making: Mutex<()>,
     unit: RefCell<Weak<LogicalUnit>>,
+    /// Set while something of the unit has to outlive its sessions: persistent registrations.
+    kept: RefCell<Option<Rc<LogicalUnit>>>,
 }
 
 thread_local! {
     static HERE: RefCell<BTreeMap<u64, Rc<Slot>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// The target of this vDisk on this worker, with the vDisk as LUN 0. To be dropped with the session.
-pub(super) async fn target(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<Rc<Target>> {
+/// A session's use of a vDisk's unit.
+pub(super) struct Used {
+    pub target: Rc<Target>,
+    unit: Rc<LogicalUnit>,
+    slot: Rc<Slot>,
+}
+
+impl Drop for Used {
+    fn drop(&mut self) {
+        let kept = (!self.unit.is_as_new()).then(|| self.unit.clone());
+        *self.slot.kept.borrow_mut() = kept;
+    }
+}
+
+/// The target of this vDisk on this worker, with the vDisk as LUN 0. To be dropped after the session's nexus.
+pub(super) async fn target(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<Used> {
     let slot = HERE.with_borrow_mut(|slots| {
-        // Nobody holds what is gone; there are never more slots than vDisks with sessions.
-        slots
-            .retain(|other, slot| *other == key || Rc::strong_count(slot) > 1 || slot.unit.borrow().strong_count() > 0);
+        // There are never more slots than vDisks that have sessions, or have something that outlives them.
+        let used = |slot: &Rc<Slot>| Rc::strong_count(slot) > 1;
+        slots.retain(|other, slot| used(slot) || slot.kept.borrow().is_some() && units.exists(*other));
         slots.entry(key).or_default().clone()
     });
-    let _making = slot.making.lock().await;
+    let making = slot.making.lock().await;
     let there = slot.unit.borrow().upgrade();
     let unit = match there {
         Some(unit) => unit,
@@ -41,5 +57,6 @@ pub(super) async fn target(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Un
             unit
         }
     };
-    Ok(Target::new(BTreeMap::from([(0, unit)])))
+    drop(making);
+    Ok(Used { target: Target::new(BTreeMap::from([(0, unit.clone())])), unit, slot })
 }

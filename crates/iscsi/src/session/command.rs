@@ -88,7 +88,8 @@ impl<T> Session<T> {
             task.held = expected;
             let Stage::Waiting(waiting) = std::mem::replace(&mut task.stage, Stage::Shown) else { continue };
             let Waiting { cdb, attribute } = *waiting;
-            return Some(Next::Command { tag: Tag { task: number, serial }, lun: task.lun, cdb, attribute });
+            let offered = if task.writes { task.expected } else { 0 };
+            return Some(Next::Command { tag: Tag { task: number, serial }, lun: task.lun, cdb, attribute, offered });
         }
     }
 

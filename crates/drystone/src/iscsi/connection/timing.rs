@@ -58,3 +58,6 @@ impl Timing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
