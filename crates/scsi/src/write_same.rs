@@ -5,7 +5,7 @@ mod tests;
 
 use crate::call::{Call, Good, Ran, failed};
 use crate::fault::Fault;
-use crate::medium::{self, PIECE_BYTES};
+use crate::medium;
 use crate::range;
 use crate::sense::{Code, Condition};
 use crate::write;
@@ -58,9 +58,10 @@ pub(crate) fn execute(call: &Call, data: Bytes) -> Completion<Ran> {
 
 /// Writes a pattern of a whole number of sectors over and over.
 pub(crate) async fn repeat(call: &Call, offset: u64, len: u64, block: &[u8], fua: bool) -> Result<(), Fault> {
-    let count = (PIECE_BYTES as usize / block.len()).min((len as usize).div_ceil(block.len()));
+    let piece_bytes = medium::piece_bytes(&call.unit.geometry());
+    let count = (piece_bytes as usize / block.len()).min((len as usize).div_ceil(block.len()));
     let pattern = Bytes::from(block.repeat(count));
-    for (offset, len) in medium::pieces(offset, len, PIECE_BYTES) {
+    for (offset, len) in medium::pieces(offset, len, piece_bytes) {
         let data = pattern.slice(..len as usize);
         call.request(Request::Write { offset, data, fua }, offset).await?;
     }
