@@ -16,6 +16,7 @@ use crate::disk::Crash;
 use crate::engine::{Engine, Node, VdiskInfo};
 use crate::rng::{Chance, Rng};
 use block::{BlockDevice, Result};
+use bytes::Bytes;
 use device::Device;
 use network::Weather;
 use std::cell::RefCell;
@@ -111,6 +112,9 @@ impl Node for Reached {
     }
     fn set_read_only(&self, id: u64, read_only: bool) -> LocalFuture<Result<()>> {
         self.node.set_read_only(id, read_only)
+    }
+    fn set_note(&self, id: u64, kind: u8, bytes: Bytes) -> LocalFuture<Result<()>> {
+        self.node.set_note(id, kind, bytes)
     }
     fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
         self.node.delete(id)

@@ -40,6 +40,9 @@ impl scsi::Host for Host {
     fn open(&self, _designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>> {
         Completion::Ready(None)
     }
+    fn sleep(&self, duration_ns: u64) -> LocalFuture<()> {
+        self.0.clock.sleep(duration_ns)
+    }
     fn spawn(&self, task: LocalFuture<()>) {
         self.0.spawn.spawn(task);
     }

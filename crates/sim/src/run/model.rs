@@ -133,7 +133,9 @@ impl Model {
             Kind::ReadOnly => {
                 // A request from before the switch back may still be answered after it.
                 let by_user = self.entries[index].may_be_read_only() || slot.is_busy || slot.was_switched;
-                changes && (by_user || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
+                // Over iSCSI a vDisk that goes away looks write-protected before it looks gone.
+                let leaves = self.profile.over_iscsi && (slot.is_closing || self.shutting_down);
+                changes && (by_user || leaves || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
             }
             Kind::Unavailable => {
                 // A lost connection takes the answers with it.
