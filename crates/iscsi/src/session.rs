@@ -31,7 +31,8 @@ use receive::Receiver;
 use scsi::{Attribute, Function};
 use std::collections::{BTreeMap, VecDeque};
 
-/// What one session may have under way.
+/// What one session may have under way. Besides that it may hold what an initiator sends unasked with commands that wait
+/// for room: a window of first bursts, 8 MiB with the defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The command window: commands with a number that are not answered. Never changed downwards while the session lives.

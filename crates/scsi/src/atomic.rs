@@ -33,7 +33,12 @@ pub(crate) fn check_compare(call: &Call) -> Result<u32, Fault> {
     if range.blocks > limits::compare_blocks_max(&call.unit.geometry()).into() {
         return Err(Condition::cdb(13).into());
     }
-    offers_all(call, 2 * range.bytes(call.sector_bytes()))
+    let bytes = 2 * range.bytes(call.sector_bytes());
+    // One byte counts the blocks: an amount that disagrees with it is most likely a number that did not fit.
+    if u64::from(call.offered) != bytes {
+        return Err(Condition::cdb(13).into());
+    }
+    Ok(bytes as u32)
 }
 
 pub(crate) fn compare(call: &Call, data: Bytes) -> Completion<Ran> {

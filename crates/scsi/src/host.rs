@@ -15,6 +15,9 @@ pub trait Host {
     /// header), for third-party copies; `None`: not here. [`crate::Identity::matches`] compares.
     fn open(&self, designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>>;
 
+    /// Completes `duration_ns` from now, not before: what goes on in the background leaves the device to others in between.
+    fn sleep(&self, duration_ns: u64) -> LocalFuture<()>;
+
     /// Runs what goes on after its command was answered, or whose command nobody waits for any more, until it ends.
     fn spawn(&self, task: LocalFuture<()>);
 }

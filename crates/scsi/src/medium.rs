@@ -4,10 +4,16 @@
 use crate::call::Call;
 use crate::fault::Fault;
 use crate::sense::{Code, Condition, Key};
-use block::{Reply, Request, Segment};
+use block::{Geometry, Reply, Request, Segment};
 
 /// What a disk moves at its full speed; a command that is aborted goes on for that long at most.
-pub(crate) const PIECE_BYTES: u32 = 1 << 20;
+const PIECE_BYTES: u32 = 1 << 20;
+
+/// How much is moved at once: a power of two, so that it is whole blocks.
+pub(crate) fn piece_bytes(geometry: &Geometry) -> u32 {
+    let most = geometry.transfer_bytes_max.max(geometry.sector_bytes);
+    PIECE_BYTES.min(1 << most.ilog2())
+}
 
 /// Offsets and lengths that make up a range.
 pub(crate) fn pieces(offset: u64, len: u64, piece_bytes: u32) -> impl Iterator<Item = (u64, u32)> {
@@ -27,7 +33,7 @@ pub(crate) async fn read(call: &Call, offset: u64, len: u32) -> Result<Vec<Segme
 
 /// Whether all of it can be read; the data goes nowhere.
 pub(crate) async fn verify(call: &Call, offset: u64, len: u64) -> Result<(), Fault> {
-    for (offset, len) in pieces(offset, len, PIECE_BYTES) {
+    for (offset, len) in pieces(offset, len, piece_bytes(&call.unit.geometry())) {
         read(call, offset, len).await?;
     }
     Ok(())
@@ -35,7 +41,7 @@ pub(crate) async fn verify(call: &Call, offset: u64, len: u64) -> Result<(), Fau
 
 /// MISCOMPARE with the offset of the first byte that differs from `expected`.
 pub(crate) async fn compare(call: &Call, offset: u64, expected: &[u8]) -> Result<(), Fault> {
-    for (at, len) in pieces(offset, expected.len() as u64, PIECE_BYTES) {
+    for (at, len) in pieces(offset, expected.len() as u64, piece_bytes(&call.unit.geometry())) {
         let start = (at - offset) as usize;
         let piece = expected.get(start..start + len as usize).expect("pieces lie inside");
         let data = read(call, at, len).await?;
@@ -49,8 +55,9 @@ pub(crate) async fn compare(call: &Call, offset: u64, expected: &[u8]) -> Result
 /// The same with one block that all of the range has to hold.
 pub(crate) async fn compare_repeated(call: &Call, offset: u64, len: u64, block: &[u8]) -> Result<(), Fault> {
     // A whole number of blocks: both are powers of two, and a block is the smaller one.
-    let expected = block.repeat((PIECE_BYTES as usize / block.len()).min((len as usize).div_ceil(block.len())));
-    for (at, len) in pieces(offset, len, PIECE_BYTES) {
+    let expected = block
+        .repeat((piece_bytes(&call.unit.geometry()) as usize / block.len()).min((len as usize).div_ceil(block.len())));
+    for (at, len) in pieces(offset, len, piece_bytes(&call.unit.geometry())) {
         let data = read(call, at, len).await?;
         let expected = expected.get(..len as usize).expect("no piece is longer than the first");
         if let Some(differs) = first_difference(&data, expected) {

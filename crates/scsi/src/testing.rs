@@ -203,6 +203,9 @@ impl Host for Keeper {
         let found = others.iter().find(|(identity, _)| identity.matches(designator));
         Completion::Ready(found.map(|(_, memory)| Rc::new(Handle(memory.clone())) as Rc<dyn BlockDevice>))
     }
+    fn sleep(&self, _duration_ns: u64) -> LocalFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
     fn spawn(&self, task: LocalFuture<()>) {
         self.tasks.borrow_mut().push(task);
     }

@@ -3,10 +3,10 @@
 #[cfg(test)]
 mod tests;
 
-use crate::call::{Call, Good, Ran, failed, ready};
+use crate::call::{Call, Good, Ran, failed};
 use crate::fault::Fault;
-use crate::medium::{self, PIECE_BYTES};
-use crate::range::{self, Range, capacity_blocks};
+use crate::medium;
+use crate::range;
 use crate::sense::{Code, Condition};
 use crate::write;
 use block::{Request, WriteZeroes};
@@ -20,18 +20,13 @@ fn without_data(call: &Call) -> bool {
     call.cdb.opcode() == WRITE_SAME_16 && call.cdb.has::<1>(0x01)
 }
 
-/// No blocks: all from the address on (WSNZ is zero).
-fn written(call: &Call) -> Range {
-    let mut range = range::named(&call.cdb).range;
-    if range.blocks == 0 {
-        range.blocks = capacity_blocks(call).saturating_sub(range.lba);
-    }
-    range
-}
-
 pub(crate) fn check(call: &Call) -> Result<u32, Fault> {
     write::writable(call)?;
-    range::named(&call.cdb).inside(call)?;
+    let named = range::named(&call.cdb);
+    // WSNZ: no blocks do not mean all up to the end.
+    if named.inside(call)?.blocks == 0 {
+        return Err(Condition::cdb(named.blocks_at).into());
+    }
     if without_data(call) {
         return Ok(0);
     }
@@ -42,10 +37,7 @@ pub(crate) fn check(call: &Call) -> Result<u32, Fault> {
 }
 
 pub(crate) fn execute(call: &Call, data: Bytes) -> Completion<Ran> {
-    let range = written(call);
-    if range.blocks == 0 {
-        return ready(Good::NOTHING);
-    }
+    let range = range::named(&call.cdb).range;
     let sector_bytes = call.sector_bytes();
     let (offset, len) = (range.offset(sector_bytes), range.bytes(sector_bytes));
     let fua = !call.unit.mode.get().write_cache;
@@ -66,9 +58,10 @@ pub(crate) fn execute(call: &Call, data: Bytes) -> Completion<Ran> {
 
 /// Writes a pattern of a whole number of sectors over and over.
 pub(crate) async fn repeat(call: &Call, offset: u64, len: u64, block: &[u8], fua: bool) -> Result<(), Fault> {
-    let count = (PIECE_BYTES as usize / block.len()).min((len as usize).div_ceil(block.len()));
+    let piece_bytes = medium::piece_bytes(&call.unit.geometry());
+    let count = (piece_bytes as usize / block.len()).min((len as usize).div_ceil(block.len()));
     let pattern = Bytes::from(block.repeat(count));
-    for (offset, len) in medium::pieces(offset, len, PIECE_BYTES) {
+    for (offset, len) in medium::pieces(offset, len, piece_bytes) {
         let data = pattern.slice(..len as usize);
         call.request(Request::Write { offset, data, fua }, offset).await?;
     }

@@ -127,6 +127,10 @@ impl scsi::Host for Host {
         }
     }
 
+    fn sleep(&self, duration_ns: u64) -> LocalFuture<()> {
+        self.world.clock.sleep(duration_ns)
+    }
+
     fn spawn(&self, task: LocalFuture<()>) {
         self.world.spawn.spawn(task);
     }

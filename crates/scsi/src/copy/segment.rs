@@ -4,7 +4,7 @@ use super::list::{CopyList, Segment};
 use super::results::Progress;
 use crate::call::Call;
 use crate::fault::Fault;
-use crate::medium::{self, PIECE_BYTES};
+use crate::medium;
 use crate::sense::{Code, Condition, Key};
 use block::{BlockDevice, Reply, Request, WriteZeroes};
 use bytes::Bytes;
@@ -85,7 +85,9 @@ fn plan(segment: &Segment, source: &Place, destination: &Place) -> Option<Move> 
 }
 
 async fn run(call: &Call, source: &Place, destination: &Place, whole: &Move, failed: Fault) -> Result<(), Fault> {
-    let mut pieces: Vec<(u64, u32)> = medium::pieces(0, whole.len, PIECE_BYTES).collect();
+    let piece_bytes =
+        medium::piece_bytes(&source.device.geometry()).min(medium::piece_bytes(&destination.device.geometry()));
+    let mut pieces: Vec<(u64, u32)> = medium::pieces(0, whole.len, piece_bytes).collect();
     // Where the ranges overlap, the end of the source must not be overwritten before it was read.
     if source.designator == destination.designator && whole.from < whole.to {
         pieces.reverse();

@@ -168,8 +168,8 @@ fn block_limits(call: &Call, data: &mut Writer) {
     let geometry = call.unit.geometry();
     let blocks = |bytes: u32| bytes / geometry.sector_bytes;
     let granularity = blocks(limits::granularity_bytes(&geometry));
-    // WSNZ zero: WRITE SAME of no blocks means up to the end.
-    data.u8(0).u8(limits::compare_blocks_max(&geometry));
+    // WSNZ: WRITE SAME of no blocks is refused.
+    data.u8(0x01).u8(limits::compare_blocks_max(&geometry));
     data.u16_be(blocks(geometry.preferred_bytes) as u16).u32_be(blocks(geometry.transfer_bytes_max));
     data.u32_be(blocks(limits::optimal_transfer_bytes(&geometry))).u32_be(blocks(geometry.transfer_bytes_max));
     data.u32_be(limits::UNMAP_BLOCKS_MAX).u32_be(limits::UNMAP_DESCRIPTORS_MAX);

@@ -3,7 +3,7 @@
 use super::{Exit, Sanitize};
 use crate::call::Call;
 use crate::fault::{self, Fault};
-use crate::medium::{self, PIECE_BYTES};
+use crate::medium;
 use crate::saved;
 use crate::unit::LogicalUnit;
 use block::{Request, WriteZeroes};
@@ -13,6 +13,10 @@ use world::local::{OneshotReceiver, oneshot};
 
 /// Unmapping says after each of these how far it is.
 const ERASE_PIECE_BYTES: u32 = 1 << 30;
+
+/// How fast an overwrite goes at most: what it leaves behind has to be reclaimed while it goes on, and other vDisks of the shard
+/// want their share. A tebibyte takes an hour and a quarter, as on a fast hard disk; twice as fast would leave half as much to the others.
+const OVERWRITE_BYTES_PER_SECOND: u64 = 256 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Plan {
@@ -116,15 +120,17 @@ async fn erase(unit: &LogicalUnit) -> block::Result<()> {
 }
 
 async fn overwrite(unit: &LogicalUnit, block: &Bytes, invert: bool, passes: u8) -> block::Result<()> {
-    let size_bytes = unit.device.geometry().size_bytes;
+    let geometry = unit.device.geometry();
+    let (size_bytes, piece_bytes) = (geometry.size_bytes, medium::piece_bytes(&geometry));
     let total = size_bytes * u64::from(passes);
     for pass in 0..passes {
         let complement = invert && pass % 2 == 1;
         let block: Vec<u8> = block.iter().map(|byte| if complement { !byte } else { *byte }).collect();
-        let pattern = Bytes::from(block.repeat(PIECE_BYTES as usize / block.len()));
-        for (offset, len) in medium::pieces(0, size_bytes, PIECE_BYTES) {
+        let pattern = Bytes::from(block.repeat(piece_bytes as usize / block.len()));
+        for (offset, len) in medium::pieces(0, size_bytes, piece_bytes) {
             let data = pattern.slice(..len as usize);
             unit.device.submit(Request::Write { offset, data, fua: false }).await?;
+            unit.host.sleep(u64::from(len) * 1_000_000_000 / OVERWRITE_BYTES_PER_SECOND).await;
             progress(unit, u64::from(pass) * size_bytes + offset + u64::from(len), total);
         }
         unit.device.submit(Request::Flush).await?;

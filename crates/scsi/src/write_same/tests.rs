@@ -37,13 +37,16 @@ fn zeros_are_one_request_and_other_data_is_written() {
 }
 
 #[test]
-fn no_blocks_are_all_up_to_the_end() {
+fn no_blocks_are_refused() {
     let bench = Bench::new();
     let initiator = bench.initiator("iqn.a,i,0x1");
-    initiator.good(&[0x41, 0, 0, 0, 7, 0xfd, 0, 0, 0, 0], &[9; 512]);
-    let content = bench.memory.content.borrow();
-    assert!(content[0x7fd * 512..].iter().all(|byte| *byte == 9));
-    assert_eq!(content[0x7fd * 512 - 1], 0);
+    for (cdb, byte) in
+        [(&[0x41, 0, 0, 0, 0, 1, 0, 0, 0, 0][..], 7), (&[0x93, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], 10)]
+    {
+        let sense = initiator.check(cdb, &[9; 512]);
+        assert_eq!((sense.asc, &sense.bytes[15..18]), (0x24, &[0xc0, 0, byte][..]));
+    }
+    assert_eq!(initiator.good(&[0x12, 1, 0xb0, 0, 64, 0], &[])[4], 1);
 }
 
 #[test]

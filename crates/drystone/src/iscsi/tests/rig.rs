@@ -69,6 +69,9 @@ impl scsi::Host for Host {
     fn open(&self, _designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>> {
         Completion::Ready(None)
     }
+    fn sleep(&self, _duration_ns: u64) -> LocalFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
     fn spawn(&self, task: LocalFuture<()>) {
         tokio::task::spawn_local(task);
     }
