@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-/// Longest request of the load, sectors: 256 KiB.
+/// Longest request of any length, sectors: 256 KiB.
 const SECTORS_MAX: u64 = 512;
+/// Large requests of whole pages, in pages: 256 KiB, from where they go past the page cache, to 1 MiB.
+const LARGE_PAGES: (u64, u64) = (64, 256);
+const PAGE_SECTORS: u64 = 8;
 /// Requests under way on one connection.
 const DEPTH: usize = 8;
 /// Bytes read at once when a whole vDisk is checked.
@@ -204,13 +207,17 @@ impl Worker {
         }
     }
 
-    /// Mostly small, some up to the maximum.
+    /// Mostly small, some large.
     fn range(&mut self) -> (u64, u64) {
         let sectors = self.target.state().journal.sectors();
         let longest = match self.random.below(10) {
             0..=4 => 8,
             5..=7 => 64,
-            _ => SECTORS_MAX,
+            8 => SECTORS_MAX,
+            _ => {
+                let count = self.random.between(LARGE_PAGES.0, LARGE_PAGES.1) * PAGE_SECTORS;
+                return (self.random.below(sectors - count) / PAGE_SECTORS * PAGE_SECTORS, count);
+            }
         };
         let count = self.random.between(1, longest);
         let first = self.random.below(sectors - count);

@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::ring::{Descriptors, Ring};
+use crate::ring::{Descriptors, Operation, Ring};
 use base::AlignedBuffer;
 use base::buffer::ALIGN;
 use bytes::{Buf, Bytes};
@@ -16,6 +16,10 @@ use std::rc::Rc;
 /// Parts handed to one pwritev. The kernel takes 1,024; 64 blocks are 256 KiB, where the call's own cost is gone in that
 /// of the copy, and the array stays small on the stack.
 const PARTS_PER_WRITE: usize = 64;
+
+/// A direct write is handed to the disk in parts of this much, side by side: one request of 1 MiB at a time leaves a disk
+/// idle between two (1.6 GB/s where several reach 3.1).
+const DIRECT_PART_BYTES: usize = 256 << 10;
 
 /// One or more pwritev until all parts are written; an error may leave any part of them in the file.
 pub(crate) fn write_all(file: impl AsFd, offset: u64, parts: &[Bytes]) -> std::result::Result<(), Errno> {
@@ -90,7 +94,8 @@ pub(crate) fn write_behind(
 }
 
 /// Past the page cache, from where `parts` lie where that is aligned, and from a copy of the others. Whatever the file
-/// system does not take that way goes through the page cache. Offset and length in sum are multiples of 4 KiB.
+/// system does not take that way goes through the page cache. Offset and length in sum are multiples of 4 KiB. Ends when no
+/// part is under way any more; after an error any of it may be in the file.
 pub(crate) fn write_direct(
     ring: &Rc<Ring>,
     file: &Rc<Descriptors>,
@@ -98,26 +103,67 @@ pub(crate) fn write_direct(
     parts: &[Bytes],
 ) -> impl Future<Output = std::result::Result<(), Errno>> + use<> {
     let (ring, file) = (ring.clone(), file.clone());
-    let operation = ring.write_direct(&file, offset, aligned(parts));
-    async move {
-        let outcome = operation.await;
-        let mut parts = outcome.resources.into_written();
-        let written = match outcome.result {
-            Ok(written) => written,
-            Err(Errno::INTR | Errno::AGAIN) => 0,
-            Err(Errno::INVAL) => {
-                // Some file systems open with O_DIRECT and then want an alignment that 4 KiB is not.
-                file.direct_write_refused.set(true);
-                0
-            }
-            Err(errno) => return Err(errno),
-        };
-        drop_front(&mut parts, written as usize);
-        if parts.is_empty() {
-            return Ok(());
-        }
-        write_behind(&ring, &file, offset + u64::from(written), &parts).await
+    let mut begun = Vec::new();
+    let mut at = offset;
+    for part in side_by_side(aligned(parts)) {
+        let len: usize = part.iter().map(Bytes::len).sum();
+        begun.push((at, ring.write_direct(&file, at, part)));
+        at += len as u64;
     }
+    async move {
+        let mut result = Ok(());
+        for (offset, operation) in begun {
+            let ended = end_direct(&ring, &file, offset, operation).await;
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+/// Waits for one part, and sees to what the file system did not take.
+async fn end_direct(
+    ring: &Rc<Ring>,
+    file: &Rc<Descriptors>,
+    offset: u64,
+    operation: Operation,
+) -> std::result::Result<(), Errno> {
+    let outcome = operation.await;
+    let mut parts = outcome.resources.into_written();
+    let written = match outcome.result {
+        Ok(written) => written,
+        Err(Errno::INTR | Errno::AGAIN) => 0,
+        Err(Errno::INVAL) => {
+            // Some file systems open with O_DIRECT and then want an alignment that 4 KiB is not.
+            file.direct_write_refused.set(true);
+            0
+        }
+        Err(errno) => return Err(errno),
+    };
+    drop_front(&mut parts, written as usize);
+    if parts.is_empty() {
+        return Ok(());
+    }
+    write_behind(ring, file, offset + u64::from(written), &parts).await
+}
+
+/// Cuts aligned parts into writes of [`DIRECT_PART_BYTES`] or little more; none but an only one is smaller.
+fn side_by_side(parts: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+    let mut left: usize = parts.iter().map(Bytes::len).sum();
+    let mut writes = vec![Vec::new()];
+    let mut room = DIRECT_PART_BYTES;
+    for mut part in parts {
+        while !part.is_empty() {
+            if room == 0 && left >= DIRECT_PART_BYTES {
+                writes.push(Vec::new());
+                room = DIRECT_PART_BYTES;
+            }
+            let now = if left < DIRECT_PART_BYTES || room == 0 { part.len() } else { part.len().min(room) };
+            writes.last_mut().expect("there is one at least").push(part.split_to(now));
+            left -= now;
+            room = room.saturating_sub(now);
+        }
+    }
+    writes
 }
 
 /// Bytes of `parts` that [`write_direct`] would copy.

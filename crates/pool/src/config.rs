@@ -22,8 +22,9 @@ pub struct PoolConfig {
     /// Freed slots keep their blocks up to this many bytes, since written space is faster to write and to sync than fresh
     /// space.
     pub recycled_bytes_max: u64,
-    /// As long as they are used again they keep more: up to this part of all that the pool takes. What a look at them
-    /// (every half minute) finds unused since the one before goes back to the disk.
+    /// As long as they are used again they keep more: as much as groups in use took not long ago, so that the pool takes no
+    /// more of the disk by it, and up to this part of all that it takes. What a look at them (every half minute) finds
+    /// unused since the one before goes back to the disk.
     pub recycled_percent_busy: u64,
     /// Allocated in advance and given up, piece by piece, when there is no other room to make room. 0: no reserve.
     pub ballast_bytes: u64,
@@ -37,7 +38,7 @@ impl Default for PoolConfig {
             group_size: 64 << 20,
             slots_per_slab_max: 1024,
             recycled_bytes_max: 256 << 20,
-            recycled_percent_busy: 7,
+            recycled_percent_busy: 20,
             ballast_bytes: 64 << 20,
             capacity_bytes: None,
         }

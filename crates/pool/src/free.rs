@@ -60,9 +60,10 @@ impl Pool {
         let Blocks { charged, allocated_to, written_to } = group.blocks.get();
         let (_, recycled_bytes) = self.recycled();
         let whole_to = group.hole_at.get().min(allocated_to);
-        let busy_max = self.space.charged_bytes() / 100 * self.config.recycled_percent_busy;
-        let max = self.config.recycled_bytes_max.max(busy_max);
-        let fits = recycled_bytes + u64::from(charged) <= max;
+        let (all, kept) = (self.space.charged_bytes(), recycled_bytes + u64::from(charged));
+        let was_needed = all <= self.space.in_use_high(all.saturating_sub(recycled_bytes));
+        let fits = kept <= self.config.recycled_bytes_max
+            || was_needed && kept <= all / 100 * self.config.recycled_percent_busy;
         let keep = Blocks { charged, allocated_to: whole_to, written_to: written_to.min(whole_to) };
         (fits && u64::from(whole_to) * 2 >= u64::from(charged) && charged > 0).then_some(keep)
     }

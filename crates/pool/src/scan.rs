@@ -74,11 +74,12 @@ pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max
         let name = id.file_name();
         let file = disk.open(&name).await.map_err(|e| Error::from_disk(format!("cannot open {name}"), e))?;
         let expected = SlabHeader { slab: id, disk: superblock.identity.disk, group_size: superblock.group_size };
-        match check_slab(&file, expected).await? {
+        let verdict = check_slab(&file, expected).await?;
+        if !clean && !matches!(verdict, Verdict::LeaveAlone(_)) {
+            outwait(&file, superblock.group_size).await;
+        }
+        match verdict {
             Verdict::Use => {
-                if !clean {
-                    outwait(&file, superblock.group_size).await;
-                }
                 scan_slots(&mut scan, id, file, superblock.group_size, slots_max, false).await?;
             }
             Verdict::Retire(reason) => {
@@ -92,12 +93,12 @@ pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max
 }
 
 /// A killed process leaves its lock before the device has finished its last direct writes, and they must not arrive after
-/// what this start finds. Linux has file systems wait for them before a punch; this one is of bytes that are never used.
-/// Best effort: where nothing can be punched it is a matter of the milliseconds that a device takes.
+/// what this start finds. Linux has file systems wait for them before space is given; this one asks for the page of the
+/// header, which is there, so that nothing changes whatever the file holds. Best effort: where no space can be asked for it
+/// is a matter of the milliseconds that a device takes.
 async fn outwait(file: &Rc<dyn File>, group_size: u32) {
-    let unused = 2 * u64::from(HEADER_PAGE);
-    if u64::from(slots_start(group_size)) >= unused + u64::from(HEADER_PAGE)
-        && let Err(error) = file.punch(unused, HEADER_PAGE.into()).await
+    if file.size_bytes() > u64::from(slots_start(group_size))
+        && let Err(error) = file.allocate(0, HEADER_PAGE.into()).await
     {
         tracing::debug!(%error, "the writes of the process before cannot be waited for");
     }

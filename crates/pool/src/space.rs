@@ -32,6 +32,8 @@ pub(crate) struct Space {
     capacity_bytes: Option<u64>,
     /// The least that free slots kept since the last look: what nobody needed meanwhile.
     pub recycled_low: Cell<u64>,
+    /// The most that groups in use took since the last look, and between that and the one before.
+    in_use_high: Cell<(u64, u64)>,
     pub ballast: Ballast,
     /// Making room is one task's work at a time, or two would give up what one needs.
     turn: Rc<Semaphore>,
@@ -40,8 +42,9 @@ pub(crate) struct Space {
 impl Space {
     pub fn new(ballast: Ballast, capacity_bytes: Option<u64>, charged_bytes: u64) -> Self {
         let (refused_until, charged_bytes) = (Cell::default(), Cell::new(charged_bytes));
-        let recycled_low = Cell::default();
-        Space { refused_until, charged_bytes, capacity_bytes, recycled_low, ballast, turn: Semaphore::new(1) }
+        let (recycled_low, in_use_high) = (Cell::default(), Cell::default());
+        let turn = Semaphore::new(1);
+        Space { refused_until, charged_bytes, capacity_bytes, recycled_low, in_use_high, ballast, turn }
     }
 
     pub fn charged_bytes(&self) -> u64 {
@@ -85,6 +88,18 @@ impl Space {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The most that groups in use took in the last minute or so, with what they take now.
+    pub fn in_use_high(&self, now_bytes: u64) -> u64 {
+        let (since, before) = self.in_use_high.get();
+        self.in_use_high.set((since.max(now_bytes), before));
+        since.max(now_bytes).max(before)
+    }
+
+    fn look_at_use(&self, now_bytes: u64) {
+        let (since, _) = self.in_use_high.get();
+        self.in_use_high.set((now_bytes, since));
     }
 
     /// What the ballast may grow to without breaking the limit.
@@ -395,6 +410,8 @@ impl Pool {
                 break;
             }
         }
-        self.space.recycled_low.set(self.recycled().1);
+        let recycled = self.recycled().1;
+        self.space.recycled_low.set(recycled);
+        self.space.look_at_use(self.space.charged_bytes().saturating_sub(recycled));
     }
 }

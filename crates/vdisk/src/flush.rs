@@ -45,8 +45,8 @@ impl Vdisk {
             if let Health::Failed(reason) = self.health() {
                 return Err(Error::new(Kind::Io, reason));
             }
-            // An append under way may share a sector with what is to be synced: the sync would store that sector once
-            // without and later once with it, and a power loss in between must not take it.
+            // Where an append under way shares a page with what is to be synced, the sync would store that page once without
+            // it and later once with it, and a power loss in between must not take it.
             while self.appending.get() {
                 self.appended.notified().await;
             }

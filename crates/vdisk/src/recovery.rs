@@ -143,7 +143,7 @@ impl Vdisk {
     /// groups are freed already, so that no chain is left to recover.
     pub async fn find_tombstone(context: &Context, id: VdiskId, headers: &[GroupHeader]) -> Result<Option<GroupId>> {
         for header in headers {
-            let mut walk = GroupWalk::whole(context.pool.clone(), id, header.group, u32::MAX);
+            let mut walk = GroupWalk::headers(context.pool.clone(), id, header.group, u32::MAX);
             while let Step::Frame(walked) = walk.next().await? {
                 let is_control = walked.frame.kind == FrameKind::Control && walked.payload_is_whole();
                 let record =

@@ -164,7 +164,7 @@ pub struct Vdisk {
     pub(crate) queue: RefCell<Queue>,
     /// Rung when something was queued.
     pub(crate) queued: Notify,
-    /// An append is under way, and rung when it ends.
+    /// An append is under way in a page that holds other frames, and rung when any ends.
     pub(crate) appending: Cell<bool>,
     pub(crate) appended: Notify,
     /// The log task has ended: nothing is queued any more.

@@ -161,6 +161,36 @@ fn large_aligned_writes_go_past_the_page_cache() {
     });
 }
 
+/// What a start relies on that comes after a killed process.
+#[test]
+fn taking_space_that_is_there_waits_for_the_direct_writes_under_way() {
+    with_file(|disk, file| async move {
+        const LEN: usize = 128 << 20;
+        file.allocate(0, LEN as u64).await.expect("room");
+        file.sync().await.expect("synced");
+        let filled = |byte: u8| {
+            let mut buffer = AlignedBuffer::zeroed(1 << 20);
+            buffer.fill(byte);
+            buffer.into_bytes()
+        };
+        let other = disk.open("file").await.expect("it is there");
+        for round in 1..6 {
+            let full = filled(round);
+            let write = |at: usize| file.write(at as u64, std::slice::from_ref(&full));
+            let mut writes: Vec<_> = (0..LEN).step_by(1 << 20).map(write).collect();
+            poll_once(&mut writes[0]).await;
+            tokio::task::yield_now().await;
+            // From another descriptor, as a process does that was started since.
+            other.allocate(0, 4096).await.expect("it is there already");
+            let end = other.read(LEN as u64 - 4096, 4096).await.expect("read");
+            assert!(end.iter().all(|&byte| byte == round), "round {round}: the last of them had not arrived");
+            for write in writes {
+                write.await.expect("written");
+            }
+        }
+    });
+}
+
 #[test]
 fn released_pages_leave_the_cache_and_reads_leave_none_there() {
     let directory = test_directory();

@@ -81,3 +81,24 @@ fn writes_beside_a_change_of_space_do_not_hold_the_worker_up() {
         assert!(matches!(file.write(0, &[pattern(1)]), Completion::Pending(_)));
     });
 }
+
+#[test]
+fn direct_writes_are_cut_into_parts_that_are_not_small() {
+    let check = |lens: &[usize], expect: &[usize]| {
+        let pages: usize = lens.iter().sum();
+        let all = pattern(pages * ALIGN);
+        let mut rest = all.clone();
+        let parts = lens.iter().map(|&len| rest.split_to(len * ALIGN)).collect();
+        let writes = side_by_side(parts);
+        let lens: Vec<usize> = writes.iter().map(|write| write.iter().map(Bytes::len).sum::<usize>() / ALIGN).collect();
+        assert_eq!(lens, expect, "{pages} pages");
+        assert!(writes.concat().concat() == all, "{pages} pages");
+    };
+    check(&[64], &[64]);
+    check(&[1, 64], &[65]);
+    check(&[1, 64, 64, 64, 64], &[64, 64, 64, 65]);
+    check(&[1, 256], &[64, 64, 64, 65]);
+    check(&[127], &[127]);
+    check(&[128], &[64, 64]);
+    check(&[40, 40, 40, 40], &[64, 96]);
+}

@@ -2,8 +2,9 @@
 
 use crate::machine::{Machine, manual};
 use crate::reclaim::{Step, step};
-use crate::tap::Fate;
+use crate::tap::{Fate, Verb, WAIT_NS};
 use base::units::{BLOCK, KIB, MIB};
+use bytes::Bytes;
 use sim::disk::{Crash, InFlight, Survival};
 use sim::rng::Rng;
 use std::cell::Cell;
@@ -247,4 +248,39 @@ fn a_crash_at_any_step_of_punching_loses_nothing() {
         }
     }
     assert!(died >= 8 * FRAMES, "{died}");
+}
+
+/// Large frames are under way for as long as the device takes. Writers that always have one more waiting would keep a
+/// flush of what is there already waiting for ever.
+#[test]
+fn a_flush_does_not_wait_for_large_writes_that_came_later() {
+    let mut config = manual();
+    config.pool.group_size = 16 * MIB as u32;
+    config.settings.frame_payload_bytes_max = 256 * KIB as u32;
+    let machine = Machine::with(config, 1);
+    let vdisk = machine.vdisk();
+    machine.write(&vdisk, 0, 1);
+    machine.tap.set_rule(|o| if o.verb == Verb::Write && o.len >= 256 * KIB { Fate::Waits } else { Fate::Happens });
+    let (stop, written) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+    for writer in 0..2 {
+        let (vdisk, stop, written) = (vdisk.clone(), stop.clone(), written.clone());
+        machine.spawn(async move {
+            while !stop.get() {
+                let data = Bytes::from(vec![7; 256 * KIB as usize]);
+                vdisk.write((1 + writer) * 256 * KIB, data).await.expect("room");
+                written.set(written.get() + 1);
+            }
+        });
+    }
+    // One is under way, another one waits.
+    machine.idle(WAIT_NS / 2);
+    machine.flush(&vdisk);
+    assert_eq!(written.get(), 0, "what was acknowledged is flushed beside them");
+    machine.idle(8 * WAIT_NS);
+    machine.flush(&vdisk);
+    assert!(written.get() >= 3);
+    stop.set(true);
+    machine.lose_power();
+    machine.open();
+    assert_eq!(machine.read(&machine.vdisk(), 0), 1);
 }

@@ -1,6 +1,8 @@
 //! Faults that were found by trying to lose data: each test failed once.
 
 use crate::machine::Machine;
+use crate::tap::Verb;
+use base::units::MIB;
 
 /// Frame 1 is the birth. Block `b` is written by frame `b + 2` with tag `b + 1`; all are flushed one by one.
 fn flushed(machine: &Machine, blocks: u64) {
@@ -208,4 +210,35 @@ fn a_deletion_that_freed_a_middle_group_does_not_bring_back_the_rest() {
     let shard = machine.open();
     machine.idle(1_000_000_000);
     assert_eq!(shard.records().len(), 0);
+}
+
+/// What they write must not arrive behind the back of a start that has read the place already.
+#[test]
+fn a_start_waits_for_writes_that_a_killed_process_left_under_way() {
+    for (header_is_damaged, clean) in [(false, false), (true, false), (false, true)] {
+        let machine = Machine::new();
+        flushed(&machine, 3);
+        if clean {
+            machine.close()
+        } else {
+            machine.kill()
+        }
+        if header_is_damaged {
+            machine.zero("slab-0000", 0, 64);
+            machine.zero("slab-0000", 2048, 64);
+        }
+        machine.tap.take();
+        machine.open();
+        let slots_start = u64::from(machine.config.pool.group_size).min(MIB);
+        let asked: Vec<_> = machine.tap.take().into_iter().filter(|o| &*o.file == "slab-0000").collect();
+        // Taking space that is there already is what waits for them, see the tests of metal.
+        let waits = asked.iter().position(|o| o.verb == Verb::Allocate && (o.offset, o.len) == (0, 4096));
+        let reads =
+            asked.iter().position(|o| o.verb == Verb::Read && o.offset >= slots_start).expect("it is looked at");
+        match clean {
+            true => assert_eq!(waits, None, "a process that ended has nothing under way"),
+            false => assert!(waits.is_some_and(|waits| waits < reads), "damaged: {header_is_damaged}: {asked:?}"),
+        }
+        assert_eq!(machine.reads(&machine.vdisk(), 0..3), [1, 2, 3]);
+    }
 }

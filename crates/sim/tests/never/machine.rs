@@ -141,6 +141,11 @@ impl Machine {
         self.attempt(future).expect("no rule lets the machine die here")
     }
 
+    /// Goes on beside what is asked for later, as long as the machine lives.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.executor.spawn(self.domain.get(), Box::pin(task));
+    }
+
     /// Lets time pass: everything that is due happens.
     pub fn idle(&self, ns: u64) {
         let clock = self.world().clock;

@@ -78,7 +78,7 @@ impl Vdisk {
         let header_len = frame::header_len(&frame.runs);
         // Behind the tail: up to 4 KiB of alignment.
         self.open_for(frame.len + BLOCK as u32, purpose).await?;
-        let (slab, completion) = {
+        let (slab, shares_page, completion) = {
             let mut state = self.state.borrow_mut();
             let state = &mut *state;
             let group = state.open.as_mut().expect("opened above");
@@ -92,9 +92,10 @@ impl Vdisk {
             let parts = gather(&mut frame, header_len, pieces);
             state.new_sector = false;
             let completion = group.append(offset, &parts, frame.len);
-            (group.slab(), completion)
+            (group.slab(), u64::from(offset) % BLOCK != 0, completion)
         };
-        self.appending.set(true);
+        // A large frame has pages of its own. It takes as long as the device does, and the next one may be waiting already.
+        self.appending.set(shares_page);
         let appended = completion.await;
         self.appending.set(false);
         self.appended.notify();

@@ -32,3 +32,9 @@ pub struct Position {
     pub chain: u32,
     pub sequence: Sequence,
 }
+
+impl Position {
+    pub(crate) fn behind(frame: &frame::Frame) -> Position {
+        Position { group: frame.group, end: frame.offset + frame.len, chain: frame.crc, sequence: frame.sequence }
+    }
+}

@@ -1,7 +1,7 @@
 //! Walking the frames of a group, as they lie on the disk.
 
 use super::Position;
-use super::frame::{self, Frame, NotAFrame};
+use super::frame::{self, Frame, FrameKind, NotAFrame};
 use crate::Result;
 use base::units::{BLOCK, round_up};
 use base::{GroupId, Sequence, VdiskId};
@@ -13,35 +13,37 @@ use world::Completion;
 
 /// Read from the disk at a time, and ahead of what is looked at.
 const WINDOW: u32 = 1 << 20;
-/// Windows ahead of what is looked at, in a log that is replayed and turned out to be long: enough to keep a disk busy.
-/// Groups that are looked through beside clients have one.
-const WINDOWS_AHEAD: usize = 4;
+/// Read where only the next header is wanted: the page that it begins in and one more.
+const HEADER_WINDOW: u32 = 8 << 10;
+/// A payload of this much that nobody needs is passed over. Reading 64 KiB takes a disk of 1 GB/s as long as it takes to
+/// answer another read; shorter frames are read through.
+const PASS_OVER_FROM: u32 = 64 << 10;
 /// The same near a place that cannot be read.
 const CAREFUL_WINDOW: u32 = 64 << 10;
 
-/// A frame with its payload at hand.
+/// A frame that was found on the disk.
 pub struct WalkedFrame {
     pub frame: Frame,
-    /// The whole frame, header included.
+    /// The whole frame, header included; nothing if its payload was passed over.
     pub bytes: Bytes,
 }
 
 impl WalkedFrame {
     pub fn position(&self) -> Position {
-        Position {
-            group: self.frame.group,
-            end: self.frame.offset + self.frame.len,
-            chain: self.frame.crc,
-            sequence: self.frame.sequence,
-        }
+        Position::behind(&self.frame)
     }
 
-    /// Payload of a run.
+    /// The payload was not read, since the walk was told that headers are enough.
+    pub fn is_passed_over(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Payload of a run. Panics if it was passed over.
     pub fn payload(&self, run: &frame::Run) -> Bytes {
         self.bytes.slice(run.payload_offset as usize..(run.payload_offset + run.payload_len) as usize)
     }
 
-    /// Every checksum of the payload holds.
+    /// Every checksum of the payload holds. Panics if it was passed over.
     pub fn payload_is_whole(&self) -> bool {
         self.frame.runs.iter().all(|run| {
             let payload = self.payload(run);
@@ -79,7 +81,12 @@ pub struct GroupWalk {
     ahead_end: u32,
     /// A window that was read ahead was needed.
     is_long: bool,
-    is_replay: bool,
+    /// Windows ahead of what is looked at, once that is known.
+    windows_ahead: usize,
+    /// Of data frames up to this one the headers are enough.
+    headers_through: Sequence,
+    /// Only headers are being looked at, far from each other.
+    passes_over: bool,
     /// A window could not be read: no more than is needed is, from here on.
     careful: bool,
     /// The first frame is taken as it is: what it must continue is not known.
@@ -90,8 +97,13 @@ impl GroupWalk {
     /// Walks a sealed group from its first frame on, up to its sealed length.
     pub fn whole(pool: Rc<Pool>, vdisk: VdiskId, group: GroupId, limit: u32) -> GroupWalk {
         let mut walk = GroupWalk::new(pool, vdisk, group, Position::default(), HEADER_PAGE, limit);
-        (walk.first_is_free, walk.is_replay) = (true, false);
+        walk.first_is_free = true;
         walk
+    }
+
+    /// The same of headers: what data frames hold is passed over.
+    pub fn headers(pool: Rc<Pool>, vdisk: VdiskId, group: GroupId, limit: u32) -> GroupWalk {
+        GroupWalk::whole(pool, vdisk, group, limit).headers_through(Sequence(u64::MAX))
     }
 
     /// `at`: the position behind which to start; `at.group` may be the predecessor, then `start` is the group's first
@@ -110,10 +122,24 @@ impl GroupWalk {
             ahead: VecDeque::new(),
             ahead_end: 0,
             is_long: false,
-            is_replay: true,
+            windows_ahead: 1,
+            headers_through: Sequence(0),
+            passes_over: false,
             careful: false,
             first_is_free: false,
         }
+    }
+
+    /// Reads this many windows ahead in a group that turns out to be long.
+    pub fn reading_ahead(mut self, windows: usize) -> GroupWalk {
+        self.windows_ahead = windows;
+        self
+    }
+
+    /// Passes over the payload of data frames up to this one.
+    pub fn headers_through(mut self, last: Sequence) -> GroupWalk {
+        (self.headers_through, self.passes_over) = (last, last > Sequence(0));
+        self
     }
 
     /// The frame behind `at`: packed directly behind it, or on the next sector if a sync came between.
@@ -121,9 +147,9 @@ impl GroupWalk {
         let packed = round_up(self.at.end.into(), 16) as u32;
         let sector = round_up(self.at.end.into(), BLOCK) as u32;
         for offset in [packed, sector] {
-            if let Some(found) = self.frame_at(offset).await? {
-                self.at = found.position();
-                return Ok(Step::Frame(Box::new(found)));
+            match self.frame_at(offset).await? {
+                Step::End => {}
+                found => return Ok(found),
             }
             if packed == sector {
                 break;
@@ -132,10 +158,10 @@ impl GroupWalk {
         Ok(Step::End)
     }
 
-    async fn frame_at(&mut self, offset: u32) -> Result<Option<WalkedFrame>> {
+    async fn frame_at(&mut self, offset: u32) -> Result<Step> {
         let mut need = frame::FIXED_LEN;
         let frame = loop {
-            let Some(bytes) = self.bytes(offset, need as u32).await? else { return Ok(None) };
+            let Some(bytes) = self.bytes(offset, need as u32).await? else { return Ok(Step::End) };
             match frame::decode(&bytes) {
                 Ok(frame) => break frame,
                 Err(NotAFrame::Incomplete(more)) if more > need => need = more,
@@ -146,7 +172,7 @@ impl GroupWalk {
                         frame::VERSION
                     )));
                 }
-                Err(_) => return Ok(None),
+                Err(_) => return Ok(Step::End),
             }
         };
         let continues = frame.vdisk == self.vdisk
@@ -155,11 +181,20 @@ impl GroupWalk {
             && (self.first_is_free
                 || (frame.sequence == self.at.sequence.next() && frame.previous_crc == self.at.chain));
         if !continues {
-            return Ok(None);
+            return Ok(Step::End);
         }
+        let at = Position::behind(&frame);
+        let bytes = if frame.kind == FrameKind::Data && frame.sequence <= self.headers_through {
+            self.passes_over = frame.len >= PASS_OVER_FROM;
+            (at.end <= self.limit).then(Bytes::new)
+        } else {
+            self.passes_over = false;
+            self.bytes(offset, frame.len).await?
+        };
+        let Some(bytes) = bytes else { return Ok(Step::End) };
         self.first_is_free = false;
-        let len = frame.len;
-        Ok(self.bytes(offset, len).await?.map(|bytes| WalkedFrame { frame, bytes }))
+        self.at = at;
+        Ok(Step::Frame(Box::new(WalkedFrame { frame, bytes })))
     }
 
     /// `len` bytes at `offset`, or nothing if that is beyond the limit.
@@ -190,7 +225,12 @@ impl GroupWalk {
         self.ahead.clear();
         // Reads of one length at whole blocks: their buffers are used again.
         let start = offset / BLOCK as u32 * BLOCK as u32;
-        let want = (end - start).max(if self.careful { CAREFUL_WINDOW } else { WINDOW }).min(self.limit - start);
+        let window = match (self.passes_over, self.careful) {
+            (true, _) => HEADER_WINDOW,
+            (false, true) => CAREFUL_WINDOW,
+            (false, false) => WINDOW,
+        };
+        let want = (end - start).max(window).min(self.limit - start);
         self.window = match self.pool.read(self.group, start, want).await {
             Err(_) if want > end - start => {
                 self.careful = true;
@@ -214,10 +254,10 @@ impl GroupWalk {
     /// Starts to read what follows once half of the window has been looked at: most logs are shorter.
     fn read_ahead(&mut self, offset: u32) {
         let is_due = self.is_long || offset - self.window_start >= self.window.len() as u32 / 2;
-        if !is_due || self.careful {
+        if !is_due || self.careful || self.passes_over {
             return;
         }
-        let windows = if self.is_long && self.is_replay { WINDOWS_AHEAD } else { 1 };
+        let windows = if self.is_long { self.windows_ahead } else { 1 };
         while self.ahead.len() < windows {
             let start = if self.ahead.is_empty() { self.window_end() } else { self.ahead_end };
             if start >= self.limit {

@@ -125,7 +125,7 @@ impl Vdisk {
     async fn punch_dead_ranges(self: &Rc<Self>, group: GroupId, account: GroupAccount) -> Result<bool> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(false) };
         let mut view = View { vdisk: self, root: checkpoint.root, height: checkpoint.height, leaf: None };
-        let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, account.len);
+        let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, group, account.len);
         let mut ranges = Vec::new();
         while let Step::Frame(walked) = walk.next().await? {
             if walked.frame.sequence > checkpoint.covers.sequence {

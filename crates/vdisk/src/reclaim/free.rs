@@ -102,7 +102,7 @@ impl Vdisk {
         if let Some(held) = known {
             return view.find_any(group, held).await;
         }
-        let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, len);
+        let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, group, len);
         while let Step::Frame(walked) = walk.next().await? {
             let frame = &walked.frame;
             yield_now().await;

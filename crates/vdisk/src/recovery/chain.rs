@@ -5,7 +5,7 @@
 //! frame before them. While the rewrite is not complete, the first copy is the longer one and holds everything; once the
 //! rewrite has gone on with frames of its own, the first copy is void.
 
-use super::replay::{Replayed, take};
+use super::replay::{Replayed, all, take};
 use super::{Found, PlacedRecord};
 use crate::Result;
 use crate::log::frame::{FrameKind, RunKind};
@@ -13,8 +13,17 @@ use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, WalkedFram
 use crate::vdisk::{Context, meta_hint};
 use base::{Epoch, GroupId, Sequence, VdiskId};
 use pool::{GroupHeader, HEADER_PAGE};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::pin::Pin;
+
+/// Windows ahead in a group that is walked when it is its turn: enough to keep a disk busy.
+const WINDOWS_AHEAD: usize = 4;
+/// Groups that are walked side by side: headers far from each other are read one by one, and a disk wants several at a time. Where
+/// frames are small each has one window ahead, 12 MiB in all.
+const LANES: usize = 6;
+/// Shorter logs are walked group by group: a thousand of them may be read at once.
+const LONG_LOG: usize = 3;
 
 /// The log of one vDisk as its groups are on the disk.
 pub(super) struct Chain<'a> {
@@ -23,6 +32,8 @@ pub(super) struct Chain<'a> {
     /// Groups by the group that they continue; `NONE`: the first of a log. Newest first.
     continuations: BTreeMap<GroupId, Vec<GroupHeader>>,
     headers: &'a [GroupHeader],
+    /// Groups that were walked before it was their turn, each with where it was entered.
+    walked: RefCell<BTreeMap<GroupId, (Entry, Vec<Replayed>)>>,
 }
 
 /// Orders groups by when they were made.
@@ -33,7 +44,7 @@ fn age(header: &GroupHeader) -> Age {
 }
 
 /// Where a group that continues the log is entered.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Entry {
     group: GroupId,
     offset: u32,
@@ -51,13 +62,57 @@ impl<'a> Chain<'a> {
         for groups in continuations.values_mut() {
             groups.sort_unstable_by_key(|header| std::cmp::Reverse(age(header)));
         }
-        Chain { context, id, continuations, headers: &found.headers }
+        Chain { context, id, continuations, headers: &found.headers, walked: RefCell::default() }
     }
 
     /// Every frame behind `start` that continues the chain. `proof`: frames up to this one were synced, so that a bad
     /// checksum in one of them is rot and not where the log ends.
     pub async fn follow(&self, start: Position, proof: Sequence) -> Result<Vec<Replayed>> {
-        self.branch(Entry { group: start.group, offset: start.end, at: start }, proof).await
+        let entry = Entry { group: start.group, offset: start.end, at: start };
+        self.walk_ahead(entry, proof).await;
+        let frames = self.branch(entry, proof).await;
+        self.walked.borrow_mut().clear();
+        frames
+    }
+
+    /// Walks the groups from `entry` to the newest side by side, since their headers say where each is entered. Best effort:
+    /// a group that cannot be read now, or turns out to be entered elsewhere, is walked when it is its turn.
+    async fn walk_ahead(&self, entry: Entry, proof: Sequence) {
+        let entries = self.entries_from(entry);
+        if entries.len() < LONG_LOG {
+            return;
+        }
+        let next = Cell::new(0);
+        let lane = async || {
+            while let Some(entry) = entries.get(next.replace(next.get() + 1)) {
+                let mut frames = Vec::new();
+                if self.walk_group(*entry, proof, 1, &mut frames).await.is_ok() {
+                    self.walked.borrow_mut().insert(entry.group, (*entry, frames));
+                }
+            }
+            Ok(())
+        };
+        // Nothing in it fails.
+        let _ = all((0..LANES).map(|_| lane()).collect()).await;
+    }
+
+    /// The groups on the way back from the newest one to `entry`, oldest first; none if the way does not lead there.
+    fn entries_from(&self, entry: Entry) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let mut header = self.headers.iter().max_by_key(|header| age(header));
+        while let Some(here) = header.filter(|here| here.group != entry.group && entries.len() < self.headers.len()) {
+            let Some(before) = here.predecessor else { return Vec::new() };
+            let sequence = Sequence(here.first_sequence.0.saturating_sub(1));
+            let at = Position { group: before.group, end: before.sealed_len, chain: before.chain, sequence };
+            entries.push(Entry { group: here.group, offset: HEADER_PAGE, at });
+            header = self.headers.iter().find(|other| other.group == before.group);
+        }
+        if header.is_none_or(|last| last.group != entry.group) {
+            return Vec::new();
+        }
+        entries.push(entry);
+        entries.reverse();
+        entries
     }
 
     /// From `entry` on. Recursion is as deep as there are forks, of which each rewrite makes one.
@@ -66,7 +121,7 @@ impl<'a> Chain<'a> {
             let (mut entry, mut frames) = (entry, Vec::new());
             loop {
                 let first = frames.len();
-                self.walk_group(entry, &mut frames).await?;
+                self.walk_group(entry, proof, WINDOWS_AHEAD, &mut frames).await?;
                 let next = self.next_groups(entry, &frames[first..]);
                 match next[..] {
                     [] => return Ok(frames),
@@ -84,12 +139,25 @@ impl<'a> Chain<'a> {
         })
     }
 
-    async fn walk_group(&self, entry: Entry, frames: &mut Vec<Replayed>) -> Result<()> {
+    async fn walk_group(
+        &self,
+        entry: Entry,
+        proof: Sequence,
+        windows: usize,
+        frames: &mut Vec<Replayed>,
+    ) -> Result<()> {
+        let walked = self.walked.borrow_mut().remove(&entry.group);
+        if let Some((_, walked)) = walked.filter(|(entered, _)| *entered == entry) {
+            frames.extend(walked);
+            return Ok(());
+        }
         if entry.group.is_none() || !self.context.pool.knows(entry.group) {
             return Ok(());
         }
         let pool = self.context.pool.clone();
-        let mut walk = GroupWalk::new(pool, self.id, entry.group, entry.at, entry.offset, u32::MAX);
+        let walk = GroupWalk::new(pool, self.id, entry.group, entry.at, entry.offset, u32::MAX);
+        // What the payload of a synced frame is worth is decided when it is read.
+        let mut walk = walk.reading_ahead(windows).headers_through(proof);
         let mut before = entry.at;
         while let Step::Frame(walked) = walk.next().await? {
             let at = walked.position();
@@ -142,7 +210,7 @@ impl<'a> Chain<'a> {
         let mut said: Vec<(Age, Sequence)> = Vec::new();
         for (header, limit) in self.newest_first() {
             let (mut records, mut durable) = (Vec::new(), header.durable_through);
-            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, limit);
+            let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, header.group, limit);
             while let Step::Frame(walked) = walk.next().await? {
                 durable = durable.max(walked.frame.durable_through);
                 records.extend(checkpoint_in(&walked));
@@ -191,7 +259,7 @@ impl<'a> Chain<'a> {
     pub async fn any_checkpoint(&self) -> Result<Option<PlacedRecord>> {
         let mut last: Option<PlacedRecord> = None;
         for header in self.headers {
-            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, u32::MAX);
+            let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, header.group, u32::MAX);
             while let Step::Frame(walked) = walk.next().await? {
                 let Some(found) = checkpoint_in(&walked) else { continue };
                 if last.as_ref().is_none_or(|(_, place)| place.sequence < found.1.sequence) {

@@ -177,7 +177,7 @@ impl Recovery<'_> {
         let age = |header: &GroupHeader| (header.epoch, header.group);
         let last = self.found.headers.iter().find(|header| header.group == end).map(age);
         for header in self.found.headers.iter().filter(|header| Some(age(header)) > last) {
-            let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, header.group, u32::MAX);
+            let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, header.group, u32::MAX);
             while let Step::Frame(walked) = walk.next().await? {
                 proof = proof.max(walked.frame.durable_through);
             }

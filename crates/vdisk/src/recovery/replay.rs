@@ -1,7 +1,7 @@
 //! Applying frames of the log again, where they are.
 
 use crate::address::Address;
-use crate::log::frame::{FrameKind, Run, RunKind};
+use crate::log::frame::{Frame, FrameKind, Run, RunKind};
 use crate::log::{Position, Record, Unsynced, WalkedFrame, apply_record, piece_of, run_addresses};
 use crate::map::NeedPage;
 use crate::vdisk::{Context, State, Vdisk};
@@ -38,7 +38,7 @@ pub(super) struct Replayed {
     /// Where the frame starts in `at.group`.
     pub offset: u32,
     pub at: Position,
-    /// Every checksum of its payload holds.
+    /// Every checksum of its payload holds, or the frame is known to be synced and its payload was passed over.
     pub whole: bool,
     /// Checksum of the header of its first copy.
     pub origin: u32,
@@ -78,7 +78,7 @@ impl Replayed {
 
 /// What a frame, found behind `before`, changes. `Corrupt`: a whole control record that this build cannot read.
 pub(super) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
-    let whole = walked.payload_is_whole();
+    let whole = walked.is_passed_over() || walked.payload_is_whole();
     let frame = &walked.frame;
     let change = match frame.kind {
         FrameKind::Pages => Change::Nothing,
@@ -94,19 +94,31 @@ pub(super) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
                 )));
             }
         },
-        FrameKind::Data => match frame.runs.iter().filter_map(|run| addresses_of(&walked, run)).collect::<Rc<[_]>>() {
-            runs if runs.is_empty() => Change::Nothing,
-            runs => Change::Runs(runs),
-        },
+        FrameKind::Data => data_of(frame),
     };
-    let origin = frame.origin();
-    let (sequence, kind, durable, offset) = (frame.sequence, frame.kind, frame.durable_through, frame.offset);
-    Ok(Replayed { sequence, kind, durable, before, offset, at: walked.position(), whole, origin, change })
+    Ok(Replayed {
+        sequence: frame.sequence,
+        kind: frame.kind,
+        durable: frame.durable_through,
+        before,
+        offset: frame.offset,
+        at: walked.position(),
+        whole,
+        origin: frame.origin(),
+        change,
+    })
 }
 
-fn addresses_of(walked: &WalkedFrame, run: &Run) -> Option<(u64, Addresses)> {
+fn data_of(frame: &Frame) -> Change {
+    match frame.runs.iter().filter_map(|run| addresses_of(frame, run)).collect::<Rc<[_]>>() {
+        runs if runs.is_empty() => Change::Nothing,
+        runs => Change::Runs(runs),
+    }
+}
+
+fn addresses_of(frame: &Frame, run: &Run) -> Option<(u64, Addresses)> {
     match run.kind {
-        RunKind::Data => Some((run.block, Addresses::Data(run_addresses(&walked.frame, run).into()))),
+        RunKind::Data => Some((run.block, Addresses::Data(run_addresses(frame, run).into()))),
         RunKind::ClearHole => Some((run.block, Addresses::Clear(run.count.into(), Address::NONE))),
         RunKind::ClearZeros => Some((run.block, Addresses::Clear(run.count.into(), Address::ZEROS))),
         RunKind::Page | RunKind::Control => None,
@@ -288,7 +300,7 @@ fn read_together(pages: &[NeedPage]) -> Vec<&[NeedPage]> {
 }
 
 /// All of them, side by side; the first error, when all have ended.
-async fn all<F: Future<Output = Result<()>>>(futures: Vec<F>) -> Result<()> {
+pub(super) async fn all<F: Future<Output = Result<()>>>(futures: Vec<F>) -> Result<()> {
     let mut futures: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
     let mut result = Ok(());
     std::future::poll_fn(|context| {

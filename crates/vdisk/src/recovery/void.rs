@@ -63,7 +63,7 @@ impl Vdisk {
 
     /// The highest sequence of any frame in the group, `MAX` if not even its first one can be read.
     async fn last_frame(&self, group: GroupId) -> Result<Sequence> {
-        let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, u32::MAX);
+        let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, group, u32::MAX);
         let mut last = None;
         while let Step::Frame(walked) = walk.next().await? {
             last = Some(walked.frame.sequence);
