@@ -21,6 +21,7 @@ impl Directory for Two {
             sector_bytes: 512,
             preferred_bytes: 4096,
             transfer_bytes_max: 32 << 20,
+            atomic_bytes_max: 128 << 10,
             read_only: false,
         };
         self.list().into_iter().find(|export| export.0 == name).map(|(name, description)| Export {

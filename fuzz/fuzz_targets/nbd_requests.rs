@@ -17,6 +17,7 @@ fn geometry() -> Geometry {
         sector_bytes: 512,
         preferred_bytes: 4096,
         transfer_bytes_max: 32 << 20,
+        atomic_bytes_max: 128 << 10,
         read_only: false,
     }
 }
@@ -27,6 +28,7 @@ fn answer(request: &Request) -> block::Result<Reply> {
         Request::Flush => (0, 512),
         Request::Read { offset, len } => (*offset, u64::from(*len)),
         Request::Write { offset, data, .. } => (*offset, data.len() as u64),
+        Request::CompareAndWrite { .. } | Request::OrWrite { .. } => panic!("NBD has no {request:?}"),
         Request::Trim { offset, len, .. }
         | Request::WriteZeroes { offset, len, .. }
         | Request::Prefetch { offset, len }

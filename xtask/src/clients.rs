@@ -6,6 +6,8 @@ mod rude;
 mod tls;
 mod tools;
 
+pub use tools::sparse_file;
+
 use crate::process::scratch;
 use crate::server::{Server, Subject};
 use crate::steps::Done;
@@ -57,6 +59,16 @@ pub fn run(options: &Options) -> Result<Done> {
             ("tls", tls::CHECKS),
         ]);
     }
+    run_groups("clients", subject, &groups, options)
+}
+
+/// Each group has a controller of its own.
+pub fn run_groups(
+    step: &str,
+    subject: Subject,
+    groups: &[(&str, &[(&str, Check)])],
+    options: &Options,
+) -> Result<Done> {
     let (mut passed, mut wrong) = (0, Vec::new());
     for (group, checks) in groups {
         let wanted = |name: &str| options.check.as_ref().is_none_or(|part| name.contains(part.as_str()));
@@ -64,7 +76,7 @@ pub fn run(options: &Options) -> Result<Done> {
         if checks.is_empty() {
             continue;
         }
-        let dir = scratch(&format!("clients-{group}"))?;
+        let dir = scratch(&format!("{step}-{group}"))?;
         let mut bench = start(subject, &dir)?;
         for (name, check) in checks {
             match check(&mut bench).with_context(|| name.to_string()) {

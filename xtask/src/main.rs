@@ -9,6 +9,7 @@ mod fuzz;
 mod guest;
 mod guest_image;
 mod http;
+mod iscsi;
 mod kill9;
 mod layout;
 mod load;
@@ -53,6 +54,12 @@ enum Verb {
     },
     /// nbdinfo, nbdcopy, qemu-img, qemu-io, libnbd, fio, bad clients and bad input against the release binary.
     Clients(clients::Options),
+    /// qemu-img, qemu-io and libiscsi's programs over iSCSI, access rules, what survives, bad initiators.
+    Iscsi {
+        /// Only checks whose name contains this.
+        #[arg(long)]
+        check: Option<String>,
+    },
     /// Layering, purpose lines, file lengths, licences.
     Tidy,
     /// Flipped bits, truncation, corrupt and newer superblocks.
@@ -91,6 +98,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Powerloss(options) => powerloss::run_alone(&options),
         Verb::Guest { peer } => guest::run_alone(peer),
         Verb::Clients(options) => clients::run_alone(&options),
+        Verb::Iscsi { check } => iscsi::run_alone(check),
         Verb::Tidy => tidy::run().map(|report| println!("{report}")),
         Verb::Damage => said(server::build().and_then(|()| damage::run())),
         Verb::Full => said(server::build().and_then(|()| full::run())),

@@ -6,9 +6,11 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-pub const NEEDED: [&str; 14] = [
+pub const NEEDED: [&str; 16] = [
     "qemu-utils",
     "qemu-system-x86",
+    "qemu-block-extra",
+    "libiscsi-bin",
     "fio",
     "libnbd-bin",
     "python3-libnbd",
@@ -108,6 +110,8 @@ fn install_from_backports(missing: &[&str]) -> Result<()> {
                 arguments.push(format!("{part}={installed}"));
             }
             arguments.push(format!("seabios/{codename}-backports"));
+        } else if *name == "qemu-block-extra" {
+            arguments.push(format!("{name}={installed}"));
         } else {
             arguments.push(name.to_string());
         }

@@ -60,6 +60,8 @@ pub struct Server {
     pub api: String,
     pub nbd: Address,
     pub socket: Address,
+    /// Where iSCSI listens; empty: it is switched off.
+    pub iscsi: String,
     /// More arguments of `up`.
     pub options: Vec<String>,
     process: Option<Background>,
@@ -82,6 +84,7 @@ impl Server {
             api: format!("127.0.0.1:{}", free_port()?),
             socket: if subject == Subject::Drystone { Address::Unix(socket) } else { nbd.clone() },
             nbd,
+            iscsi: format!("127.0.0.1:{}", free_port()?),
             options: Vec::new(),
             process: None,
             log: dir.join("drystone.log"),
@@ -109,6 +112,11 @@ impl Server {
         }
         if let Address::Unix(path) = &self.socket {
             up.arg("--nbd-socket").arg(path);
+        }
+        if self.iscsi.is_empty() {
+            up.arg("--no-iscsi");
+        } else {
+            up.args(["--iscsi", &self.iscsi]);
         }
         up.args(&self.options);
         up

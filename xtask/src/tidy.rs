@@ -12,7 +12,7 @@ use std::time::Duration;
 const LINES_HINT: usize = 500;
 
 /// What each crate may build on, as drawn in ARCHITECTURE.md. A crate that is not listed here has no place yet.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("base", &[]),
     ("world", &["base"]),
     ("block", &["base", "world"]),
@@ -20,18 +20,23 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("pool", &["base", "world", "meta"]),
     ("vdisk", &["base", "world", "block", "meta", "pool"]),
     ("nbd", &["base", "block"]),
+    ("scsi", &["base", "world", "block"]),
+    ("iscsi", &["base", "world", "block", "scsi"]),
     ("control", &["base"]),
     ("api", &["base", "control"]),
     ("node", &["base", "world", "block", "meta", "pool", "vdisk", "control"]),
     ("metal", &["base", "world"]),
-    ("sim", &["base", "world", "block", "meta", "pool", "vdisk", "node", "nbd", "control"]),
-    ("drystone", &["base", "world", "block", "meta", "pool", "vdisk", "nbd", "control", "api", "node", "metal"]),
+    ("sim", &["base", "world", "block", "meta", "pool", "vdisk", "node", "nbd", "scsi", "iscsi", "control"]),
+    (
+        "drystone",
+        &["base", "world", "block", "meta", "pool", "vdisk", "nbd", "scsi", "iscsi", "control", "api", "node", "metal"],
+    ),
     ("xtask", &["base"]),
-    ("drystone-fuzz", &["base", "world", "block", "nbd", "pool", "vdisk"]),
+    ("drystone-fuzz", &["base", "world", "block", "nbd", "scsi", "iscsi", "pool", "vdisk"]),
 ];
 
 /// Engines: these and everything they build on, outside tests.
-const ENGINES: [&str; 7] = ["base", "world", "block", "meta", "pool", "vdisk", "nbd"];
+const ENGINES: [&str; 9] = ["base", "world", "block", "meta", "pool", "vdisk", "nbd", "scsi", "iscsi"];
 /// What must not be found anywhere below an engine: runtimes, transports, sources of time and chance.
 const FORBIDDEN: [&str; 16] = [
     "tokio",

@@ -8,8 +8,10 @@ pub mod cursor;
 pub mod hash;
 pub mod id;
 pub mod latency;
+pub mod output;
 pub mod units;
 
 pub use buffer::AlignedBuffer;
 pub use cursor::{Reader, Truncated, Writer};
 pub use id::{DiskId, Epoch, GroupId, Sequence, VdiskId};
+pub use output::Output;

@@ -13,6 +13,8 @@ pub struct Geometry {
     pub preferred_bytes: u32,
     /// Longest read or write.
     pub transfer_bytes_max: u32,
+    /// A write of whole 4 KiB blocks up to this is all or nothing, also after a crash and for readers; a multiple of 4096.
+    pub atomic_bytes_max: u32,
     pub read_only: bool,
 }
 

@@ -17,6 +17,8 @@ pub enum Kind {
     Unavailable,
     /// Another owner has taken over; never retried here.
     Fenced,
+    /// [`crate::Request::CompareAndWrite`] found something else; `at` is the first byte that differs. Nothing was written.
+    Miscompare,
     /// The device never does this.
     Unsupported,
 }

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 /// Offsets and lengths are bytes, multiples of 512 and inside the device (else `Kind::Invalid`); a length of zero is
-/// answered at once. Overlapping requests under way at once may take effect in either order, each block whole.
+/// answered at once. Overlapping requests under way at once may take effect in either order, each block whole, and
+/// requests of whole blocks up to `Geometry::atomic_bytes_max` whole altogether.
 #[derive(Debug, Clone)]
 pub enum Request {
     Read {
@@ -18,6 +19,21 @@ pub enum Request {
     },
     /// Everything acknowledged before, on any connection, survives power loss.
     Flush,
+    /// Writes `data` if the range holds `expected` (of the same length, at most `Geometry::atomic_bytes_max`), else fails
+    /// with [`crate::Kind::Miscompare`]. Nothing comes between the comparison and the write, and the write is all or nothing.
+    CompareAndWrite {
+        offset: u64,
+        expected: Bytes,
+        data: Bytes,
+        fua: bool,
+    },
+    /// Writes what the range holds ORed with `data` (at most `Geometry::atomic_bytes_max`). Nothing comes in between, and the
+    /// write is all or nothing.
+    OrWrite {
+        offset: u64,
+        data: Bytes,
+        fua: bool,
+    },
     /// The range reads as zeros afterwards (whole 4 KiB blocks; ragged edges keep their content) and its space is freed.
     Trim {
         offset: u64,

@@ -4,6 +4,8 @@ mod cli;
 mod config;
 mod controller;
 mod data_directory;
+mod frontend;
+mod iscsi;
 mod logging;
 mod nbd;
 mod up;

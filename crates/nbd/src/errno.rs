@@ -29,6 +29,8 @@ impl Errno {
             Kind::ReadOnly => Errno::Perm,
             // The client is to disconnect; on a new connection it may find the new owner.
             Kind::Unavailable | Kind::Fenced => Errno::Shutdown,
+            // The protocol has no request that compares.
+            Kind::Miscompare => Errno::Inval,
             Kind::Unsupported => match fast_zero {
                 FastZero::Asked => Errno::NotSup,
                 FastZero::No => Errno::Inval,

@@ -10,13 +10,12 @@
 
 mod errno;
 mod negotiation;
-mod output;
 mod session;
 #[cfg(test)]
 mod testing;
 pub mod wire;
 
+pub use base::Output;
 pub use errno::Errno;
 pub use negotiation::{Directory, Export, Negotiation, OPTION_BYTES_MAX, Refusal, Step, TlsPolicy};
-pub use output::Output;
 pub use session::{Limits, Next, PAYLOAD_BYTES_MAX, Session, Tag};

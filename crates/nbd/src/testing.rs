@@ -14,6 +14,7 @@ pub fn geometry() -> Geometry {
         sector_bytes: 512,
         preferred_bytes: 4096,
         transfer_bytes_max: 32 << 20,
+        atomic_bytes_max: 128 << 10,
         read_only: false,
     }
 }

@@ -1,5 +1,6 @@
 //! The vDisk as a block device: requests in, replies out, each one measured.
 
+use crate::log::Combine;
 use crate::stats::OperationKind;
 use crate::vdisk::{Health, Vdisk};
 use crate::write::{TRANSFER_BYTES_MAX, acknowledged};
@@ -9,6 +10,7 @@ use block::{BlockDevice, Geometry, Reply, Request};
 use std::future::Future;
 use std::rc::Rc;
 use world::Completion;
+use world::local::OneshotReceiver;
 
 /// Prefetching reads this much at a time.
 const PREFETCH_CHUNK: u64 = 1 << 20;
@@ -70,15 +72,40 @@ impl Vdisk {
         if data.is_empty() {
             return Completion::Ready(self.check_range(offset, 0).map(|()| Reply::Done).map_err(block::Error::from));
         }
-        match self.queue_write(offset, data) {
+        self.queued(OperationKind::Write, bytes, fua, self.queue_write(offset, data))
+    }
+
+    fn submit_combined(
+        self: &Rc<Self>,
+        kind: OperationKind,
+        offset: u64,
+        data: bytes::Bytes,
+        how: Combine,
+        fua: bool,
+    ) -> Completion<block::Result<Reply>> {
+        let bytes = data.len() as u64;
+        if data.is_empty() {
+            return Completion::Ready(self.check_range(offset, 0).map(|()| Reply::Done).map_err(block::Error::from));
+        }
+        self.queued(kind, bytes, fua, self.queue_combined(offset, data, how))
+    }
+
+    fn queued(
+        self: &Rc<Self>,
+        kind: OperationKind,
+        bytes: u64,
+        fua: bool,
+        queued: Result<OneshotReceiver<Result<()>>>,
+    ) -> Completion<block::Result<Reply>> {
+        match queued {
             Ok(receiver) => {
                 let this = self.clone();
-                self.pending(OperationKind::Write, bytes, async move {
+                self.pending(kind, bytes, async move {
                     acknowledged(receiver).await?;
                     this.done(fua).await
                 })
             }
-            Err(error) => self.refused(OperationKind::Write, error),
+            Err(error) => self.refused(kind, error),
         }
     }
 
@@ -126,6 +153,7 @@ impl BlockDevice for Device {
             sector_bytes: attributes.sector_bytes,
             preferred_bytes: BLOCK as u32,
             transfer_bytes_max: TRANSFER_BYTES_MAX,
+            atomic_bytes_max: self.0.atomic_bytes_max(),
             read_only,
         }
     }
@@ -136,6 +164,13 @@ impl BlockDevice for Device {
         match request {
             Request::Read { offset, len } => vdisk.submit_read(offset, len),
             Request::Write { offset, data, fua } => vdisk.submit_write(offset, data, fua),
+            Request::CompareAndWrite { offset, expected, data, fua } => {
+                let how = Combine::IfEqual(expected);
+                vdisk.submit_combined(OperationKind::CompareAndWrite, offset, data, how, fua)
+            }
+            Request::OrWrite { offset, data, fua } => {
+                vdisk.submit_combined(OperationKind::OrWrite, offset, data, Combine::Or, fua)
+            }
             Request::Flush => vdisk.pending(OperationKind::Flush, 0, async move { this.done(true).await }),
             Request::Trim { offset, len, fua } => vdisk.pending(OperationKind::Trim, len, async move {
                 this.trim(offset, len).await?;

@@ -12,6 +12,8 @@ pub enum Kind {
     ReadOnly,
     /// Malformed request or argument.
     Invalid,
+    /// Bytes are not what they were expected to be; nothing was written.
+    Miscompare,
     /// The vDisk is being closed or was deleted.
     Closed,
 }
@@ -57,6 +59,7 @@ impl From<Error> for block::Error {
             Kind::Corrupt => block::Kind::Corrupt,
             Kind::ReadOnly => block::Kind::ReadOnly,
             Kind::Invalid => block::Kind::Invalid,
+            Kind::Miscompare => block::Kind::Miscompare,
             Kind::Closed => block::Kind::Unavailable,
         };
         block::Error { kind, context: error.context, at: error.at }

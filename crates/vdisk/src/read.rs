@@ -1,7 +1,7 @@
 //! Reads: from the map and the cache at once where possible, else from the pool, always against the checksum.
 
 use crate::address::Address;
-use crate::map::FANOUT;
+use crate::map::{FANOUT, NeedPage};
 use crate::stats::Stats;
 use crate::vdisk::Vdisk;
 use crate::write::TRANSFER_BYTES_MAX;
@@ -9,12 +9,16 @@ use crate::{Error, Kind, Result};
 use base::units::BLOCK;
 use block::{Allocation, Segment, Status};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// Adjacent extents are read together up to this many bytes.
 const READ_TOGETHER_MAX: u32 = 1 << 20;
 /// A read whose extent was moved meanwhile is looked up again; each time the log has gone on, so a handful is plenty.
 const LOOKUPS_MAX: u32 = 16;
+
+/// Levels of the map of the largest vDisk (64 TiB), from above.
+const MAP_LEVELS_MAX: usize = 5;
 
 /// Looks at the map for one block status reply: about 2 ms.
 const STATUS_LOOKS_MAX: u32 = 1 << 16;
@@ -86,15 +90,15 @@ impl Vdisk {
         Ok(found.pop().expect("asked for one block"))
     }
 
-    async fn read_blocks(&self, first: u64, count: usize) -> Result<Vec<Option<Bytes>>> {
+    /// The range as it was at one moment: a write of several blocks shows whole or not at all.
+    pub(crate) async fn read_blocks(&self, first: u64, count: usize) -> Result<Vec<Option<Bytes>>> {
         let mut found: Vec<Option<Bytes>> = vec![None; count];
-        let mut wanted: Vec<usize> = (0..count).collect();
         let mut last_error = None;
+        let mut addresses = self.addresses_of(first, count).await?;
         for _ in 0..LOOKUPS_MAX {
-            let addresses = self.addresses_of(first, &wanted).await?;
             let mut missing: Vec<(usize, Address)> = Vec::new();
-            for (&i, address) in wanted.iter().zip(&addresses) {
-                if !address.is_stored() {
+            for (i, address) in addresses.iter().enumerate() {
+                if !address.is_stored() || found[i].is_some() {
                     continue;
                 }
                 match self.context.cache.get(address.group(), address.grain()) {
@@ -110,15 +114,20 @@ impl Vdisk {
                 return Ok(found);
             }
             // An extent that was moved between the look at the map and the read is found at its new place; one that
-            // still has its place is bad.
-            wanted = failed.iter().map(|(i, ..)| *i).collect();
-            let now = self.addresses_of(first, &wanted).await?;
-            for ((i, was, error), is) in failed.into_iter().zip(now) {
-                if was == is {
+            // still has its place is bad. What else has a new place has changed, perhaps together with this one.
+            let now = self.addresses_of(first, count).await?;
+            for (i, was, error) in failed {
+                if was == now[i] {
                     return Err(self.bad_extent(first + i as u64, was, error));
                 }
                 last_error = Some(error);
             }
+            for ((found, was), is) in found.iter_mut().zip(&addresses).zip(&now) {
+                if was != is {
+                    *found = None;
+                }
+            }
+            addresses = now;
         }
         Err(last_error.unwrap_or_else(|| Error::new(Kind::Io, "the extents kept moving")))
     }
@@ -129,18 +138,36 @@ impl Vdisk {
         error
     }
 
-    async fn addresses_of(&self, first: u64, wanted: &[usize]) -> Result<Vec<Address>> {
-        let mut addresses = Vec::with_capacity(wanted.len());
-        for &i in wanted {
-            loop {
-                let found = self.state.borrow().tree.lookup(first + i as u64);
-                match found {
-                    Ok(address) => break addresses.push(address),
-                    Err(need) => self.load(need).await?,
-                }
-            }
+    /// Where the blocks are, all at one moment.
+    async fn addresses_of(&self, first: u64, count: usize) -> Result<Vec<Address>> {
+        let mut addresses = vec![Address::NONE; count];
+        let pages_max = (count / FANOUT + 2) * MAP_LEVELS_MAX;
+        for _ in 0..pages_max {
+            let looked = self.look(first, &mut addresses);
+            let Err(need) = looked else { return Ok(addresses) };
+            self.load(need).await?;
         }
-        Ok(addresses)
+        // More than there are: some left again. Now they stay.
+        let _reader = MapReader::new(&self.map_readers);
+        loop {
+            let looked = self.look(first, &mut addresses);
+            let Err(need) = looked else { return Ok(addresses) };
+            self.load(need).await?;
+        }
+    }
+
+    fn look(&self, first: u64, addresses: &mut [Address]) -> std::result::Result<(), NeedPage> {
+        let state = self.state.borrow();
+        let mut block = first;
+        let mut rest = addresses;
+        while !rest.is_empty() {
+            let in_leaf = (FANOUT - (block % FANOUT as u64) as usize).min(rest.len());
+            let (run, behind) = rest.split_at_mut(in_leaf);
+            state.tree.lookup_run(block, run)?;
+            block += in_leaf as u64;
+            rest = behind;
+        }
+        Ok(())
     }
 
     /// Reads extents, adjacent ones together, several at once. Returns those that could not be had.
@@ -230,6 +257,22 @@ impl Vdisk {
             at = next;
         }
         Ok(runs)
+    }
+}
+
+/// While there is one, no page of the map leaves memory.
+struct MapReader<'a>(&'a Cell<u32>);
+
+impl<'a> MapReader<'a> {
+    fn new(readers: &'a Cell<u32>) -> MapReader<'a> {
+        readers.set(readers.get() + 1);
+        MapReader(readers)
+    }
+}
+
+impl Drop for MapReader<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

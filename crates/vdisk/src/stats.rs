@@ -13,9 +13,11 @@ pub enum OperationKind {
     WriteZeroes = 4,
     Prefetch = 5,
     BlockStatus = 6,
+    CompareAndWrite = 7,
+    OrWrite = 8,
 }
 
-pub const KINDS: usize = 7;
+pub const KINDS: usize = 9;
 
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Histogram {

@@ -10,6 +10,7 @@ use crate::address::Address;
 use crate::contents::Contents;
 use crate::log::{Position, Queue, Unsynced};
 use crate::map::{MapMemory, NeedPage, Tree, decode_page};
+use crate::notes::Notes;
 use crate::stats::Stats;
 use crate::{Error, Kind, Result, Settings};
 use base::units::BLOCK;
@@ -114,6 +115,7 @@ pub mod meta_hint {
 
 pub(crate) struct State {
     pub attributes: Attributes,
+    pub notes: Notes,
     pub health: Health,
     pub tree: Tree,
     pub accounts: Accounts,
@@ -178,6 +180,8 @@ pub struct Vdisk {
     pub(crate) maintenance: Notify,
     /// The log task is between looking at the map and having changed it: pages may not be evicted.
     pub(crate) log_busy: Cell<bool>,
+    /// Reads whose pages left memory before all of them had come: none may be evicted until they have looked.
+    pub(crate) map_readers: Cell<u32>,
     pub(crate) closing: Cell<bool>,
     pub(crate) stopped: Cell<bool>,
     /// Log written for clients since the start, and where the space rule is looked at again.
@@ -302,7 +306,7 @@ impl Vdisk {
 
     /// Takes clean map pages out of memory; returns the bytes freed.
     pub fn evict_map(&self, want_bytes: u64) -> u64 {
-        if self.log_busy.get() {
+        if self.log_busy.get() || self.map_readers.get() > 0 {
             return 0;
         }
         let mut state = self.state.borrow_mut();
@@ -315,6 +319,7 @@ impl State {
     pub(crate) fn new(attributes: Attributes, tree: Tree) -> State {
         State {
             attributes,
+            notes: Notes::new(),
             health: Health::Online,
             tree,
             accounts: Accounts::default(),
@@ -361,6 +366,7 @@ impl Vdisk {
             synced_early: Default::default(),
             maintenance: Default::default(),
             log_busy: Default::default(),
+            map_readers: Default::default(),
             closing: Default::default(),
             stopped: Default::default(),
             user_log_bytes: Default::default(),

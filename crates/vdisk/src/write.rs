@@ -1,7 +1,7 @@
 //! Writes, trims and write-zeroes, from the request to the queue of the log task.
 
 use crate::address::Address;
-use crate::log::Item;
+use crate::log::{Combine, Item};
 use crate::vdisk::Vdisk;
 use crate::{Error, Kind, Result};
 use base::units::{BLOCK, SECTOR, VDISK_SIZE_MAX, round_down, round_up};
@@ -11,6 +11,10 @@ use world::local::{OneshotReceiver, oneshot};
 
 /// Longest read or write, bytes: 32 MiB, as NBD clients expect at least.
 pub const TRANSFER_BYTES_MAX: u32 = 32 << 20;
+
+/// Longest write that is all or nothing, bytes: 128 KiB, twice what file systems and databases ask of a disk that writes
+/// atomically (64 KiB). Twice as much would no longer fit into what may be left of a group, which would stay empty.
+pub const ATOMIC_BYTES_MAX: u32 = 128 << 10;
 
 impl Vdisk {
     /// A multiple of 512 and inside the vDisk.
@@ -34,6 +38,30 @@ impl Vdisk {
         self.writable()?;
         let (done, receiver) = oneshot();
         self.enqueue(Item::Write { offset, data, done });
+        Ok(receiver)
+    }
+
+    /// Queues a request that looks before it writes; as [`Vdisk::queue_write`].
+    pub(crate) fn queue_combined(
+        self: &Rc<Self>,
+        offset: u64,
+        data: Bytes,
+        how: Combine,
+    ) -> Result<OneshotReceiver<Result<()>>> {
+        self.check_range(offset, data.len() as u64)?;
+        if data.len() > self.atomic_bytes_max() as usize {
+            let text = format!("{} bytes are more than are done in one step", data.len());
+            return Err(Error::new(Kind::Invalid, text));
+        }
+        if let Combine::IfEqual(expected) = &how
+            && expected.len() != data.len()
+        {
+            let text = format!("{} bytes to compare and {} to write", expected.len(), data.len());
+            return Err(Error::new(Kind::Invalid, text));
+        }
+        self.writable()?;
+        let (done, receiver) = oneshot();
+        self.enqueue(Item::Combine { offset, data, how, done });
         Ok(receiver)
     }
 

@@ -255,7 +255,8 @@ fn config_file(bench: &mut Bench) -> Result<()> {
             "data = \"data-of-config\"\nmemory = \"128MiB\"\n[api]\nlisten = \"127.0.0.1:{api}\"\n[nbd]\nlisten = \"127.0.0.1:{wrong}\"\n"
         ),
     )?;
-    let mut up = command(&binary().to_string_lossy(), &["up", "--nbd", &format!("127.0.0.1:{right}"), "--config"]);
+    let mut up =
+        command(&binary().to_string_lossy(), &["up", "--no-iscsi", "--nbd", &format!("127.0.0.1:{right}"), "--config"]);
     up.arg(&file);
     let mut process = crate::process::Background::start(up, &bench.file("config.log"))?;
     let ready = wait_until("up --config", Duration::from_secs(20), || {

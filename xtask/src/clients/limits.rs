@@ -57,7 +57,7 @@ fn second_instance(bench: &mut Bench) -> Result<()> {
 fn plaintext(bench: &mut Bench) -> Result<()> {
     for (open, closed) in [("--nbd", "--api"), ("--api", "--nbd")] {
         let mut up = crate::process::command(&binary().to_string_lossy(), &["up", "--data"]);
-        up.arg(bench.file("plaintext"));
+        up.arg(bench.file("plaintext")).arg("--no-iscsi");
         up.args([open, &format!("0.0.0.0:{}", free_port()?), closed, &format!("127.0.0.1:{}", free_port()?)]);
         crate::process::refused(up, &["plaintext"])?;
     }

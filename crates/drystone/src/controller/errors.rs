@@ -24,7 +24,7 @@ pub fn from_block(error: block::Error) -> Error {
         block::Kind::Full => Kind::Full,
         block::Kind::ReadOnly => Kind::ReadOnly,
         block::Kind::Unavailable | block::Kind::Fenced => Kind::Unavailable,
-        block::Kind::Io | block::Kind::Unsupported => Kind::Internal,
+        block::Kind::Io | block::Kind::Unsupported | block::Kind::Miscompare => Kind::Internal,
     };
     Error::new(kind, error.context)
 }

@@ -1,8 +1,10 @@
 //! The vDisks as the NBD server sees them.
 
 use super::directory::{Directory, Listed};
+use super::groups::Groups;
 use super::shards::{Shards, here};
-use crate::nbd::{Attach, Attached, Exports, Found, Job, Workers};
+use crate::frontend::{Attach, Attached, Found, Job, Workers};
+use crate::nbd::Exports;
 use base::VdiskId;
 use base::units::BLOCK;
 use std::rc::Rc;
@@ -12,10 +14,13 @@ use world::LocalFuture;
 pub struct Exported {
     pub directory: Arc<Directory>,
     pub shards: Shards,
+    pub groups: Arc<Groups>,
+    /// By shard: a random number that its disk keeps for ever.
+    pub realms: Vec<u64>,
 }
 
 impl Exported {
-    fn found(&self, name: String, listed: Listed) -> Found {
+    pub(super) fn found(&self, name: String, listed: Listed) -> Found {
         Found {
             worker: self.shards.worker_of(listed.shard),
             key: listed.id.raw(),
@@ -25,6 +30,8 @@ impl Exported {
                 sector_bytes: listed.sector_bytes,
                 preferred_bytes: BLOCK as u32,
                 transfer_bytes_max: control::rules::TRANSFER_BYTES_MAX,
+                // Of the engine's default settings; what is attached says it again.
+                atomic_bytes_max: vdisk::ATOMIC_BYTES_MAX,
                 read_only: listed.read_only,
             },
             name,
@@ -43,14 +50,14 @@ impl Exports for Exported {
     }
 }
 
-impl Workers for Shards {
-    fn run(&self, worker: usize, job: Job) {
+impl Workers<dyn Attach> for Shards {
+    fn run(&self, worker: usize, job: Job<dyn Attach>) {
         // Refused: the job is dropped, and with it the connection.
         let _ = self.workers.run(worker, Box::new(move |_| job(Rc::new(AttachHere))));
     }
 }
 
-struct AttachHere;
+pub(super) struct AttachHere;
 
 impl Attach for AttachHere {
     fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {
@@ -65,6 +72,6 @@ impl Attach for AttachHere {
 }
 
 /// The shard's number is in the upper six bits of the id's counter.
-fn shard_of(id: VdiskId) -> u16 {
+pub(super) fn shard_of(id: VdiskId) -> u16 {
     (id.counter() >> 26) as u16
 }

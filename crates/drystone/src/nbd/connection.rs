@@ -5,14 +5,14 @@
 //! executor. A turn is bounded, so that connections of one worker take turns; what a client can make us hold is bounded
 //! by the session's limits, and a client that does not read is not read from either.
 
-use super::channel::Channel;
-use super::payload::{PATIENCE, Part, Room};
-use super::seam::Attached;
+use crate::frontend::Attached;
+use crate::frontend::channel::Channel;
+use crate::frontend::input::{INPUT_BYTES, Input};
+use crate::frontend::payload::{PATIENCE, Part, Room};
 use block::{BlockDevice, Geometry, Kind, Reply};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nbd::{Limits, Next, Output, Session, Tag};
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -21,10 +21,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use world::{Completion, LocalFuture};
 
-/// What one read may bring. Large enough for a full queue of small writes; more only spills the cache.
-const INPUT_BYTES: usize = 256 << 10;
-/// Idle input buffers that a worker keeps. Connections borrow one only while there is something in it.
-const INPUTS_KEPT: usize = 8;
 /// A payload with more than this missing is read straight into its own memory.
 const IN_PLACE_BYTES: usize = 16 << 10;
 /// After a write of at least this size the next read is a small one: it finds the next header, and the payload behind
@@ -36,11 +32,6 @@ const TURN_REQUESTS: u32 = 128;
 const TURN_READS: u32 = 16;
 /// How long a connection that takes no more requests may take for its last replies.
 const GRACE: Duration = Duration::from_secs(5);
-
-thread_local! {
-    /// Zeroing and faulting in 256 KiB for each read would cost more than the read.
-    static INPUTS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -216,11 +207,7 @@ impl Connection {
             // What cannot be taken on stays in the socket: a thousand connections that wait would keep 256 KiB each.
             false => usize::try_from(room).unwrap_or(INPUT_BYTES).clamp(SMALL_READ_BYTES, INPUT_BYTES),
         };
-        let mut buffer = Input::borrow();
-        let result = self.channel.poll_read(context, buffer.get_mut(..limit).expect("the limits are below its size"));
-        self.input = Input { start: 0, end: if let Poll::Ready(Ok(count)) = result { count } else { 0 }, buffer };
-        self.input.give_back_if_empty();
-        result
+        self.input.fill(limit, |buffer| self.channel.poll_read(context, buffer))
     }
 
     /// Submits what is in the input; `None` when all of it was used.
@@ -250,8 +237,8 @@ impl Connection {
                 break Some(Received::Ended);
             }
         };
-        self.input.start = self.input.end - rest.len();
-        self.input.give_back_if_empty();
+        let left = rest.len();
+        self.input.leave(left);
         if matches!(stopped, Some(Received::Full)) {
             self.input.compact();
         }
@@ -292,51 +279,6 @@ impl Connection {
             Err(error) if self.end.is_some() && asks_again(error.kind) => self.session.forget(tag),
             _ => self.session.reply(tag, result, &mut self.out),
         }
-    }
-}
-
-/// Received bytes that are not parsed yet: all the time none, unless the session is full.
-struct Input {
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
-}
-
-impl Input {
-    fn holding(bytes: Vec<u8>) -> Input {
-        Input { start: 0, end: bytes.len(), buffer: bytes.into() }
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.buffer.get(self.start..self.end).unwrap_or_default()
-    }
-
-    fn borrow() -> Box<[u8]> {
-        let kept = INPUTS.with_borrow_mut(Vec::pop);
-        kept.unwrap_or_else(|| vec![0; INPUT_BYTES].into())
-    }
-
-    /// Gives the large buffer back while the connection waits with little in it.
-    fn compact(&mut self) {
-        if self.rest().len() < self.buffer.len() / 2 {
-            let rest = Input::holding(self.rest().to_vec());
-            self.start = self.end;
-            self.give_back_if_empty();
-            *self = rest;
-        }
-    }
-
-    fn give_back_if_empty(&mut self) {
-        if self.start < self.end {
-            return;
-        }
-        let buffer = std::mem::take(&mut self.buffer);
-        INPUTS.with_borrow_mut(|kept| {
-            if buffer.len() == INPUT_BYTES && kept.len() < INPUTS_KEPT {
-                kept.push(buffer);
-            }
-        });
-        (self.start, self.end) = (0, 0);
     }
 }
 

@@ -1,11 +1,11 @@
 //! The listening sockets: who may connect, how many, and how it ends.
 
-use super::channel::Channel;
 use super::negotiate::Client;
-use super::seam::{Exports, Workers};
-use super::socket::{Socket, is_local};
-use super::tls;
+use super::seam::Exports;
 use crate::config::NbdConfig;
+use crate::frontend::channel::Channel;
+use crate::frontend::socket::{Socket, is_local};
+use crate::frontend::{Attach, Workers, tls};
 use anyhow::{Context, Result, bail};
 use nbd::TlsPolicy;
 use rustls::ServerConfig;
@@ -44,7 +44,7 @@ pub struct Server {
 /// What every connection needs.
 pub(super) struct Shared {
     pub exports: Arc<dyn Exports>,
-    pub workers: Arc<dyn Workers>,
+    pub workers: Arc<dyn Workers<dyn Attach>>,
     pub tls: Option<Arc<ServerConfig>>,
     pub negotiation_timeout: Duration,
     pub worker_payload_bytes: u64,
@@ -96,7 +96,12 @@ impl Server {
 
     /// Accepts and serves until `stop` completes, then ends all connections: what is under way is answered first, within
     /// ten seconds.
-    pub async fn serve(self, exports: Arc<dyn Exports>, workers: Arc<dyn Workers>, stop: impl Future<Output = ()>) {
+    pub async fn serve(
+        self,
+        exports: Arc<dyn Exports>,
+        workers: Arc<dyn Workers<dyn Attach>>,
+        stop: impl Future<Output = ()>,
+    ) {
         let (stopping, stopped) = watch::channel(false);
         let shared = Arc::new(Shared {
             exports,

@@ -1,10 +1,11 @@
 //! A connection before it is served: option haggling, TLS, and the move to the worker of the chosen vDisk.
 
-use super::channel::{Channel, PartedChannel};
 use super::connection::{self, End};
 use super::listen::Shared;
-use super::payload::Part;
-use super::seam::{Attach, Exports, Found};
+use super::seam::Exports;
+use crate::frontend::channel::{Channel, PartedChannel};
+use crate::frontend::payload::Part;
+use crate::frontend::{Attach, Found};
 use nbd::{Directory, Export, Limits, Negotiation, Output, Refusal, Step, TlsPolicy};
 use std::io;
 use std::rc::Rc;

@@ -1,24 +1,6 @@
-//! What the NBD server asks of the rest of the controller.
+//! What the NBD server asks of the rest of the controller, besides what every front-end does.
 
-use block::{BlockDevice, Geometry};
-use std::any::Any;
-use std::rc::Rc;
-use world::LocalFuture;
-
-/// A vDisk that can be attached.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// Index of the worker that owns it.
-    pub worker: usize,
-    /// Its id, given back to [`Attach::attach`].
-    pub key: u64,
-    /// At most 4096 bytes.
-    pub name: String,
-    /// For people; may be empty.
-    pub description: String,
-    /// As far as known without opening it; what a client is served is the geometry of the attached device.
-    pub geometry: Geometry,
-}
+use crate::frontend::Found;
 
 /// The vDisks by name. Called on the threads that negotiate, so that it must not block.
 pub trait Exports: Send + Sync {
@@ -26,28 +8,4 @@ pub trait Exports: Send + Sync {
     fn list(&self) -> Vec<Found>;
     /// The vDisk of exactly this name. An empty name asks for the default one, if there is one.
     fn find(&self, name: &str) -> Option<Found>;
-}
-
-/// Runs on the worker's thread and returns the task that goes on there.
-pub type Job = Box<dyn FnOnce(Rc<dyn Attach>) -> LocalFuture<()> + Send>;
-
-pub trait Workers: Send + Sync {
-    /// Calls `job` on that worker's thread, inside its tokio runtime (with I/O and time enabled), and runs the task it
-    /// returns there. Never waits. A job that cannot be taken is dropped, which closes its connection.
-    fn run(&self, worker: usize, job: Job);
-}
-
-/// Opens vDisks for connections; lives on one worker.
-pub trait Attach {
-    /// May take as long as the recovery of the vDisk. The error's text is shown to the client.
-    fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>>;
-}
-
-/// One connection's hold on a vDisk.
-pub struct Attached {
-    pub device: Rc<dyn BlockDevice>,
-    /// Completes when the connection is to end: a forced delete, a shutdown. What is under way is still answered.
-    pub closed: LocalFuture<()>,
-    /// Dropped when the connection has ended. Requests that a client left behind may still be under way in the device.
-    pub hold: Box<dyn Any>,
 }

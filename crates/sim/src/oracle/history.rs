@@ -2,9 +2,9 @@
 //!
 //! Time is a counter of events in the order in which the clients saw them. Request `a` precedes `b` when `a` was
 //! answered before `b` was submitted; everything else is concurrent and may take effect in either order, each 4 KiB
-//! block whole.
+//! block whole, and some requests whole altogether.
 
-use super::pattern::{Foreign, SECTOR, Value, decode};
+use super::pattern::{Foreign, SECTOR, Value, WriteId, decode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -29,7 +29,9 @@ const BASE: RequestId = RequestId(0);
 pub enum Outcome {
     UnderWay,
     Acknowledged,
-    /// Refused, or cut off by a crash: it took effect or not, block by block.
+    /// Refused in a way that says that nothing was done.
+    Refused,
+    /// Refused otherwise, or cut off by a crash: it took effect or not, block by block.
     Unknown,
 }
 
@@ -41,6 +43,8 @@ pub struct Request {
     pub answered: Time,
     pub outcome: Outcome,
     pub fua: bool,
+    /// All of it shows or nothing of it, not only block by block.
+    pub whole: bool,
 }
 
 impl Request {
@@ -88,6 +92,8 @@ pub struct History {
     /// Values of earlier audits, kept only while damage may bring them back.
     past: BTreeMap<u64, BTreeSet<Value>>,
     pub keeps_past: bool,
+    /// Writes that a compare-and-write has replaced, by sector, since the start.
+    replaced: BTreeSet<(u64, WriteId)>,
 }
 
 /// Everything acknowledged before this time has survived; and the sector that proves it, if it is not the floor.
@@ -106,6 +112,7 @@ impl History {
             unflushed: false,
             past: BTreeMap::new(),
             keeps_past: false,
+            replaced: BTreeSet::new(),
         };
         history.forget();
         history
@@ -119,6 +126,7 @@ impl History {
             answered: 0,
             outcome: Outcome::Acknowledged,
             fua: true,
+            whole: false,
         }];
         self.flushes.clear();
         self.unflushed = false;
@@ -136,9 +144,38 @@ impl History {
                 gone: None,
             });
         }
-        let request = Request { value, sectors, submitted: now, answered: 0, outcome: Outcome::UnderWay, fua };
+        let request =
+            Request { value, sectors, submitted: now, answered: 0, outcome: Outcome::UnderWay, fua, whole: false };
         self.requests.push(request);
         id
+    }
+
+    /// The request is small enough to be all or nothing.
+    pub fn keep_whole(&mut self, id: RequestId) {
+        self.requests[id.0].whole = true;
+    }
+
+    /// A compare-and-write that expected `bytes` from sector `first` on is about to be answered with success: they must have
+    /// been there meanwhile, and each write can have been replaced by one such request only.
+    pub fn replaced(&mut self, id: RequestId, now: Time, bytes: &[u8]) -> Result<(), String> {
+        let Request { submitted, sectors, .. } = self.requests[id.0].clone();
+        self.check_read(submitted, now, sectors.start, bytes)?;
+        for (sector, bytes) in sectors.zip(bytes.chunks(SECTOR as usize)) {
+            if let Ok(Value::Data(write)) = decode(self.tag, sector, bytes)
+                && !self.replaced.insert((sector, write))
+            {
+                return Err(format!("sector {sector}: {write:?} was replaced twice{}", self.describe(sector)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another request than `id` can have changed the sectors since `since`.
+    pub fn may_have_changed(&self, id: RequestId, since: Time) -> bool {
+        let sectors = &self.requests[id.0].sectors;
+        let overlaps = |other: &Request| other.sectors.start < sectors.end && sectors.start < other.sectors.end;
+        let is_new = |other: &Request| other.outcome == Outcome::UnderWay || other.answered > since;
+        self.requests.iter().enumerate().skip(1).any(|(index, other)| index != id.0 && overlaps(other) && is_new(other))
     }
 
     pub fn answer(&mut self, now: Time, id: RequestId, outcome: Outcome) {
@@ -146,6 +183,12 @@ impl History {
         request.answered = now;
         request.outcome = outcome;
         self.unflushed |= outcome == Outcome::Acknowledged;
+        if outcome == Outcome::Refused {
+            for sector in request.sectors.clone() {
+                let versions = self.versions.get_mut(&sector).expect("it was submitted");
+                versions.retain(|version| version.request != id);
+            }
+        }
     }
 
     /// A flush that was submitted at `submitted` has been acknowledged.
@@ -164,6 +207,8 @@ impl History {
             request.outcome = Outcome::Unknown;
             request.answered = now;
         }
+        // What was not flushed may be undone, and replaced once more.
+        self.replaced.clear();
     }
 
     /// Sectors that were ever touched.
@@ -235,20 +280,26 @@ impl History {
         Ok(Some(versions[only].request))
     }
 
-    /// Each block is whole: a request that shows in one sector of a block has taken effect in all that it covers, so
-    /// that what shows there instead came later.
+    /// Each block is whole, and each request that is to be: one that shows in one sector of it has taken effect in all
+    /// that it covers, so that what shows there instead came later.
     fn check_blocks(&self, shown: &BTreeMap<u64, RequestId>) -> Result<(), String> {
         for (sector, request) in shown.iter().filter(|(_, request)| **request != BASE) {
             let block = sector / SECTORS_PER_BLOCK * SECTORS_PER_BLOCK;
             let covered = &self.requests[request.0].sectors;
-            for (other_sector, other) in shown.range(block..block + SECTORS_PER_BLOCK) {
+            let whole = self.requests[request.0].whole;
+            let unit = if whole { covered.clone() } else { block..block + SECTORS_PER_BLOCK };
+            for (other_sector, other) in shown.range(unit) {
                 if other == request || !covered.contains(other_sector) {
                     continue;
                 }
                 let (here, there) = (&self.requests[request.0], &self.requests[other.0]);
-                if *other == BASE || there.precedes(here) || there.sectors.contains(sector) {
+                let same_block = other_sector / SECTORS_PER_BLOCK == sector / SECTORS_PER_BLOCK;
+                // It shows there, so it came later, and then it would show here as well.
+                let should_show = there.sectors.contains(sector) && (there.whole || same_block);
+                if *other == BASE || there.precedes(here) || should_show {
+                    let what = if same_block { "block" } else { "write" };
                     return Err(format!(
-                        "torn block at sector {block}: sector {sector} is {here:?}, but sector {other_sector} is {there:?}"
+                        "torn {what} at sector {block}: sector {sector} is {here:?}, but sector {other_sector} is {there:?}"
                     ));
                 }
             }

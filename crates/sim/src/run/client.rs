@@ -6,7 +6,7 @@ use crate::oracle::history::{Outcome, RequestId, Time};
 use crate::oracle::pattern::{SECTOR, Value, request_bytes};
 use crate::rng::{Chance, Rng};
 use block::{Allocation, BlockDevice, Error, Kind, Reply, Request, Status, WriteZeroes};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
@@ -78,7 +78,9 @@ async fn request(model: &Shared, index: usize, step: u64, rng: &mut Rng) {
             let data = request_bytes(tag, sectors.start, sectors.end - sectors.start, write);
             client.change(sectors, Value::Data(write), fua, Request::Write { offset, data, fua }).await;
         }
-        45..70 => client.read(sectors, Request::Read { offset, len: len as u32 }).await,
+        45..64 => drop(client.read(sectors, Request::Read { offset, len: len as u32 }).await),
+        64..68 => client.compare_and_write(rng).await,
+        68..70 => client.rewrite(sectors).await,
         70..78 => client.flush().await,
         78..85 => {
             // Ragged edges of a trim keep their content.
@@ -134,6 +136,7 @@ impl Client<'_> {
             (Request::Trim { .. }, _) => "trim",
             _ => "zero",
         };
+        let whole = matches!(request, Request::Write { .. }) && self.is_whole(&sectors);
         let now = self.begin(what, sectors.start * SECTOR, (sectors.end - sectors.start) * SECTOR);
         let (id, verbs, read_only): (RequestId, u64, bool) = {
             let mut model = self.model.borrow_mut();
@@ -141,7 +144,11 @@ impl Client<'_> {
             let read_only = entry.is_settled() && entry.current().is_some_and(|a| a.read_only);
             let slot = &mut model.slots[self.index];
             // FUA is a promise about the request's own bytes: where there are none, it promises nothing.
-            (slot.history.submit(now, sectors.clone(), value, fua && !sectors.is_empty()), slot.verbs, read_only)
+            let id = slot.history.submit(now, sectors.clone(), value, fua && !sectors.is_empty());
+            if whole {
+                slot.history.keep_whole(id);
+            }
+            (id, slot.verbs, read_only)
         };
         let result = self.device.submit(request).await;
         let mut model = self.model.borrow_mut();
@@ -160,7 +167,8 @@ impl Client<'_> {
         }
     }
 
-    async fn read(&self, sectors: Range<u64>, request: Request) {
+    /// What was read, if it was and may be so.
+    async fn read(&self, sectors: Range<u64>, request: Request) -> Option<Bytes> {
         let len = (sectors.end - sectors.start) * SECTOR;
         let submitted = self.begin("read", sectors.start * SECTOR, len);
         match self.device.submit(request).await {
@@ -168,12 +176,92 @@ impl Client<'_> {
                 let mut model = self.model.borrow_mut();
                 let now = model.tick();
                 let history = &mut model.slots[self.index].history;
-                let checked = bytes_of(reply, len).and_then(|b| history.check_read(submitted, now, sectors.start, &b));
-                if let Err(what) = checked {
-                    model.fail(format!("read of {len} bytes at sector {}: {what}", sectors.start));
-                }
+                let checked = bytes_of(reply, len).and_then(|bytes| {
+                    history.check_read(submitted, now, sectors.start, &bytes)?;
+                    Ok(bytes.freeze())
+                });
+                let fail = |what| model.fail(format!("read of {len} bytes at sector {}: {what}", sectors.start));
+                checked.map_err(fail).ok()
             }
-            Err(error) => self.refused(&error, false),
+            Err(error) => {
+                self.refused(&error, false);
+                None
+            }
+        }
+    }
+
+    /// Whole blocks, few enough to be written all or nothing.
+    fn is_whole(&self, sectors: &Range<u64>) -> bool {
+        let max = u64::from(self.device.geometry().atomic_bytes_max) / SECTOR;
+        sectors.start % 8 == 0 && sectors.end % 8 == 0 && sectors.end - sectors.start <= max
+    }
+
+    /// Replaces what it has just read, unless somebody else comes first; mostly where others do the same.
+    async fn compare_and_write(&self, rng: &mut Rng) {
+        let geometry = self.device.geometry();
+        let size = geometry.size_bytes / SECTOR;
+        let few =
+            if rng.chance(Chance::HALF) { 1 } else { rng.between(1, u64::from(geometry.atomic_bytes_max) / SECTOR) };
+        let len = few.min(size);
+        let start = if rng.chance(Chance::percent(70)) { rng.below(12) } else { rng.below(size) };
+        let start = start.min(size - len);
+        let fua = rng.chance(Chance::percent(8));
+        let (offset, len) = (start * SECTOR, len * SECTOR);
+        let since = self.model.borrow_mut().tick();
+        let Some(expected) = self.read(start..start + len / SECTOR, Request::Read { offset, len: len as u32 }).await
+        else {
+            return;
+        };
+        let now = self.begin("compare and write", offset, len);
+        let (id, data) = {
+            let mut model = self.model.borrow_mut();
+            let write = model.fresh_write();
+            let history = &mut model.slots[self.index].history;
+            let id = history.submit(now, start..start + len / SECTOR, Value::Data(write), fua);
+            history.keep_whole(id);
+            (id, request_bytes(history.tag, start, len / SECTOR, write))
+        };
+        let request = Request::CompareAndWrite { offset, expected: expected.clone(), data, fua };
+        let result = self.device.submit(request).await;
+        let mut model = self.model.borrow_mut();
+        let now = model.tick();
+        let history = &mut model.slots[self.index].history;
+        let wrong = match &result {
+            Ok(Reply::Done) => history.replaced(id, now, &expected).err(),
+            Ok(other) => Some(format!("a compare and write was answered with {other:?}")),
+            Err(error) if error.kind == Kind::Miscompare => {
+                let inside = error.at.is_some_and(|at| (offset..offset + len).contains(&at));
+                let excused = inside && history.may_have_changed(id, since);
+                (!excused).then(|| format!("what was just read at {offset} is not there any more: {error:?}"))
+            }
+            Err(_) => None,
+        };
+        let outcome = match &result {
+            Ok(_) => Outcome::Acknowledged,
+            Err(error) if error.kind == Kind::Miscompare => Outcome::Refused,
+            Err(_) => Outcome::Unknown,
+        };
+        history.answer(now, id, outcome);
+        if let Some(wrong) = wrong {
+            model.fail(wrong);
+        }
+        drop(model);
+        match result {
+            Err(error) if error.kind != Kind::Miscompare => self.refused(&error, true),
+            _ => {}
+        }
+    }
+
+    /// ORs zeros to what is there: nothing may change, and nothing that was written meanwhile may be undone.
+    async fn rewrite(&self, sectors: Range<u64>) {
+        let max = u64::from(self.device.geometry().atomic_bytes_max) / SECTOR;
+        let (offset, len) = (sectors.start * SECTOR, (sectors.end - sectors.start).min(max) * SECTOR);
+        self.begin("or-write", offset, len);
+        let data = vec![0; len as usize].into();
+        match self.device.submit(Request::OrWrite { offset, data, fua: false }).await {
+            Ok(Reply::Done) => {}
+            Ok(other) => self.model.borrow_mut().fail(format!("an or-write was answered with {other:?}")),
+            Err(error) => self.refused(&error, true),
         }
     }
 

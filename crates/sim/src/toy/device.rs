@@ -19,7 +19,14 @@ impl BlockDevice for ToyDevice {
         let state = self.shared.state.borrow();
         let (size_bytes, read_only) =
             state.vdisks.get(&self.id).map_or((0, true), |vdisk| (vdisk.size_bytes, vdisk.read_only || state.damaged));
-        Geometry { size_bytes, sector_bytes: 512, preferred_bytes: 4096, transfer_bytes_max: 32 << 20, read_only }
+        Geometry {
+            size_bytes,
+            sector_bytes: 512,
+            preferred_bytes: 4096,
+            transfer_bytes_max: 32 << 20,
+            atomic_bytes_max: 32 << 10,
+            read_only,
+        }
     }
 
     fn submit(&self, request: Request) -> Completion<Result<Reply>> {
@@ -39,6 +46,15 @@ impl BlockDevice for ToyDevice {
                 Completion::pending(async move { read(&shared, places).await })
             }
             Request::Write { offset, data, fua } => self.change(offset, data.len() as u64, data, fua, false),
+            Request::CompareAndWrite { offset, expected, data, fua } => {
+                self.combine(offset, data, fua, move |old, data| match old == expected {
+                    true => Ok(data),
+                    false => Err(Error::new(Kind::Miscompare, "not what was expected").at(offset)),
+                })
+            }
+            Request::OrWrite { offset, data, fua } => self.combine(offset, data, fua, |old, data| {
+                Ok(old.iter().zip(&data).map(|(old, new)| old | new).collect())
+            }),
             Request::WriteZeroes { offset, len, fua, .. } => self.change(offset, len, Bytes::new(), fua, true),
             Request::Trim { offset, len, fua } => {
                 let start = offset.next_multiple_of(4096);
@@ -75,7 +91,9 @@ impl ToyDevice {
         let (offset, len) = match request {
             Request::Flush => return true,
             Request::Read { offset, len } => (*offset, *len as u64),
-            Request::Write { offset, data, .. } => (*offset, data.len() as u64),
+            Request::Write { offset, data, .. }
+            | Request::CompareAndWrite { offset, data, .. }
+            | Request::OrWrite { offset, data, .. } => (*offset, data.len() as u64),
             Request::Trim { offset, len, .. }
             | Request::WriteZeroes { offset, len, .. }
             | Request::Prefetch { offset, len }
@@ -104,11 +122,17 @@ impl ToyDevice {
         let sync = fua && shared.bug != Bug::ForgetsFua;
         let verb = if zero { Verb::Zero { sector, sectors: len / SECTOR } } else { Verb::Write { sector } };
         let record = Record { vdisk: id, verb, payload: misplaced(shared.bug, sector, data) };
-        let tears = shared.bug == Bug::TearsBlocks && !zero && len > SECTOR;
+        let tears = !zero
+            && match shared.bug {
+                Bug::TearsBlocks => len > SECTOR,
+                Bug::TearsWrites => len > 4096 && sector % 8 == 0,
+                _ => false,
+            };
         let early = shared.bug == Bug::AcksBeforeWrite && !zero && !fua;
         let task = async move {
             if tears {
-                let cut = record.payload.len() / SECTOR as usize / 2;
+                let half = record.payload.len() / SECTOR as usize / 2;
+                let cut = if shared.bug == Bug::TearsWrites { half.next_multiple_of(8) } else { half };
                 let half = |sector, payload| Record { vdisk: id, verb: Verb::Write { sector }, payload };
                 shared.append(half(sector, record.payload.slice(..cut * 512)), false).await?;
                 shared.append(half(sector + cut as u64, record.payload.slice(cut * 512..)), sync).await?;
@@ -124,6 +148,39 @@ impl ToyDevice {
             return Completion::Ready(Ok(Reply::Done));
         }
         Completion::pending(task)
+    }
+}
+
+impl ToyDevice {
+    /// Writes what `make` makes of what is there and of `data`.
+    fn combine(
+        &self,
+        offset: u64,
+        data: Bytes,
+        fua: bool,
+        make: impl FnOnce(Bytes, Bytes) -> Result<Bytes> + 'static,
+    ) -> Completion<Result<Reply>> {
+        if self.geometry().read_only {
+            return Completion::Ready(Err(Error::new(Kind::ReadOnly, "the vDisk is read-only")));
+        }
+        let device = ToyDevice { shared: self.shared.clone(), id: self.id };
+        Completion::pending(async move {
+            let shared = &device.shared;
+            let early = shared.bug == Bug::ComparesEarly;
+            let permit = if early { None } else { Some(shared.order.acquire(1).await) };
+            if !shared.state.borrow().vdisks.contains_key(&device.id) {
+                return Err(gone());
+            }
+            let places = device.places(offset, data.len() as u64);
+            let Reply::Data(segments) = read(shared, places).await? else { unreachable!("a read has data") };
+            let Some(Segment::Bytes(old)) = segments.into_iter().next() else { unreachable!("in one piece") };
+            let payload = make(old, data)?;
+            let permit = if early { Some(shared.order.acquire(1).await) } else { permit };
+            let record = Record { vdisk: device.id, verb: Verb::Write { sector: offset / SECTOR }, payload };
+            shared.append_in_turn(record).await?;
+            drop(permit);
+            if fua { shared.log.sync().await.map(|()| Reply::Done) } else { Ok(Reply::Done) }
+        })
     }
 }
 

@@ -66,12 +66,15 @@ fn every_broken_toy_is_caught() {
         (Bug::TrustsReads, "corrupt", ""),
         (Bug::Misplaces, "calm", "as WriteId"),
         (Bug::TearsBlocks, "calm", "torn block"),
+        (Bug::TearsWrites, "crash", "torn write"),
+        (Bug::ComparesEarly, "calm", ""),
         (Bug::ForgetsTrims, "crash", "legal"),
         (Bug::ForgetsRename, "crash", "legal would be"),
+        (Bug::ForgetsNotes, "crash", "legal would be"),
         (Bug::WritesReadOnly, "crash", "read-only"),
         (Bug::LosesAnswers, "calm", "hangs"),
     ] {
-        let caught = (0..60).find_map(|seed| run_random(seed, profile(name), toy(bug), u64::MAX, TRACE_LINES).failure);
+        let caught = (0..200).find_map(|seed| run_random(seed, profile(name), toy(bug), u64::MAX, TRACE_LINES).failure);
         let failure = caught.unwrap_or_else(|| panic!("{bug:?} was not caught"));
         assert!(failure.what.contains(complaint), "{bug:?} was caught for another reason: {}", failure.what);
     }

@@ -116,6 +116,10 @@ impl Machine {
         self.executor.world(self.domain.get(), 1)
     }
 
+    pub fn domain(&self) -> Domain {
+        self.domain.get()
+    }
+
     pub fn mount(&self) -> Rc<dyn Disk> {
         let inner = self.disk.mount(self.domain.get());
         Rc::new(TapDisk { inner, disk: self.disk.clone(), tap: self.tap.clone(), clock: self.world().clock })

@@ -1,10 +1,12 @@
-//! Gathering what waits in the foreground into one frame: large requests are cut, partial blocks filled up.
+//! Gathering what waits in the foreground into one frame: large requests are cut, partial blocks filled up, and what is
+//! promised to be all or nothing is left whole.
 
 use super::frame;
 use super::piece::Piece;
 use super::queue::{Done, Item};
 use crate::address::Address;
 use crate::vdisk::Vdisk;
+use crate::write::ATOMIC_BYTES_MAX;
 use crate::{Error, Result};
 use base::units::BLOCK;
 use bytes::{Bytes, BytesMut};
@@ -32,8 +34,18 @@ impl Batch {
         self.payload_bytes += piece.payload().map_or(0, |bytes| bytes.len() as u64);
         self.pieces.push(piece);
     }
-    fn touches(&self, blocks: std::ops::Range<u64>) -> bool {
+    pub fn touches(&self, blocks: std::ops::Range<u64>) -> bool {
         self.pieces.iter().any(|piece| piece.blocks().start < blocks.end && blocks.start < piece.blocks().end)
+    }
+    /// A frame takes at least one request, or it would never be taken.
+    pub fn has_room(&self, blocks: &std::ops::Range<u64>, payload_max: u64) -> bool {
+        self.pieces.is_empty() || self.payload_bytes + (blocks.end - blocks.start) * BLOCK <= payload_max
+    }
+    /// Adds all of a request. The frame may take more.
+    pub fn add_whole(&mut self, piece: Piece, done: Done) -> bool {
+        self.push(piece);
+        self.dones.push(done);
+        true
     }
     pub fn finish(self, result: Result<()>) {
         for done in self.dones {
@@ -58,6 +70,9 @@ impl Vdisk {
             batch.clears = is_clear;
             let more = match item {
                 Item::Write { offset, data, done } => self.add_write(batch, offset, data, done, payload_max).await,
+                Item::Combine { offset, data, how, done } => {
+                    self.add_combined(batch, offset, data, how, done, payload_max).await
+                }
                 Item::Clear { block, count, fill, done } => self.add_clear(batch, block, count, fill, done),
                 _ => unreachable!("the foreground queue holds writes and clears"),
             };
@@ -72,10 +87,14 @@ impl Vdisk {
         let first = offset / BLOCK;
         let end = offset + data.len() as u64;
         let ragged = offset % BLOCK != 0 || end % BLOCK != 0;
-        if ragged && batch.touches(first..end.div_ceil(BLOCK)) {
+        let blocks = first..end.div_ceil(BLOCK);
+        let is_atomic = data.len() as u64 <= u64::from(self.atomic_bytes_max());
+        if ragged && batch.touches(blocks.clone()) || is_atomic && !batch.has_room(&blocks, payload_max) {
             self.queue.borrow_mut().user.push_front(Item::Write { offset, data, done });
             return false;
         }
+        // What is not to be cut may go beyond by the rest of its last block.
+        let payload_max = if is_atomic { payload_max.max((blocks.end - blocks.start) * BLOCK) } else { payload_max };
         let before = (batch.pieces.len(), batch.payload_bytes);
         if offset % BLOCK != 0 {
             let head_len = (BLOCK - offset % BLOCK).min(data.len() as u64);
@@ -164,6 +183,13 @@ impl Vdisk {
         if fits >= frame::ALIGN_FROM { fits.min(max) } else { max }
     }
 
+    /// Writes up to this are never cut. (As much as there is room for goes into one frame: at least `ALIGN_FROM`, or what
+    /// the settings allow.)
+    pub(crate) fn atomic_bytes_max(&self) -> u32 {
+        const { assert!(ATOMIC_BYTES_MAX <= frame::ALIGN_FROM, "it must fit into every frame") };
+        self.frame_payload_max().min(ATOMIC_BYTES_MAX)
+    }
+
     pub(crate) fn frame_payload_max(&self) -> u32 {
         // A frame and its header must fit an empty group several times over.
         let group = self.context.pool.group_size() / 4;
@@ -172,7 +198,7 @@ impl Vdisk {
     }
 }
 
-fn fail(done: Done, error: Error) -> bool {
+pub(super) fn fail(done: Done, error: Error) -> bool {
     done.send(Err(error));
     true
 }

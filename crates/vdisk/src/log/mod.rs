@@ -2,6 +2,7 @@
 
 mod append;
 mod batch;
+mod combine;
 pub mod frame;
 mod piece;
 mod queue;
@@ -10,6 +11,7 @@ mod rewrite;
 mod walk;
 mod writer;
 
+pub(crate) use combine::Combine;
 pub(crate) use piece::{piece_of, run_addresses};
 pub(crate) use queue::{Frozen, Item, Move, PageWrite, Queue};
 pub use record::{CheckpointRecord, GroupEntry, Record};

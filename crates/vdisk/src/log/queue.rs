@@ -1,6 +1,6 @@
 //! What waits for the log task of a vDisk, and how it is asked.
 
-use super::{Position, Record};
+use super::{Combine, Position, Record};
 use crate::account::Accounts;
 use crate::address::Address;
 use crate::map::{Node, PagePlace, Tree};
@@ -20,6 +20,13 @@ pub(crate) enum Item {
     Write {
         offset: u64,
         data: Bytes,
+        done: Done,
+    },
+    /// Any multiple of 512 bytes, at most [`Vdisk::atomic_bytes_max`].
+    Combine {
+        offset: u64,
+        data: Bytes,
+        how: Combine,
         done: Done,
     },
     /// Whole blocks. `fill`: `Address::NONE` or `ZEROS`.
@@ -112,7 +119,7 @@ impl Vdisk {
         {
             let mut queue = self.queue.borrow_mut();
             match item {
-                Item::Write { .. } | Item::Clear { .. } => queue.user.push_back(item),
+                Item::Write { .. } | Item::Combine { .. } | Item::Clear { .. } => queue.user.push_back(item),
                 _ => queue.background.push_back(item),
             }
         }
@@ -130,7 +137,11 @@ impl Vdisk {
 /// Answers an item that is not carried out.
 pub(super) fn refuse(item: Item, error: Error) {
     match item {
-        Item::Write { done, .. } | Item::Clear { done, .. } | Item::Pages { done, .. } | Item::Rewrite { done } => {
+        Item::Write { done, .. }
+        | Item::Combine { done, .. }
+        | Item::Clear { done, .. }
+        | Item::Pages { done, .. }
+        | Item::Rewrite { done } => {
             done.send(Err(error));
         }
         Item::Relocate { done, .. } => done.send(Err(error)),

@@ -106,7 +106,9 @@ impl Vdisk {
                 done.send(());
                 return true;
             }
-            Item::Write { .. } | Item::Clear { .. } => unreachable!("foreground items have their own queue"),
+            Item::Write { .. } | Item::Combine { .. } | Item::Clear { .. } => {
+                unreachable!("foreground items have their own queue")
+            }
         }
         false
     }
@@ -273,6 +275,8 @@ pub(crate) fn apply_record(state: &mut State, record: &Record) {
             state.attributes.size_bytes = *size;
             state.tree.grow(size / BLOCK);
         }
+        Record::Note(kind, bytes) if bytes.is_empty() => drop(state.notes.remove(kind)),
+        Record::Note(kind, bytes) => drop(state.notes.insert(*kind, bytes.clone())),
         Record::ReadOnly(on) => state.attributes.read_only = *on,
         Record::Delete => state.health = Health::Deleted,
         Record::Checkpoint(_) => {}

@@ -1,0 +1,75 @@
+//! Which targets an initiator sees, and whether it may log in: the rules of each vDisk, seen from one portal.
+
+use super::seam::{FoundTarget, Targets};
+use super::sessions::Sessions;
+use iscsi::{Access, Advertised, Directory, Secret};
+use std::net::SocketAddr;
+
+/// A listening address, and the portal group that it is: each portal is a group of its own, as a session does not span
+/// two of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Portal {
+    pub listen: SocketAddr,
+    pub group: u16,
+}
+
+/// The targets as they are seen through one portal.
+pub(super) struct View<'a> {
+    pub targets: &'a dyn Targets,
+    pub sessions: &'a Sessions,
+    pub portals: &'a [Portal],
+    /// The address that the initiator reached.
+    pub local: SocketAddr,
+    /// Targets that ask nobody for anything may be used through this portal.
+    pub open_allowed: bool,
+}
+
+impl View<'_> {
+    /// What discovery tells this initiator.
+    pub fn visible(&self, initiator: &str) -> Vec<Advertised> {
+        let seen = |found: &FoundTarget| self.may_see(found, initiator);
+        self.targets.list().into_iter().filter(seen).map(|found| self.advertised(&found.target_name)).collect()
+    }
+
+    pub fn advertised(&self, name: &str) -> Advertised {
+        let portals = self.portals.iter().map(|portal| (self.address(portal.listen), portal.group)).collect();
+        Advertised { name: name.to_string(), portals }
+    }
+
+    /// A portal that listens on all addresses is reached by the one that reached us.
+    fn address(&self, listen: SocketAddr) -> SocketAddr {
+        if listen.ip().is_unspecified() {
+            return SocketAddr::new(self.local.ip().to_canonical(), listen.port());
+        }
+        listen
+    }
+
+    fn may_see(&self, found: &FoundTarget, initiator: &str) -> bool {
+        let named = &found.access.initiators;
+        let known = named.is_empty() || named.iter().any(|name| name.eq_ignore_ascii_case(initiator));
+        known && (self.open_allowed || !found.access.is_open())
+    }
+}
+
+impl Directory for View<'_> {
+    fn access(&self, target: &str, initiator: &str) -> Access {
+        let Some(found) = self.targets.find(target) else { return Access::NotFound };
+        if !self.may_see(&found, initiator) {
+            return Access::Forbidden;
+        }
+        Access::Granted { chap: found.access.chap.map(secret), mutual: found.access.mutual.map(secret) }
+    }
+
+    fn discovery_secrets(&self, initiator: &str) -> Vec<Secret> {
+        let seen = self.targets.list().into_iter().filter(|found| self.may_see(found, initiator));
+        seen.filter_map(|found| found.access.chap).map(secret).collect()
+    }
+
+    fn has_session(&self, tsih: u16) -> bool {
+        self.sessions.has_tsih(tsih)
+    }
+}
+
+fn secret(chap: control::ChapSecret) -> Secret {
+    Secret { user: chap.user, secret: chap.secret.into_bytes() }
+}

@@ -1,0 +1,347 @@
+//! One session in the full feature phase: the loop that every command of an initiator goes through.
+//!
+//! One task per connection, one turn of it: take what one read brought, hand all of it to the device server, gather what
+//! is ready, answer with one vectored write. A command that is answered at once costs no trip through the executor. A
+//! turn is bounded, so that connections of one worker take turns; what an initiator can make us hold is bounded by the
+//! session's limits, and one that stops reading or sending is cut off.
+
+mod collect;
+mod timing;
+
+use super::Timeouts;
+use super::sessions::Listed;
+use crate::frontend::channel::Channel;
+use crate::frontend::input::{INPUT_BYTES, Input};
+use crate::frontend::payload::{PATIENCE, Part, Room};
+use base::Output;
+use collect::{Pending, Signal};
+use futures_util::stream::FuturesUnordered;
+use iscsi::{Advertised, Execute, Limits, ManageTag, Next, Session, Tag};
+use scsi::{Command, Ended, Nexus, Outcome, Response, Task};
+use std::any::Any;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use timing::Timing;
+use world::{Completion, LocalFuture};
+
+/// Data with more than this missing is read straight into its own memory.
+const IN_PLACE_BYTES: usize = 16 << 10;
+/// After data of at least this size the next read is a small one: it finds the next header, and the data behind it goes
+/// in place instead of through the input buffer.
+const LARGE_DATA_BYTES: usize = 64 << 10;
+const SMALL_READ_BYTES: usize = 4096;
+/// Commands, and reads, after which a connection lets others have their turn. A quarter of a millisecond at 2 us each.
+const TURN_COMMANDS: u32 = 128;
+const TURN_READS: u32 = 16;
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    LoggedOut,
+    /// The initiator went away without a word.
+    HungUp,
+    /// The controller ended it.
+    Closed,
+    /// Somebody asked for its end.
+    Dropped,
+    /// The same initiator port logged in again.
+    Replaced,
+    /// A target cold reset.
+    Reset,
+    /// The initiator took nothing, or sent nothing that it was asked for.
+    Silent(&'static str),
+    /// The initiator did not speak the protocol.
+    Broken(&'static str),
+    Lost(#[expect(dead_code, reason = "it is in the log line of the end")] io::Error),
+}
+
+/// What a session has besides its socket.
+pub(super) struct Served {
+    pub nexus: Nexus,
+    /// What SendTargets tells of the own target.
+    pub own: Advertised,
+    pub listed: Listed,
+    pub part: Part,
+    pub timeouts: Timeouts,
+    /// Completes when the vDisk goes away.
+    pub closed: LocalFuture<()>,
+    /// Completes when the server stops.
+    pub stopped: LocalFuture<()>,
+    /// Asked for after a target cold reset.
+    pub end_others: Box<dyn Fn()>,
+    pub hold: Box<dyn Any>,
+}
+
+/// Serves a session until it ends.
+pub(super) async fn serve(
+    channel: Channel,
+    session: Session<Task>,
+    out: Output,
+    unread: Vec<u8>,
+    served: Served,
+) -> End {
+    let Served { nexus, own, listed, part, timeouts, closed, stopped, end_others, hold } = served;
+    let mut connection = Connection {
+        channel,
+        session,
+        nexus: Rc::new(nexus),
+        own,
+        end_others,
+        out,
+        input: Input::holding(unread),
+        large_data: false,
+        events: FuturesUnordered::new(),
+        part,
+        will_complain: false,
+        moved: false,
+        timing: Timing::new(timeouts, Instant::now()),
+        listed,
+        end: None,
+        gave_up: false,
+    };
+    connection.listen(closed, stopped);
+    let end = poll_fn(|context| connection.turns(context)).await;
+    let Connection { channel, nexus, events, part, listed, session, .. } = connection;
+    drop(part);
+    // Whatever is still under way goes on in the device, unheard; the tasks are aborted with the nexus.
+    drop((events, session));
+    drop(nexus);
+    drop(hold);
+    drop(listed);
+    if !matches!(end, End::HungUp | End::Silent(_) | End::Lost(_)) {
+        channel.close().await;
+    }
+    end
+}
+
+struct Connection {
+    channel: Channel,
+    session: Session<Task>,
+    nexus: Rc<Nexus>,
+    own: Advertised,
+    end_others: Box<dyn Fn()>,
+    out: Output,
+    input: Input,
+    large_data: bool,
+    events: FuturesUnordered<Pending>,
+    part: Part,
+    will_complain: bool,
+    /// A byte was read or sent in this turn.
+    moved: bool,
+    timing: Timing,
+    listed: Listed,
+    /// Set when no more commands are taken.
+    end: Option<End>,
+    /// Set when the last answers are not waited for any more.
+    gave_up: bool,
+}
+
+/// How far receiving got.
+enum Received {
+    /// The socket is empty; we are woken when it is not.
+    All,
+    /// There may be more.
+    Some,
+    /// The session takes no more for now.
+    Full,
+    Ended,
+}
+
+impl Connection {
+    fn turns(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        let Some(Room { payload_bytes, single_bytes }) = self.part.room(context.waker()) else {
+            return Poll::Ready(End::Silent("others waited for what it held"));
+        };
+        let whole = Limits::default();
+        let payload_bytes = payload_bytes.min(whole.payload_bytes);
+        self.session.limits = Limits { payload_bytes, single_bytes, ..whole };
+        self.moved = false;
+        let turned = self.turn(context);
+        let waits_for_initiator = !self.out.is_empty() || self.session.waits_for_data();
+        let now = Instant::now();
+        self.part.settle(self.session.held_bytes(&self.out), waits_for_initiator, self.moved, now);
+        if self.moved || !waits_for_initiator {
+            self.timing.moved = now;
+        }
+        self.listed.counters.commands_in_flight.store(self.session.commands_under_way(), Relaxed);
+        let waits = !self.session.has_room(&self.out) && self.session.has_room_within(&whole, &self.out);
+        if self.part.wait(waits && self.end.is_none()) {
+            self.complain_later();
+            // What there is may be enough for it now that it is in the queue.
+            context.waker().wake_by_ref();
+        }
+        turned
+    }
+
+    fn complain_later(&mut self) {
+        if std::mem::replace(&mut self.will_complain, true) {
+            return;
+        }
+        self.events.push(Pending::Signal(Box::pin(tokio::time::sleep(PATIENCE)), Signal::Waited));
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        let mut commands = TURN_COMMANDS;
+        for _ in 0..TURN_READS {
+            let received = self.receive(context, &mut commands);
+            self.collect(context);
+            self.say_goodbye();
+            let unsent = self.out.pending_bytes();
+            let sent = match self.channel.poll_write(context, &mut self.out) {
+                Poll::Ready(Err(error)) => return Poll::Ready(self.end.take().unwrap_or(End::Lost(error))),
+                sent => sent.is_ready(),
+            };
+            self.moved |= self.out.pending_bytes() < unsent;
+            let answered = sent && self.session.running() == 0;
+            if (self.gave_up || answered)
+                && let Some(end) = self.end.take()
+            {
+                return Poll::Ready(end);
+            }
+            match received {
+                Received::Some if commands > 0 => {}
+                Received::Full if self.session.has_room(&self.out) => {}
+                Received::Some => break,
+                // A command that waited may have room now that something was answered.
+                Received::All if self.session.can_admit(&self.out) => {}
+                Received::All | Received::Full | Received::Ended => return Poll::Pending,
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The answer to a logout, once everything else was answered.
+    fn say_goodbye(&mut self) {
+        if matches!(self.end, Some(End::LoggedOut)) && self.session.running() == 0 {
+            self.session.logged_out(&mut self.out);
+        }
+    }
+
+    /// Parses and hands on what is in the input; if there was nothing, what one read brings.
+    fn receive(&mut self, context: &mut Context<'_>, commands: &mut u32) -> Received {
+        if self.end.is_some() {
+            return Received::Ended;
+        }
+        if let Some(received) = self.parse(commands) {
+            return received;
+        }
+        match self.read(context) {
+            Poll::Pending => return Received::All,
+            Poll::Ready(Ok(0)) => self.finish(End::HungUp),
+            Poll::Ready(Ok(_)) => {
+                self.moved = true;
+                self.timing.heard = None;
+                return self.parse(commands).unwrap_or(Received::Some);
+            }
+            Poll::Ready(Err(error)) => self.finish(End::Lost(error)),
+        }
+        Received::Ended
+    }
+
+    fn read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.channel.reads_in_place()
+            && let Some((payload, missing)) = self.session.payload()
+            && missing >= IN_PLACE_BYTES
+        {
+            self.large_data = true;
+            return self.channel.poll_read_into(context, payload, missing);
+        }
+        let room = self.session.limits.payload_bytes.saturating_sub(self.session.held_bytes(&self.out));
+        let limit = match std::mem::take(&mut self.large_data) {
+            true => SMALL_READ_BYTES,
+            // What cannot be taken on stays in the socket: a thousand connections that wait would keep 256 KiB each.
+            false => usize::try_from(room).unwrap_or(INPUT_BYTES).clamp(SMALL_READ_BYTES, INPUT_BYTES),
+        };
+        self.input.fill(limit, |buffer| self.channel.poll_read(context, buffer))
+    }
+
+    /// Hands on what is in the input; `None` when all of it was used.
+    fn parse(&mut self, commands: &mut u32) -> Option<Received> {
+        let input = std::mem::take(&mut self.input);
+        let mut rest = input.rest();
+        let mut end = None;
+        let stopped = loop {
+            if *commands == 0 {
+                break Some(Received::Some);
+            }
+            match self.session.next(&mut rest, &mut self.out) {
+                Next::Command { tag, lun, cdb, attribute, offered } => {
+                    *commands -= 1;
+                    let (number, cdb) = (tag.number(), cdb.as_slice());
+                    let command = Command { tag: number, lun, cdb, attribute, data_out_offered: offered };
+                    let task = self.nexus.start(command);
+                    let wanted = task.data_out_bytes();
+                    if let Some(execute) = self.session.gather(tag, wanted, task, &mut self.out) {
+                        self.execute(execute);
+                    }
+                }
+                Next::Execute(execute) => self.execute(execute),
+                Next::Manage { tag, lun, function } => match self.nexus.manage(function, lun) {
+                    Completion::Ready(outcome) => self.managed(tag, outcome),
+                    pending => self.events.push(Pending::Manage(Some(tag), pending)),
+                },
+                Next::Targets(tag, _) => self.session.advertise(tag, std::slice::from_ref(&self.own), &mut self.out),
+                Next::Starved => break None,
+                Next::Full => break Some(Received::Full),
+                Next::Logout => end = Some(End::LoggedOut),
+                Next::Broken(why) => end = Some(End::Broken(why)),
+            }
+            if end.is_some() || self.end.is_some() {
+                break Some(Received::Ended);
+            }
+        };
+        let left = rest.len();
+        self.input = input;
+        self.input.leave(left);
+        if matches!(stopped, Some(Received::Full)) {
+            self.input.compact();
+        }
+        if let Some(end) = end {
+            self.finish(end);
+        }
+        stopped
+    }
+
+    fn execute(&mut self, execute: Execute<Task>) {
+        let Execute { tag, task, data } = execute;
+        self.large_data |= data.len() >= LARGE_DATA_BYTES;
+        if !data.is_empty() {
+            self.listed.counters.written_bytes.fetch_add(data.len() as u64, Relaxed);
+        }
+        match task.run(data) {
+            Completion::Ready(ended) => self.ended(tag, ended),
+            pending => self.events.push(Pending::Command(Some(tag), pending)),
+        }
+    }
+
+    fn ended(&mut self, tag: Tag, ended: Ended) {
+        match ended {
+            Ended::Response(response) => {
+                let read = response.data.iter().map(block::Segment::len).sum::<u64>();
+                if read > 0 {
+                    self.listed.counters.read_bytes.fetch_add(read, Relaxed);
+                }
+                self.respond(tag, response);
+            }
+            Ended::Aborted => self.session.forget(tag),
+        }
+    }
+
+    fn respond(&mut self, tag: Tag, response: Response) {
+        self.session.respond(tag, response, &mut self.out);
+    }
+
+    fn managed(&mut self, tag: ManageTag, outcome: Outcome) {
+        let cold = tag.is_cold_reset();
+        self.session.managed(tag, outcome, &mut self.out);
+        if cold && outcome == Outcome::Complete {
+            (self.end_others)();
+            self.finish(End::Reset);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The logical units of a worker: one for each vDisk, shared by all its sessions, so that reservations, task sets and
+//! unit attentions are common to all paths.
+
+use super::seam::{Unit, Units};
+use block::{BlockDevice, Kind};
+use scsi::{LogicalUnit, Target};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use tokio::sync::Mutex;
+
+#[derive(Default)]
+struct Slot {
+    /// Held while the unit is made, so that it is made once.
+    making: Mutex<()>,
+    unit: RefCell<Weak<LogicalUnit>>,
+    /// Set while something of the unit has to outlive its sessions: persistent registrations.
+    kept: RefCell<Option<Rc<LogicalUnit>>>,
+}
+
+thread_local! {
+    static HERE: RefCell<BTreeMap<u64, Rc<Slot>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// The size of the vDisk, or whether it can be written, is another one now: initiators are told. On the vDisk's worker.
+pub fn geometry_may_have_changed(key: u64) {
+    let unit = HERE.with_borrow(|slots| slots.get(&key).and_then(|slot| slot.unit.borrow().upgrade()));
+    if let Some(unit) = unit {
+        unit.geometry_may_have_changed();
+    }
+}
+
+/// A session's use of a vDisk's unit.
+pub(super) struct Used {
+    pub target: Rc<Target>,
+    unit: Rc<LogicalUnit>,
+    slot: Rc<Slot>,
+}
+
+impl Drop for Used {
+    fn drop(&mut self) {
+        let kept = (!self.unit.is_as_new()).then(|| self.unit.clone());
+        *self.slot.kept.borrow_mut() = kept;
+    }
+}
+
+/// The target of this vDisk on this worker, with the vDisk as LUN 0. To be dropped after the session's nexus.
+pub(super) async fn target(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<Used> {
+    let slot = HERE.with_borrow_mut(|slots| {
+        // There are never more slots than vDisks that have sessions, or have something that outlives them.
+        let used = |slot: &Rc<Slot>| Rc::strong_count(slot) > 1;
+        slots.retain(|other, slot| used(slot) || slot.kept.borrow().is_some() && units.exists(*other));
+        slots.entry(key).or_default().clone()
+    });
+    let making = slot.making.lock().await;
+    let there = slot.unit.borrow().upgrade();
+    let unit = match there {
+        Some(unit) => unit,
+        None => {
+            let Unit { identity, host, saved } = units.unit(key).await?;
+            // To serve without what was saved would let a node write that has been fenced.
+            let unit = LogicalUnit::new(device, identity, host, &saved)
+                .map_err(|error| block::Error::new(Kind::Corrupt, error.to_string()))?;
+            *slot.unit.borrow_mut() = Rc::downgrade(&unit);
+            unit
+        }
+    };
+    drop(making);
+    Ok(Used { target: Target::new(BTreeMap::from([(0, unit.clone())])), unit, slot })
+}

@@ -1,0 +1,23 @@
+//! What a logical unit needs of whoever serves it.
+
+use block::BlockDevice;
+use std::rc::Rc;
+use world::{Completion, LocalFuture};
+
+/// Implemented by the controller, one for each vDisk.
+pub trait Host {
+    /// Keeps what has to survive a restart (persistent registrations with APTPL, a sanitize operation under way); it has replaced what was
+    /// kept before, durably, when it completes. Handed to [`crate::LogicalUnit::new`] at the next start. At most 256 KiB; empty: there is
+    /// nothing to keep. Called again only after the last call has completed.
+    fn save_state(&self, bytes: Vec<u8>) -> Completion<block::Result<()>>;
+
+    /// The vDisk of this controller with this designator (a NAA, EUI-64 or T10 designator of VPD page 83h without its
+    /// header), for third-party copies; `None`: not here. [`crate::Identity::matches`] compares.
+    fn open(&self, designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>>;
+
+    /// Completes `duration_ns` from now, not before: what goes on in the background leaves the device to others in between.
+    fn sleep(&self, duration_ns: u64) -> LocalFuture<()>;
+
+    /// Runs what goes on after its command was answered, or whose command nobody waits for any more, until it ends.
+    fn spawn(&self, task: LocalFuture<()>);
+}

@@ -1,0 +1,155 @@
+//! A command from its arrival to its end.
+
+use crate::call::{Call, Ran};
+use crate::fault::Fault;
+use crate::sense::Condition;
+use crate::table::Entry;
+use crate::task_set::Abort;
+use crate::unit::LogicalUnit;
+use crate::{Ended, Response, Status, sanitize};
+use bytes::Bytes;
+use world::Completion;
+
+/// What [`crate::Nexus::start`] made of a command. Dropping it aborts it.
+#[must_use = "a command is run, or dropped to abort it"]
+pub struct Task(State);
+
+enum State {
+    /// Refused before anything was carried out.
+    Answered(Response),
+    Accepted(Accepted),
+}
+
+pub(crate) struct Accepted {
+    pub entry: &'static Entry,
+    pub data_out_bytes: u32,
+    pub membership: Membership,
+}
+
+/// Keeps the task in the task set.
+pub(crate) struct Membership {
+    pub call: Call,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let unit = &self.call.unit;
+        unit.tasks.borrow_mut().leave(self.call.key);
+        unit.tasks_changed.notify();
+    }
+}
+
+impl Task {
+    pub(crate) fn answered(response: Response) -> Task {
+        Task(State::Answered(response))
+    }
+    pub(crate) fn accepted(accepted: Accepted) -> Task {
+        Task(State::Accepted(accepted))
+    }
+
+    /// What the CDB asks the initiator to send; zero for a command that was refused.
+    pub fn data_out_bytes(&self) -> u32 {
+        match &self.0 {
+            State::Answered(_) => 0,
+            State::Accepted(accepted) => accepted.data_out_bytes,
+        }
+    }
+
+    /// Whether it has been aborted since it was started: data need not be gathered any more, [`Task::run`] says how it ends.
+    /// [`crate::Event::TaskAborted`] tells when.
+    pub fn is_aborted(&self) -> bool {
+        match &self.0 {
+            State::Answered(_) => false,
+            State::Accepted(accepted) => accepted.membership.aborted().is_some(),
+        }
+    }
+
+    /// Carries it out. `data_out`: what the initiator sent, at most [`Task::data_out_bytes`]; less if it offered less, which is all
+    /// that is written then. A task that has to wait for others (attribute ORDERED) completes after them.
+    pub fn run(self, data_out: Bytes) -> Completion<Ended> {
+        let accepted = match self.0 {
+            State::Answered(response) => return Completion::Ready(Ended::Response(response)),
+            State::Accepted(accepted) => accepted,
+        };
+        let Accepted { entry, membership, data_out_bytes } = accepted;
+        let data_out =
+            if data_out.len() > data_out_bytes as usize { data_out.slice(..data_out_bytes as usize) } else { data_out };
+        if membership.aborted().is_some() {
+            return Completion::Ready(membership.end(Err(Fault::Aborted)));
+        }
+        if membership.call.unit.tasks.borrow().may_run(membership.call.key) {
+            return match membership.execute(entry, data_out) {
+                Completion::Ready(ran) => Completion::Ready(membership.end(ran)),
+                pending => Completion::pending(async move {
+                    let ran = pending.await;
+                    membership.end(ran)
+                }),
+            };
+        }
+        Completion::pending(async move {
+            let ran = match membership.turn().await {
+                Ok(()) => membership.execute(entry, data_out).await,
+                Err(fault) => Err(fault),
+            };
+            membership.end(ran)
+        })
+    }
+}
+
+impl Membership {
+    fn aborted(&self) -> Option<Abort> {
+        self.call.unit.tasks.borrow().aborted(self.call.key)
+    }
+
+    fn execute(&self, entry: &'static Entry, data_out: Bytes) -> Completion<Ran> {
+        // It may have begun since the command arrived.
+        if let Err(fault) = sanitize::admits(&self.call.unit, entry) {
+            return Completion::Ready(Err(fault));
+        }
+        self.call.unit.tasks.borrow_mut().runs(self.call.key);
+        (entry.execute)(&self.call, data_out)
+    }
+
+    /// Until nothing that goes first is in the task set.
+    async fn turn(&self) -> Result<(), Fault> {
+        let unit = &self.call.unit;
+        loop {
+            self.call.proceed()?;
+            if unit.tasks.borrow().may_run(self.call.key) {
+                return Ok(());
+            }
+            unit.tasks_changed.notified().await;
+        }
+    }
+
+    /// The task leaves the task set with what this returns.
+    fn end(self, ran: Ran) -> Ended {
+        // Whatever it did meanwhile: the initiator has been told that it is aborted.
+        match self.aborted() {
+            Some(Abort::Silent) => return Ended::Aborted,
+            Some(Abort::Tell) => return Ended::Response(bare(Status::TaskAborted)),
+            None => {}
+        }
+        match ran {
+            Ok(good) => Ended::Response(good.response()),
+            Err(fault) => fault_ended(&self.call.unit, fault),
+        }
+    }
+}
+
+fn fault_ended(unit: &LogicalUnit, fault: Fault) -> Ended {
+    match fault {
+        Fault::Check(condition) => Ended::Response(check_condition(unit, &condition)),
+        Fault::Status(status) => Ended::Response(bare(status)),
+        Fault::Aborted => Ended::Aborted,
+    }
+}
+
+pub(crate) fn check_condition(unit: &LogicalUnit, condition: &Condition) -> Response {
+    let sense = condition.encode(unit.sense_format());
+    Response { status: Status::CheckCondition, sense: Some(sense), data: Vec::new() }
+}
+
+pub(crate) fn bare(status: Status) -> Response {
+    Response { status, sense: None, data: Vec::new() }
+}

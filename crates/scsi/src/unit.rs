@@ -1,0 +1,214 @@
+//! A logical unit: one vDisk as SCSI sees it, shared by all nexuses of its worker.
+//!
+//! Always holds: what is remembered for a nexus that is gone is bounded; nothing is borrowed across an await.
+
+use crate::attention::Attention;
+use crate::event::{Event, Events};
+use crate::host::Host;
+use crate::identity::Identity;
+use crate::lun;
+use crate::mode::Parameters;
+use crate::path::{Path, PathId, Ports};
+use crate::reservation::Reservations;
+use crate::sanitize::Sanitize;
+use crate::sense::Format;
+use crate::task_set::{Abort, Aborted, Described, TaskSet};
+use block::{BlockDevice, Geometry};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use world::local::{Notify, Semaphore};
+
+/// Nexuses that were lost and are told so when they come again. One that is forgotten hears of a power on instead, which makes an
+/// initiator ask for just as much.
+const LOST_MAX: usize = 256;
+
+pub struct LogicalUnit {
+    pub(crate) device: Rc<dyn BlockDevice>,
+    pub(crate) identity: Identity,
+    pub(crate) host: Rc<dyn Host>,
+    pub(crate) tasks: RefCell<TaskSet>,
+    /// A task left the set, or was aborted.
+    pub(crate) tasks_changed: Notify,
+    /// In order of arrival.
+    paths: RefCell<Vec<Rc<Path>>>,
+    last_path: Cell<u64>,
+    lost: RefCell<VecDeque<Ports>>,
+    /// As the initiators know it.
+    geometry: Cell<Geometry>,
+    pub(crate) mode: Cell<Parameters>,
+    /// RESERVE(6): the holder.
+    pub(crate) reserved: Cell<Option<PathId>>,
+    pub(crate) reservations: RefCell<Reservations>,
+    /// One PERSISTENT RESERVE OUT or other change of what is saved after the other.
+    pub(crate) saving: Rc<Semaphore>,
+    pub(crate) sanitize: RefCell<Sanitize>,
+    /// What the host keeps.
+    pub(crate) saved: RefCell<Vec<u8>>,
+    /// Third-party copies under way.
+    pub(crate) copies: Cell<u32>,
+}
+
+impl LogicalUnit {
+    /// `kept`: what [`Host::save_state`] was given last, empty if never. A state that cannot be read is an error: to serve without
+    /// its reservations would let a node write that has been fenced.
+    pub fn new(
+        device: Rc<dyn BlockDevice>,
+        identity: Identity,
+        host: Rc<dyn Host>,
+        kept: &[u8],
+    ) -> Result<Rc<LogicalUnit>, SavedStateError> {
+        let saved = crate::saved::decode(kept)?;
+        let geometry = device.geometry();
+        let unit = Rc::new(LogicalUnit {
+            device,
+            identity,
+            host,
+            tasks: RefCell::default(),
+            tasks_changed: Notify::default(),
+            paths: RefCell::default(),
+            last_path: Cell::new(0),
+            lost: RefCell::default(),
+            geometry: Cell::new(geometry),
+            mode: Cell::default(),
+            reserved: Cell::new(None),
+            reservations: RefCell::new(saved.reservations),
+            saving: Semaphore::new(1),
+            sanitize: RefCell::default(),
+            saved: RefCell::new(kept.to_vec()),
+            copies: Cell::new(0),
+        });
+        crate::sanitize::resume(&unit, saved.sanitize);
+        Ok(unit)
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Compares the device's geometry with what the initiators know, and tells them of a difference. To be called when a resize or a
+    /// switch to read-only is known to have happened; otherwise the next command notices.
+    pub fn geometry_may_have_changed(&self) {
+        let new = self.device.geometry();
+        let old = self.geometry.replace(new);
+        if old.size_bytes != new.size_bytes {
+            self.announce(None, Attention::CapacityChanged);
+        }
+        // There is no attention of its own for it; the WP bit is in the header of every mode page (SBC-3 6.4.1).
+        if old.read_only != new.read_only {
+            self.announce(None, Attention::ModeParametersChanged);
+        }
+    }
+
+    /// Whether one that is made anew would be the same to initiators that come later. Persistent registrations outlive
+    /// their nexuses, whether they survive a restart or not, and mode parameters hold until a reset.
+    pub fn is_as_new(&self) -> bool {
+        self.reservations.borrow().registrants.is_empty()
+            && self.mode.get() == Parameters::default()
+            && *self.sanitize.borrow() == Sanitize::default()
+            && self.copies.get() == 0
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry.get()
+    }
+    pub(crate) fn sense_format(&self) -> Format {
+        if self.mode.get().descriptor_sense { Format::Descriptor } else { Format::Fixed }
+    }
+
+    pub(crate) fn attach(&self, ports: Ports, lun: u64, luns: Rc<[u64]>, events: Rc<Events>) -> Rc<Path> {
+        let id = PathId(self.last_path.get() + 1);
+        self.last_path.set(id.0);
+        let mut lost = self.lost.borrow_mut();
+        let known = lost.iter().position(|other| *other == ports);
+        let first = match known {
+            Some(index) => {
+                lost.remove(index);
+                Attention::NexusLoss
+            }
+            None => Attention::PowerOn,
+        };
+        let path = Rc::new(Path::new(id, ports, lun, luns, events, first));
+        self.paths.borrow_mut().push(path.clone());
+        path
+    }
+
+    /// I_T nexus loss (SAM-5 6.3.4): its tasks are aborted and what was kept for it is forgotten, persistent registrations excepted.
+    pub(crate) fn detach(&self, path: &Path) {
+        self.paths.borrow_mut().retain(|other| other.id != path.id);
+        if self.reserved.get() == Some(path.id) {
+            self.reserved.set(None);
+        }
+        self.abort(|task| (task.path == path.id).then_some(Abort::Silent));
+        self.tasks.borrow_mut().forget(path.id);
+        let mut lost = self.lost.borrow_mut();
+        lost.push_back(path.ports.clone());
+        if lost.len() > LOST_MAX {
+            lost.pop_front();
+        }
+    }
+
+    pub(crate) fn paths(&self) -> Vec<Rc<Path>> {
+        self.paths.borrow().clone()
+    }
+
+    /// Relative identifiers of the target ports through which it is seen at present, `own` always among them.
+    pub(crate) fn target_ports(&self, own: u16) -> Vec<u16> {
+        let mut ports: Vec<u16> = self.paths.borrow().iter().map(|path| path.ports.relative_target_port).collect();
+        ports.push(own);
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    /// A unit attention for every nexus but `but`.
+    pub(crate) fn establish(&self, but: Option<PathId>, attention: Attention) {
+        for path in self.paths.borrow().iter().filter(|path| Some(path.id) != but) {
+            path.establish(attention);
+        }
+    }
+    /// The same, and an asynchronous event with it.
+    pub(crate) fn announce(&self, but: Option<PathId>, attention: Attention) {
+        self.establish(but, attention);
+        let sense = attention.condition().encode(self.sense_format());
+        for path in self.paths.borrow().iter().filter(|path| Some(path.id) != but) {
+            path.events.push(Event::Asynchronous { lun: lun::encode(path.lun), sense: sense.clone() });
+        }
+    }
+
+    /// Marks tasks as aborted and tells the transports of those that still gather data; the caller waits for the others.
+    pub(crate) fn abort(&self, how: impl Fn(&Described) -> Option<Abort>) -> Aborted {
+        let aborted = self.tasks.borrow_mut().abort(how);
+        let paths = self.paths.borrow();
+        for (id, tag) in &aborted.gathering {
+            if let Some(path) = paths.iter().find(|path| path.id == *id) {
+                path.events.push(Event::TaskAborted { tag: *tag });
+            }
+        }
+        self.tasks_changed.notify();
+        aborted
+    }
+
+    /// Until none of these is in the task set any more.
+    pub(crate) async fn ended(&self, tasks: Vec<crate::task_set::TaskKey>) {
+        loop {
+            let still = tasks.iter().any(|key| self.tasks.borrow().contains(*key));
+            if !still {
+                return;
+            }
+            self.tasks_changed.notified().await;
+        }
+    }
+}
+
+/// The state that the host kept is damaged or of a later version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SavedStateError(pub &'static str);
+
+impl std::fmt::Display for SavedStateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the saved state of a logical unit cannot be read: {}", self.0)
+    }
+}
+
+impl std::error::Error for SavedStateError {}

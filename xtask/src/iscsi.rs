@@ -1,0 +1,26 @@
+//! iSCSI on the real binary: other people's initiators, access rules, what survives, bad initiators.
+
+mod access;
+mod initiator;
+mod rude;
+mod survive;
+mod tools;
+
+use crate::clients::{Check, Options, run_groups};
+use crate::server::Subject;
+use crate::steps::Done;
+use anyhow::Result;
+
+const GROUPS: &[(&str, &[(&str, Check)])] =
+    &[("tools", tools::CHECKS), ("access", access::CHECKS), ("survive", survive::CHECKS), ("rude", rude::CHECKS)];
+
+pub fn run(check: Option<String>) -> Result<Done> {
+    run_groups("iscsi", Subject::Drystone, GROUPS, &Options { check, peer: false })
+}
+
+pub fn run_alone(check: Option<String>) -> Result<()> {
+    crate::server::build()?;
+    let done = run(check)?;
+    println!("{} checks: {}", done.checks, done.said);
+    Ok(())
+}
