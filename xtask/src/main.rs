@@ -2,6 +2,7 @@
 
 mod bench;
 mod clients;
+mod conformance;
 mod content;
 mod damage;
 mod full;
@@ -53,6 +54,8 @@ enum Verb {
     },
     /// nbdinfo, nbdcopy, qemu-img, qemu-io, libnbd, fio, bad clients and bad input against the release binary.
     Clients(clients::Options),
+    /// libiscsi's conformance suite against the release binary; compares docs/conformance.md with what was found.
+    Conformance,
     /// Layering, purpose lines, file lengths, licences.
     Tidy,
     /// Flipped bits, truncation, corrupt and newer superblocks.
@@ -91,6 +94,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Powerloss(options) => powerloss::run_alone(&options),
         Verb::Guest { peer } => guest::run_alone(peer),
         Verb::Clients(options) => clients::run_alone(&options),
+        Verb::Conformance => said(server::build().and_then(|()| conformance::run())),
         Verb::Tidy => tidy::run().map(|report| println!("{report}")),
         Verb::Damage => said(server::build().and_then(|()| damage::run())),
         Verb::Full => said(server::build().and_then(|()| full::run())),

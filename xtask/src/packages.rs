@@ -6,11 +6,12 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-pub const NEEDED: [&str; 14] = [
+pub const NEEDED: [&str; 15] = [
     "qemu-utils",
     "qemu-system-x86",
     "fio",
     "libnbd-bin",
+    "libiscsi-bin",
     "python3-libnbd",
     "nbdkit",
     "debootstrap",

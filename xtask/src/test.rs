@@ -3,7 +3,7 @@
 use crate::process::{command, logged, repository, target_dir};
 use crate::server::Subject;
 use crate::steps::{self, Done, Step};
-use crate::{clients, damage, full, fuzz, guest, kill9, memory, packages, powerloss, tidy};
+use crate::{clients, conformance, damage, full, fuzz, guest, kill9, memory, packages, powerloss, tidy};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -85,6 +85,7 @@ fn all(options: &Options) -> Vec<Step> {
         Step::new("clients", "other people's clients, and bad ones", || {
             clients::run(&clients::Options { check: None, peer: false })
         }),
+        Step::new("conformance", "libiscsi's suite, every test of it", conformance::run),
         Step::new("damage", "flipped bits, truncation, newer formats", damage::run),
         Step::new("full", "a full disk", || as_root(full::run)),
         Step::new("memory", "a thousand busy vDisks, 256 MiB of memory", memory::run),
