@@ -62,7 +62,7 @@ pub fn install() -> Result<()> {
     }
     arguments.retain(|argument| *argument != "--no-remove");
     arguments.push("--allow-downgrades");
-    if logged(apt(&arguments), &log()?, LIMIT).is_ok() && missing()?.is_empty() {
+    if logged(apt(&arguments), &log()?, LIMIT).is_ok() && is_whole().is_ok() {
         return Ok(());
     }
     // All QEMU packages must have one version. Where qemu-utils came from backports, the rest has to come from there
