@@ -15,14 +15,26 @@ use std::time::Duration;
 
 /// Parses a JSON body: 415 for another type, 400 for what is no JSON, 422 for JSON that says something else.
 pub(crate) async fn json<T: DeserializeOwned>(api: &Api, request: Request) -> Result<T, Problem> {
+    parse(&json_bytes(api, request).await?, |error| error.to_string())
+}
+
+/// As [`json`], but what is wrong is named by its place only: the parser's words repeat what was sent.
+pub(crate) async fn json_with_secrets<T: DeserializeOwned>(api: &Api, request: Request) -> Result<T, Problem> {
+    parse(&json_bytes(api, request).await?, |error| format!("see line {} column {}", error.line(), error.column()))
+}
+
+async fn json_bytes(api: &Api, request: Request) -> Result<Bytes, Problem> {
     let media_type = media_type(request.headers());
     if !matches!(media_type.as_deref(), Some("application/json" | "application/merge-patch+json")) {
         return Err(Problem::unsupported_media_type("send JSON with Content-Type: application/json"));
     }
-    let body = read(request, JSON_BYTES_MAX, api.settings.request_timeout).await?;
-    serde_json::from_slice(&body).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => Problem::invalid(format!("the body does not fit: {error}")),
-        _ => Problem::malformed(format!("the body is not JSON: {error}")),
+    read(request, JSON_BYTES_MAX, api.settings.request_timeout).await
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8], tell: impl Fn(&serde_json::Error) -> String) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => Problem::invalid(format!("the body does not fit: {}", tell(&error))),
+        _ => Problem::malformed(format!("the body is not JSON: {}", tell(&error))),
     })
 }
 

@@ -21,5 +21,6 @@ pub use openapi::document;
 pub use problem::Problem;
 pub use router::{Settings, router};
 pub use routes::data::ZeroRange;
+pub use routes::iscsi::SetInitiators;
 pub use routes::vdisks::PatchVdisk;
 pub use server::serve;

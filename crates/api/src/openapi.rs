@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers; its twin is docs/openapi.json.
 
 use crate::problem::Problem;
-use crate::routes::{data, node, vdisks};
+use crate::routes::{data, iscsi, node, vdisks};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -16,6 +16,8 @@ use utoipa::{Modify, OpenApi};
     paths(
         vdisks::list, vdisks::create, vdisks::show, vdisks::patch, vdisks::delete,
         data::read, data::write, data::write_zeroes, data::flush, data::extents,
+        iscsi::targets, iscsi::target, iscsi::set_access, iscsi::groups, iscsi::create_group, iscsi::set_group,
+        iscsi::delete_group, iscsi::sessions, iscsi::drop_session, iscsi::portals,
         node::status, node::healthz, node::metrics, node::openapi,
     ),
     components(schemas(Problem)),
@@ -24,6 +26,7 @@ use utoipa::{Modify, OpenApi};
     tags(
         (name = "vdisks", description = "Thin virtual disks"),
         (name = "data", description = "Their bytes, for import and export"),
+        (name = "iscsi", description = "Who may use vDisks over iSCSI, and who does"),
         (name = "node", description = "The controller itself"),
     )
 )]

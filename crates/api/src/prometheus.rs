@@ -70,11 +70,12 @@ fn seconds(ns: u64) -> f64 {
 
 fn vdisks(page: &mut Page, vdisks: &[VdiskMetrics]) {
     type Read = fn(&VdiskMetrics) -> u64;
-    let gauges: [(&str, &str, Read); 5] = [
+    let gauges: [(&str, &str, Read); 6] = [
         ("drystone_vdisk_size_bytes", "Size that the client sees.", |vdisk| vdisk.size_bytes),
         ("drystone_vdisk_mapped_bytes", "Bytes of the address space that hold data.", |vdisk| vdisk.mapped_bytes),
         ("drystone_vdisk_stored_bytes", "Bytes that its extent groups take on disk.", |vdisk| vdisk.stored_bytes),
-        ("drystone_vdisk_connections", "NBD connections.", |vdisk| vdisk.connections.into()),
+        ("drystone_vdisk_connections", "NBD connections and iSCSI sessions.", |vdisk| vdisk.connections.into()),
+        ("drystone_vdisk_iscsi_sessions", "iSCSI sessions.", |vdisk| vdisk.iscsi_sessions.into()),
         ("drystone_vdisk_in_flight", "Requests taken and not yet answered.", |vdisk| vdisk.in_flight.into()),
     ];
     for (name, help, read) in gauges {
@@ -149,7 +150,7 @@ fn process(page: &mut Page, process: &ProcessMetrics) {
 
 type Single = (&'static str, &'static str, u64);
 
-fn engine_counters(engine: &EngineMetrics) -> [Single; 11] {
+fn engine_counters(engine: &EngineMetrics) -> [Single; 12] {
     [
         ("drystone_client_written_bytes_total", "Bytes that clients wrote.", engine.client_bytes_written),
         ("drystone_map_cache_hits_total", "Map pages found in memory.", engine.map_cache_hits),
@@ -161,18 +162,24 @@ fn engine_counters(engine: &EngineMetrics) -> [Single; 11] {
         ("drystone_sync_errors_total", "Syncs that failed.", engine.sync_errors),
         ("drystone_repack_freed_bytes_total", "Dead bytes given back by re-packing.", engine.repack_freed_bytes),
         ("drystone_checksum_errors_total", "Extents whose checksum failed.", engine.checksum_errors),
-        ("drystone_connections_accepted_total", "NBD connections accepted.", engine.connections_accepted),
+        (
+            "drystone_connections_accepted_total",
+            "NBD connections and iSCSI sessions begun.",
+            engine.connections_accepted,
+        ),
+        ("drystone_iscsi_sessions_begun_total", "iSCSI sessions begun.", engine.iscsi_sessions_begun),
     ]
 }
 
-fn engine_gauges(engine: &EngineMetrics) -> [Single; 11] {
+fn engine_gauges(engine: &EngineMetrics) -> [Single; 12] {
     [
         ("drystone_log_bytes", "Log that a crash now would replay.", engine.log_bytes),
         ("drystone_map_cache_bytes", "Memory of cached map pages.", engine.map_cache_bytes),
         ("drystone_ram_cache_bytes", "Memory of cached extents.", engine.ram_cache_bytes),
         ("drystone_slabs_poisoned", "Slabs whose sync failed.", engine.slabs_poisoned),
         ("drystone_groups_quarantined", "Extent groups that nobody knows.", engine.groups_quarantined),
-        ("drystone_connections", "NBD connections.", engine.connections),
+        ("drystone_connections", "NBD connections and iSCSI sessions.", engine.connections),
+        ("drystone_iscsi_sessions", "iSCSI sessions.", engine.iscsi_sessions),
         ("drystone_memory_budget_bytes", "Memory that may be used.", engine.memory_budget_bytes),
         ("drystone_memory_used_bytes", "Memory that is used.", engine.memory_used_bytes),
         ("drystone_disk_capacity_bytes", "Size of the disk.", engine.disk_capacity_bytes),

@@ -3,12 +3,12 @@
 use crate::auth::{Token, require_token};
 use crate::limits::TRANSFERS_BYTES_MAX;
 use crate::problem::{self, Problem};
-use crate::routes::{data, node, vdisks};
+use crate::routes::{data, iscsi, node, vdisks};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use control::Control;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +43,13 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/vdisks/{name}/zeroes", post(data::write_zeroes))
         .route("/api/v1/vdisks/{name}/flush", post(data::flush))
         .route("/api/v1/vdisks/{name}/extents", get(data::extents))
+        .route("/api/v1/vdisks/{name}/iscsi", get(iscsi::target).patch(iscsi::set_access))
+        .route("/api/v1/iscsi/targets", get(iscsi::targets))
+        .route("/api/v1/iscsi/groups", get(iscsi::groups).post(iscsi::create_group))
+        .route("/api/v1/iscsi/groups/{name}", put(iscsi::set_group).delete(iscsi::delete_group))
+        .route("/api/v1/iscsi/sessions", get(iscsi::sessions))
+        .route("/api/v1/iscsi/sessions/{id}", delete(iscsi::drop_session))
+        .route("/api/v1/iscsi/portals", get(iscsi::portals))
         .route("/api/v1/status", get(node::status))
         .route("/metrics", get(node::metrics))
         .route_layer(from_fn_with_state(api.clone(), require_token));

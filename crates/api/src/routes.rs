@@ -1,5 +1,6 @@
 //! The handlers, by what they are about. Each parses, calls one verb, and answers.
 
 pub mod data;
+pub mod iscsi;
 pub mod node;
 pub mod vdisks;

@@ -13,5 +13,5 @@ pub mod units;
 
 pub use buffer::AlignedBuffer;
 pub use cursor::{Reader, Truncated, Writer};
-pub use output::Output;
 pub use id::{DiskId, Epoch, GroupId, Sequence, VdiskId};
+pub use output::Output;

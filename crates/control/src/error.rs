@@ -3,7 +3,7 @@
 /// One variant for each thing a caller does differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// No vDisk of that name.
+    /// Nothing of that name.
     NotFound,
     /// The name is taken.
     Exists,
@@ -44,6 +44,24 @@ impl Error {
 
     pub fn not_found(name: &str) -> Self {
         Error::new(Kind::NotFound, format!("there is no vDisk {name:?}; `drystone vdisk list` shows those there are"))
+    }
+
+    pub fn no_group(name: &str) -> Self {
+        let text = format!("there is no initiator group {name:?}; `drystone iscsi group list` shows those there are");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn group_in_use(name: &str, vdisks: &[String]) -> Self {
+        let text = format!(
+            "the initiator group {name:?} is used by {}; give them other rules first (`drystone iscsi access`)",
+            vdisks.join(", ")
+        );
+        Error::new(Kind::Invalid, text)
+    }
+
+    pub fn no_session(id: u64) -> Self {
+        let text = format!("there is no iSCSI session {id}; `drystone iscsi sessions` shows those there are");
+        Error::new(Kind::NotFound, text)
     }
 
     pub fn exists(name: &str) -> Self {

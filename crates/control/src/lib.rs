@@ -15,7 +15,10 @@ mod vdisk;
 mod verbs;
 
 pub use error::{Error, Kind, Result};
-pub use iscsi::{ChapSecret, IscsiAccess};
+pub use iscsi::{
+    ChapSecret, InitiatorGroup, InitiatorGroupInfo, IscsiAccess, IscsiPortal, IscsiReach, IscsiRules, IscsiSession,
+    IscsiTarget, SetChap, SetIscsiAccess, TARGET_PREFIX,
+};
 pub use metrics::{
     BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, VdiskMetrics,
 };
@@ -23,4 +26,4 @@ pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
 };
 pub use vdisk::{CreateVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
-pub use verbs::{Control, ControlFuture};
+pub use verbs::{Control, ControlFuture, IscsiControl};

@@ -33,6 +33,8 @@ pub struct VdiskMetrics {
     pub mapped_bytes: u64,
     pub stored_bytes: u64,
     pub connections: u32,
+    /// Those of them that are iSCSI sessions.
+    pub iscsi_sessions: u32,
     /// Requests taken and not yet answered.
     pub in_flight: u32,
     /// One entry for each kind that occurred.
@@ -151,10 +153,14 @@ pub struct EngineMetrics {
     pub groups_quarantined: u64,
     /// Extents whose checksum failed when read.
     pub checksum_errors: u64,
-    /// Gauge: NBD connections.
+    /// Gauge: NBD connections and iSCSI sessions.
     pub connections: u64,
-    /// NBD connections accepted since the start.
+    /// The same, since the start.
     pub connections_accepted: u64,
+    /// Gauge: iSCSI sessions.
+    pub iscsi_sessions: u64,
+    /// iSCSI sessions since the start.
+    pub iscsi_sessions_begun: u64,
     /// Gauge.
     pub memory_budget_bytes: u64,
     /// Gauge.

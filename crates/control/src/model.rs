@@ -2,9 +2,12 @@
 //!
 //! Blocks of 4 KiB in a map; a missing one reads as zeros. Faults are asked for through [`Model::fail_next`].
 
+mod iscsi;
+
 use crate::{
-    Control, ControlFuture, CreateVdisk, Error, Extent, ExtentPage, Health, Kind, ListVdisks, MemoryStatus, Metrics,
-    NodeStatus, Result, SetVdisk, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskPage, VdiskState, rules,
+    Control, ControlFuture, CreateVdisk, Error, Extent, ExtentPage, Health, IscsiControl, Kind, ListVdisks,
+    MemoryStatus, Metrics, NodeStatus, Result, SetVdisk, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskPage, VdiskState,
+    rules,
 };
 use base::units::BLOCK;
 use bytes::{Bytes, BytesMut};
@@ -27,6 +30,7 @@ struct State {
     flushes: u64,
     health: Option<Health>,
     failures: VecDeque<(Verb, Error)>,
+    iscsi: iscsi::Iscsi,
 }
 
 /// The verbs that can be made to fail.
@@ -284,6 +288,10 @@ impl Control for Model {
 
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
         ready(self.lock().vdisk(name).and_then(|vdisk| vdisk.extents(offset, len)))
+    }
+
+    fn iscsi(&self) -> &dyn IscsiControl {
+        self
     }
 
     fn status(&self) -> ControlFuture<'_, NodeStatus> {

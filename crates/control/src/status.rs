@@ -19,7 +19,7 @@ pub struct NodeStatus {
     pub disks: Vec<DiskStatus>,
     pub memory: MemoryStatus,
     pub vdisks: VdiskCounts,
-    /// NBD connections at this moment.
+    /// NBD connections and iSCSI sessions at this moment.
     pub connections: u32,
 }
 
@@ -58,6 +58,7 @@ pub enum Protocol {
     Api,
     Nbd,
     NbdUnix,
+    Iscsi,
 }
 
 /// One worker thread and what lives on it.

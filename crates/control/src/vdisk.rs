@@ -70,7 +70,7 @@ pub struct VdiskInfo {
     pub stored_bytes: u64,
     /// Milliseconds since 1970 (UTC).
     pub created_unix_ms: u64,
-    /// NBD connections at this moment.
+    /// NBD connections and iSCSI sessions at this moment.
     pub connections: u32,
     /// The worker it lives on, counted from 0.
     pub shard: u32,

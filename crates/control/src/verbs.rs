@@ -1,6 +1,7 @@
 //! The trait between those who ask (REST, tests) and those who do (the running node).
 
 use crate::{CreateVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage};
+use crate::{InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, SetIscsiAccess};
 use bytes::Bytes;
 use std::future::Future;
 use std::pin::Pin;
@@ -48,7 +49,41 @@ pub trait Control: Send + Sync {
     /// A page covers at least one byte; `ExtentPage::next` says where to go on.
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage>;
 
+    fn iscsi(&self) -> &dyn IscsiControl;
+
     fn status(&self) -> ControlFuture<'_, NodeStatus>;
 
     fn metrics(&self) -> ControlFuture<'_, Metrics>;
+}
+
+/// The verbs on iSCSI: who may log in to which vDisk, and who is.
+pub trait IscsiControl: Send + Sync {
+    /// In the order of the vDisks' names.
+    fn targets(&self) -> ControlFuture<'_, Vec<IscsiTarget>>;
+
+    fn target<'a>(&'a self, name: &'a str) -> ControlFuture<'a, IscsiTarget>;
+
+    /// Sessions that are logged in stay; `Kind::Invalid` if a group does not exist.
+    fn set_access<'a>(&'a self, name: &'a str, set: SetIscsiAccess) -> ControlFuture<'a, IscsiTarget>;
+
+    /// In the order of names.
+    fn groups(&self) -> ControlFuture<'_, Vec<InitiatorGroupInfo>>;
+
+    /// `Kind::Exists` if there is one of this name.
+    fn create_group(&self, group: InitiatorGroup) -> ControlFuture<'_, InitiatorGroupInfo>;
+
+    /// Replaces its list; all vDisks that refer to it follow.
+    fn set_group(&self, group: InitiatorGroup) -> ControlFuture<'_, InitiatorGroupInfo>;
+
+    /// `Kind::Invalid` while a vDisk refers to it.
+    fn delete_group<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ()>;
+
+    /// In order of login.
+    fn sessions(&self) -> ControlFuture<'_, Vec<IscsiSession>>;
+
+    /// Ends a session; its initiator may log in again.
+    fn drop_session(&self, id: u64) -> ControlFuture<'_, ()>;
+
+    /// Where it listens.
+    fn portals(&self) -> ControlFuture<'_, Vec<IscsiPortal>>;
 }

@@ -7,9 +7,11 @@ pub mod args;
 mod client;
 mod export;
 mod import;
+mod iscsi;
 pub mod output;
 mod progress;
 mod recover;
+mod secret;
 mod sparse;
 mod status;
 mod transfer;
@@ -72,6 +74,7 @@ fn dispatch(cli: Cli) -> std::result::Result<(), Failure> {
         }
         Command::Status => Ok(status::run(&Client::new(&connection)?, &printer)?),
         Command::Vdisk { verb } => Ok(vdisk::run(verb, &Client::new(&connection)?, &printer)?),
+        Command::Iscsi { verb } => Ok(iscsi::run(verb, &Client::new(&connection)?, &printer)?),
     }
 }
 
@@ -93,6 +96,7 @@ fn run_line(line: &[&str], client: &Client, printer: &Printer) -> anyhow::Result
     let cli = Cli::try_parse_from(line)?;
     match cli.command {
         Command::Vdisk { verb } => vdisk::run(verb, client, printer),
+        Command::Iscsi { verb } => iscsi::run(verb, client, printer),
         Command::Status => status::run(client, printer),
         other => anyhow::bail!("{other:?} needs no server"),
     }

@@ -19,6 +19,8 @@ pub const DATA_DEFAULT: &str = "./drystone-data";
 
 /// Below this, the buffers of a few connections and the dirty map pages of one busy vDisk no longer fit beside each other.
 const MEMORY_BYTES_MIN: u64 = 64 * MIB;
+/// Each is told to every initiator that discovers.
+const ISCSI_PORTALS_MAX: usize = 32;
 /// More threads than any machine here was measured with; a guard against typing errors.
 const WORKERS_MAX: u32 = 256;
 
@@ -66,6 +68,8 @@ pub struct IscsiConfig {
     /// Serve targets that ask for no CHAP and name no initiators beyond this machine.
     pub allow_open: bool,
     pub connections_max: u32,
+    /// An initiator that said nothing for so long is asked whether it is there.
+    pub keepalive: Duration,
 }
 
 /// PEM files.
@@ -129,6 +133,7 @@ impl Config {
                 listen: vec![ISCSI_DEFAULT.parse().expect("a literal address")],
                 allow_open: false,
                 connections_max: 1024,
+                keepalive: Duration::from_secs(30),
             },
             engine: EngineConfig {
                 group_bytes: 64 * MIB,
@@ -168,7 +173,15 @@ impl Config {
         }
         self.engine.check(self.memory_bytes)?;
         self.api.check()?;
-        self.nbd.check()
+        self.nbd.check()?;
+        self.iscsi.check()?;
+        if self.nbd.listen.is_none() && self.nbd.socket.is_none() && self.iscsi.listen.is_empty() {
+            bail!(
+                "nothing would serve vDisks: NBD is switched off on TCP and has no socket, and iSCSI is switched off; set \
+                 nbd.listen, nbd.socket or iscsi.listen (--nbd, --nbd-socket, --iscsi)"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -188,9 +201,6 @@ impl ApiConfig {
 
 impl NbdConfig {
     fn check(&self) -> Result<()> {
-        if self.listen.is_none() && self.socket.is_none() {
-            bail!("NBD is switched off on TCP and has no socket; set nbd.listen or nbd.socket (--nbd, --nbd-socket)");
-        }
         check_range("nbd.connections_max", self.connections_max.into(), 1, 1_048_576)?;
         let tls_required = self.tls.as_ref().is_some_and(|tls| tls.require);
         if let Some(listen) = self.listen
@@ -204,6 +214,20 @@ impl NbdConfig {
             );
         }
         Ok(())
+    }
+}
+
+impl IscsiConfig {
+    fn check(&self) -> Result<()> {
+        if self.listen.len() > ISCSI_PORTALS_MAX {
+            bail!("iscsi.listen has {} addresses; use at most {ISCSI_PORTALS_MAX}", self.listen.len());
+        }
+        let twice = |(at, address): &(usize, &SocketAddr)| address.port() != 0 && self.listen[..*at].contains(address);
+        if let Some((_, address)) = self.listen.iter().enumerate().find(twice) {
+            bail!("iscsi.listen names {address} twice");
+        }
+        check_range("iscsi.connections_max", self.connections_max.into(), 1, 65_535)?;
+        check_range("iscsi.keepalive_seconds", self.keepalive.as_secs(), 1, 3_600)
     }
 }
 

@@ -3,12 +3,16 @@
 //! Everything on a worker is single-threaded; this module is what crosses threads: it posts closures to workers and
 //! waits for their answers.
 
+mod access;
 mod directory;
 mod errors;
 mod exports;
+mod groups;
 mod health;
+mod iscsi;
 mod layout;
 mod recover;
+mod remote;
 mod report;
 mod shards;
 mod start;

@@ -21,7 +21,7 @@ const DEMO_BYTES: u64 = 20 * GIB;
 /// threads of its own.
 pub trait Running: Send + Sync {
     fn control(&self) -> Arc<dyn Control>;
-    /// Where NBD listens, the ports as they really are.
+    /// Where the front-ends listen, the ports as they really are.
     fn listeners(&self) -> Vec<Listener>;
     /// Stops accepting, ends connections, checkpoints every vDisk, closes the disks: the next start replays nothing.
     /// Called once.
@@ -156,6 +156,9 @@ fn announcement(config: &Config, listeners: &[Listener], invoked_as: &str) -> St
     ];
     let uris: Vec<String> = listeners.iter().filter_map(uri).collect();
     lines.extend(uris.iter().map(|uri| format!("  NBD  {}", uri.replace("{name}", ""))));
+    let portals = listeners.iter().filter(|listener| listener.protocol == Protocol::Iscsi);
+    lines
+        .extend(portals.map(|portal| format!("  iSCSI  {}  (targets {}NAME)", portal.address, control::TARGET_PREFIX)));
     lines.push(String::new());
     lines.push("Next, in another terminal:".to_string());
     let mut cli = invoked_as.to_string();
@@ -182,7 +185,7 @@ fn announcement(config: &Config, listeners: &[Listener], invoked_as: &str) -> St
 fn uri(listener: &Listener) -> Option<String> {
     let s = if listener.tls { "s" } else { "" };
     match listener.protocol {
-        Protocol::Api => None,
+        Protocol::Api | Protocol::Iscsi => None,
         Protocol::Nbd => Some(format!("nbd{s}://{}/{{name}}", listener.address)),
         Protocol::NbdUnix => Some(format!("nbd{s}+unix:///{{name}}?socket={}", listener.address)),
     }

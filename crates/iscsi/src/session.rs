@@ -31,7 +31,8 @@ use receive::Receiver;
 use scsi::{Attribute, Function};
 use std::collections::{BTreeMap, VecDeque};
 
-/// What one session may have under way.
+/// What one session may have under way. Besides that it may hold what an initiator sends unasked with commands that wait
+/// for room: a window of first bursts, 8 MiB with the defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The command window: commands with a number that are not answered. Never changed downwards while the session lives.
@@ -355,8 +356,8 @@ impl<T> Session<T> {
         self.transfer_tag
     }
 
-    /// Whether commands are taken, or only what discovery needs.
-    fn is_discovery(&self) -> bool {
+    /// Whether no commands are taken, only what discovery needs.
+    pub fn is_discovery(&self) -> bool {
         self.own_target.is_none()
     }
 

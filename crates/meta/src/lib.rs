@@ -1,7 +1,7 @@
 //! The metadata store: a small trait of ordered keys with transactions, its typed records, and the embedded store.
 //!
 //! The store is an index: everything in it can be rebuilt from the logs of the vDisks. It holds small records only
-//! (nodes, shards, vDisks), never anything per block. Watches and leases come with the cluster store (etcd), the first
+//! (nodes, shards, vDisks, their notes), never anything per block. Watches and leases come with the cluster store (etcd), the first
 //! that has something to watch: the embedded store has a single user.
 
 mod store;
@@ -18,7 +18,7 @@ mod error;
 pub use embedded::{Job, RedbCore, RedbStore, Submit};
 pub use error::{Error, Kind, Result};
 pub use memory::MemStore;
-pub use record::{CheckpointHint, NodeRecord, ShardRecord, TailHint, VdiskRecord};
+pub use record::{CheckpointHint, InitiatorGroupRecord, NodeRecord, NoteRecord, ShardRecord, TailHint, VdiskRecord};
 pub use store::{Compare, KEY_BYTES_MAX, Outcome, Store, Transaction, VALUE_BYTES_MAX};
 
 #[cfg(test)]

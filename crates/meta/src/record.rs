@@ -95,6 +95,37 @@ pub struct VdiskRecord {
     pub deleted: bool,
 }
 
+/// A copy of a note in the log of a vDisk, so that it can be read before the log is.
+///
+/// | field | type |
+/// |---|---|
+/// | vdisk | u64 |
+/// | kind | u8 |
+/// | length | u32 |
+/// | bytes | |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoteRecord {
+    pub vdisk: VdiskId,
+    /// What kinds there are is known to the log.
+    pub kind: u8,
+    pub bytes: Bytes,
+}
+
+/// A named list of iSCSI initiators. vDisks whose rules refer to it have copies in their logs.
+///
+/// | field | type |
+/// |---|---|
+/// | name | text |
+/// | serial | u64 |
+/// | initiators | u16 number of texts, texts |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitiatorGroupRecord {
+    pub name: String,
+    /// Raised by each change: of several copies the highest is the newest.
+    pub serial: u64,
+    pub initiators: Vec<String>,
+}
+
 /// Why fields could not be read.
 enum Bad {
     Truncated,
@@ -185,6 +216,50 @@ impl VdiskRecord {
     }
 }
 
+impl NoteRecord {
+    const KIND: u8 = 4;
+
+    /// The bytes are limited where they come in.
+    pub fn encode(&self) -> Bytes {
+        let mut w = begin(Self::KIND);
+        let len = u32::try_from(self.bytes.len()).expect("notes are limited where they come in");
+        w.u64_le(self.vdisk.raw()).u8(self.kind).u32_le(len).put(&self.bytes);
+        end(w)
+    }
+
+    /// As [`NodeRecord::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, Self::KIND, "note", |r| {
+            let vdisk = VdiskId::from_raw(r.u64_le()?).ok_or(Bad::Value("vDisk id"))?;
+            let (kind, len) = (r.u8()?, r.u32_le()? as usize);
+            Ok(NoteRecord { vdisk, kind, bytes: Bytes::copy_from_slice(r.take(len)?) })
+        })
+    }
+}
+
+impl InitiatorGroupRecord {
+    const KIND: u8 = 5;
+
+    /// Names and their number are limited where they come in.
+    pub fn encode(&self) -> Bytes {
+        let mut w = begin(Self::KIND);
+        put_text(&mut w, &self.name);
+        w.u64_le(self.serial)
+            .u16_le(u16::try_from(self.initiators.len()).expect("lists are limited where they come in"));
+        self.initiators.iter().for_each(|name| put_text(&mut w, name));
+        end(w)
+    }
+
+    /// As [`NodeRecord::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, Self::KIND, "initiator group", |r| {
+            let (name, serial, count) = (text(r)?, r.u64_le()?, r.u16_le()?);
+            let initiators = (0..count).map(|_| text(r)).collect::<Fields<Vec<_>>>()?;
+            Ok(InitiatorGroupRecord { name, serial, initiators })
+        })
+    }
+}
+
 fn checkpoint(r: &mut Reader) -> Fields<CheckpointHint> {
     Ok(CheckpointHint { group: group(r)?, offset: r.u32_le()?, len: r.u32_le()?, sequence: Sequence(r.u64_le()?) })
 }
@@ -204,6 +279,11 @@ fn flag(r: &mut Reader) -> Fields<bool> {
         1 => Ok(true),
         _ => Err(Bad::Value("bool")),
     }
+}
+
+fn put_text(w: &mut Writer, text: &str) {
+    let len = u16::try_from(text.len()).expect("names are limited where they come in");
+    w.u16_le(len).put(text.as_bytes());
 }
 
 fn text(r: &mut Reader) -> Fields<String> {

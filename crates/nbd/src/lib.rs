@@ -15,7 +15,7 @@ mod session;
 mod testing;
 pub mod wire;
 
+pub use base::Output;
 pub use errno::Errno;
 pub use negotiation::{Directory, Export, Negotiation, OPTION_BYTES_MAX, Refusal, Step, TlsPolicy};
-pub use base::Output;
 pub use session::{Limits, Next, PAYLOAD_BYTES_MAX, Session, Tag};

@@ -2,12 +2,13 @@
 
 use crate::{Error, Kind, Result};
 use base::{GroupId, Sequence, VdiskId};
-use meta::{CheckpointHint, Outcome, ShardRecord, Store, TailHint, Transaction, VdiskRecord, keys};
+use bytes::Bytes;
+use meta::{CheckpointHint, NoteRecord, Outcome, ShardRecord, Store, TailHint, Transaction, VdiskRecord, keys};
 use pool::{Pool, Purpose};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use vdisk::meta_hint;
+use vdisk::{NoteKind, meta_hint};
 use world::LocalFuture;
 use world::local::Semaphore;
 
@@ -18,6 +19,8 @@ pub(crate) struct MetaIndex {
     pub store: Rc<dyn Store>,
     pub shard: u16,
     pub records: RefCell<BTreeMap<VdiskId, VdiskRecord>>,
+    /// Copies of what the logs say.
+    notes: RefCell<BTreeMap<(VdiskId, NoteKind), Bytes>>,
     /// One change at a time: each writes the whole record, and must not bring back what another is just replacing.
     turn: Rc<Semaphore>,
     /// Gives up some of its reserve when the store finds the disk full.
@@ -28,21 +31,22 @@ impl MetaIndex {
     /// Reads all records of this shard.
     pub async fn load(store: Rc<dyn Store>, shard: u16, pool: Rc<Pool>) -> Result<Rc<MetaIndex>> {
         let mut records = BTreeMap::new();
-        let mut after = None;
-        loop {
-            let page = store.scan(keys::VDISKS, after.as_deref(), SCAN_PAGE).await?;
-            for (_, value) in &page {
-                let record = VdiskRecord::decode(value)?;
-                if record.shard == shard {
-                    records.insert(record.id, record);
-                }
-            }
-            match page.last() {
-                Some((key, _)) if page.len() == SCAN_PAGE => after = Some(key.clone()),
-                _ => break,
+        for value in scan(&*store, keys::VDISKS).await? {
+            let record = VdiskRecord::decode(&value)?;
+            if record.shard == shard {
+                records.insert(record.id, record);
             }
         }
-        Ok(Rc::new(MetaIndex { store, shard, records: records.into(), turn: Semaphore::new(1), pool }))
+        let mut notes = BTreeMap::new();
+        for value in scan(&*store, keys::NOTES).await? {
+            let note = NoteRecord::decode(&value)?;
+            // What a newer build noted is in the log, where it is refused.
+            if let (true, Some(kind)) = (records.contains_key(&note.vdisk), NoteKind::from_raw(note.kind)) {
+                notes.insert((note.vdisk, kind), note.bytes);
+            }
+        }
+        let (records, notes) = (records.into(), notes.into());
+        Ok(Rc::new(MetaIndex { store, shard, records, notes, turn: Semaphore::new(1), pool }))
     }
 
     /// A full disk must not keep the store from what makes room: the reserve is for that.
@@ -57,6 +61,37 @@ impl MetaIndex {
 
     pub fn record(&self, id: VdiskId) -> Option<VdiskRecord> {
         self.records.borrow().get(&id).cloned()
+    }
+
+    /// Of kinds that are indexed.
+    pub fn note(&self, id: VdiskId, kind: NoteKind) -> Option<Bytes> {
+        self.notes.borrow().get(&(id, kind)).cloned()
+    }
+
+    /// Makes the copy of a note what the log says. Asked for when its turn has come: of two changes the later one stays.
+    pub async fn follow_note(&self, id: VdiskId, kind: NoteKind, now: impl FnOnce() -> Option<Bytes>) -> Result<()> {
+        if !kind.is_indexed() {
+            return Ok(());
+        }
+        let _turn = self.turn.acquire(1).await;
+        let now = now();
+        if now == self.note(id, kind) {
+            return Ok(());
+        }
+        let key = keys::note(id, kind as u8);
+        let transaction = match &now {
+            Some(bytes) => {
+                Transaction::new().put(key, NoteRecord { vdisk: id, kind: kind as u8, bytes: bytes.clone() }.encode())
+            }
+            None => Transaction::new().delete(key),
+        };
+        committed(self.commit(transaction).await?)?;
+        let mut notes = self.notes.borrow_mut();
+        match now {
+            Some(bytes) => drop(notes.insert((id, kind), bytes)),
+            None => drop(notes.remove(&(id, kind))),
+        }
+        Ok(())
     }
 
     pub async fn shard_record(&self) -> Result<Option<ShardRecord>> {
@@ -149,13 +184,34 @@ impl MetaIndex {
         record.deleted = true;
         self.records.borrow_mut().insert(id, record.clone());
         let transaction = Transaction::new().delete(keys::name(&record.name)).put(keys::vdisk(id), record.encode());
+        let transaction = self.without_notes(id, transaction);
         committed(self.commit(transaction).await?)
     }
 
     pub async fn remove(&self, id: VdiskId) -> Result<()> {
         let _turn = self.turn.acquire(1).await;
         self.records.borrow_mut().remove(&id);
-        committed(self.commit(Transaction::new().delete(keys::vdisk(id))).await?)
+        let transaction = self.without_notes(id, Transaction::new().delete(keys::vdisk(id)));
+        committed(self.commit(transaction).await?)
+    }
+
+    fn without_notes(&self, id: VdiskId, transaction: Transaction) -> Transaction {
+        self.notes.borrow_mut().retain(|(of, _), _| *of != id);
+        NoteKind::ALL.into_iter().fold(transaction, |transaction, kind| transaction.delete(keys::note(id, kind as u8)))
+    }
+}
+
+/// Values of all keys that begin with `prefix`.
+async fn scan(store: &dyn Store, prefix: &[u8]) -> Result<Vec<Bytes>> {
+    let mut values = Vec::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store.scan(prefix, after.as_deref(), SCAN_PAGE).await?;
+        after = page.last().map(|(key, _)| key.clone()).filter(|_| page.len() == SCAN_PAGE);
+        values.extend(page.into_iter().map(|(_, value)| value));
+        if after.is_none() {
+            return Ok(values);
+        }
     }
 }
 

@@ -17,4 +17,4 @@ pub use attach::Attachment;
 pub use error::{Error, Kind, Result};
 pub use open::ShardConfig;
 pub use rebuild::{Rebuilt, RebuiltVdisk};
-pub use shard::{Entry, Listener, Shard, ShardSummary, Totals, VdiskSummary};
+pub use shard::{Entry, Listener, Shard, ShardSummary, Told, Totals, VdiskSummary};

@@ -9,7 +9,7 @@ use meta::{ShardRecord, Store};
 use pool::{Cache, FaultDomains, Identity, Pool};
 use std::rc::Rc;
 use std::sync::Arc;
-use vdisk::{Context, Found, Health, Load, Recovered, Vdisk};
+use vdisk::{Context, Found, Health, Load, NoteKind, Recovered, Vdisk};
 use world::{Disk, World};
 
 /// What was found on one shard's disk.
@@ -30,6 +30,7 @@ pub struct RebuiltVdisk {
     pub name: String,
     pub size_bytes: u64,
     pub mapped_bytes: u64,
+    pub notes: vdisk::Notes,
     /// Frames behind the checkpoint that were read again.
     pub frames: u64,
     pub replayed_bytes: u64,
@@ -153,11 +154,15 @@ async fn insert(index: &MetaIndex, mut record: meta::VdiskRecord, recovered: &Re
         record.name = free_name(renamed_from.as_deref().unwrap_or_default(), record.id);
         index.insert(record.clone()).await?;
     }
+    for kind in NoteKind::ALL {
+        index.follow_note(record.id, kind, || vdisk.note(kind)).await?;
+    }
     Ok(RebuiltVdisk {
         id: record.id,
         name: record.name,
         size_bytes: record.size_bytes,
         mapped_bytes: vdisk.space().mapped_bytes,
+        notes: vdisk.notes(),
         frames: recovered.replayed_frames,
         replayed_bytes: recovered.replayed_bytes,
         damage: match vdisk.health() {

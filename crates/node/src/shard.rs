@@ -7,16 +7,24 @@ use crate::attach::Attachments;
 use crate::index::{CheckpointIndex, MetaIndex, clean_tail, place};
 use crate::{Error, Kind, Result};
 use base::VdiskId;
+use bytes::Bytes;
 use meta::VdiskRecord;
 use pool::GroupHeader;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use vdisk::{Context, Found, Health, Recovered, Space, Vdisk, free_in_order};
+use vdisk::{Context, Found, Health, NoteKind, Recovered, Space, Vdisk, free_in_order};
 use world::local::Notify;
 
 /// Hears of vDisks whose record changed for another reason than a verb: found, renamed back, gone.
-pub type Listener = Rc<dyn Fn(VdiskId, Option<&VdiskRecord>)>;
+pub type Listener = Rc<dyn Fn(VdiskId, Option<Told<'_>>)>;
+
+/// What a listener is told of a vDisk.
+pub struct Told<'a> {
+    pub record: &'a VdiskRecord,
+    /// Its note of who may log in.
+    pub access: Option<Bytes>,
+}
 
 #[derive(Clone)]
 pub enum Entry {
@@ -302,7 +310,26 @@ impl Shard {
             };
             self.index.update(vdisk.id, update).await?;
         }
-        (self.listener)(vdisk.id, self.index.record(vdisk.id).as_ref());
+        self.follow_notes(vdisk).await?;
+        if let Some(record) = self.index.record(vdisk.id) {
+            self.tell(&record);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, record: &VdiskRecord) {
+        let access = self.index.note(record.id, NoteKind::IscsiAccess);
+        (self.listener)(record.id, Some(Told { record, access }));
+    }
+
+    /// Of a damaged log the end may be missing, and with it newer notes than it has.
+    async fn follow_notes(&self, vdisk: &Rc<Vdisk>) -> Result<()> {
+        let damaged = matches!(vdisk.health(), Health::Damaged(_));
+        for kind in NoteKind::ALL {
+            if !damaged || self.index.note(vdisk.id, kind).is_none() {
+                self.index.follow_note(vdisk.id, kind, || vdisk.note(kind)).await?;
+            }
+        }
         Ok(())
     }
 
@@ -326,8 +353,9 @@ impl Shard {
             vdisk.rename(&record.name).await?;
             self.index.insert(record.clone()).await?;
         }
+        self.follow_notes(vdisk).await?;
         tracing::warn!(vdisk = %vdisk.id, name = record.name, "found in the log, unknown to the metadata store; taken over");
-        (self.listener)(vdisk.id, Some(&record));
+        self.tell(&record);
         Ok(())
     }
 
@@ -375,6 +403,11 @@ impl Shard {
             _ => None,
         });
         broken.collect()
+    }
+
+    /// For what belongs to no vDisk.
+    pub fn store(&self) -> Rc<dyn meta::Store> {
+        self.index.store.clone()
     }
 
     pub fn summary_of(&self, id: VdiskId) -> Option<VdiskSummary> {

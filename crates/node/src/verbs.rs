@@ -4,9 +4,10 @@ use crate::index::{CheckpointIndex, synced_tail};
 use crate::shard::Entry;
 use crate::{Error, Kind, Result, Shard};
 use base::VdiskId;
+use bytes::Bytes;
 use meta::VdiskRecord;
 use std::rc::Rc;
-use vdisk::{Attributes, Vdisk};
+use vdisk::{Attributes, NoteKind, Vdisk};
 
 /// How long a forced deletion waits for connections to end, ns: 5 s, in steps of 10 ms.
 const END_WAIT_NS: u64 = 5_000_000_000;
@@ -76,6 +77,22 @@ impl Shard {
     pub async fn set_read_only(self: &Rc<Self>, id: VdiskId, on: bool) -> Result<()> {
         self.vdisk(id).await?.set_read_only(on).await?;
         self.index.update(id, |record| record.read_only = on).await
+    }
+
+    /// Replaces a note of the vDisk; an empty one removes it. Durable when it completes.
+    pub async fn set_note(self: &Rc<Self>, id: VdiskId, kind: NoteKind, bytes: Bytes) -> Result<()> {
+        let vdisk = self.vdisk(id).await?;
+        vdisk.set_note(kind, bytes).await?;
+        self.index.follow_note(id, kind, || vdisk.note(kind)).await
+    }
+
+    pub async fn note(self: &Rc<Self>, id: VdiskId, kind: NoteKind) -> Result<Option<Bytes>> {
+        Ok(self.vdisk(id).await?.note(kind))
+    }
+
+    /// What the metadata store says of a note that is indexed: the same as the log, once that has been read after a start.
+    pub fn indexed_note(&self, id: VdiskId, kind: NoteKind) -> Option<Bytes> {
+        self.index.note(id, kind)
     }
 
     /// `Busy` while connected, unless `force`. The space comes back in the background.

@@ -81,8 +81,9 @@ fn wait(unit: &Rc<LogicalUnit>, how: impl Fn(&Described) -> Option<Abort>) -> Co
     })
 }
 
+/// A task that is being aborted already is waited for as well: to call it gone while it runs would be wrong.
 fn abort_task(unit: &Rc<LogicalUnit>, path: &Path, tag: u64) -> Completion<Outcome> {
-    let Some(key) = unit.tasks.borrow().find(path.id, tag) else {
+    let Some(key) = unit.tasks.borrow().find_any(path.id, tag) else {
         return Completion::Ready(Outcome::TaskDoesNotExist);
     };
     wait(unit, |task| (task.key == key).then_some(Abort::Silent))

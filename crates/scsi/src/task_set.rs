@@ -192,7 +192,13 @@ impl TaskSet {
         running.map(|(index, slot)| TaskKey { index, sequence: slot.sequence }).filter(|key| *key != but).collect()
     }
 
-    /// The task of a nexus with this tag.
+    /// The task of a nexus with this tag, even one that was aborted and has not ended yet.
+    pub(crate) fn find_any(&self, path: PathId, tag: u64) -> Option<TaskKey> {
+        let here = |slot: &Slot| slot.sequence != 0 && slot.path == path && slot.tag == tag;
+        let index = self.slots.iter().position(here)?;
+        Some(TaskKey { index, sequence: self.slots[index].sequence })
+    }
+    /// The task of a nexus with this tag, unless it was aborted.
     pub(crate) fn find(&self, path: PathId, tag: u64) -> Option<TaskKey> {
         let here = |slot: &Slot| slot.sequence != 0 && slot.path == path && slot.tag == tag && !slot.left;
         let index = self.slots.iter().position(|slot| here(slot) && slot.aborted.is_none())?;

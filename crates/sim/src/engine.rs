@@ -3,6 +3,8 @@
 use crate::disk::Crash;
 use crate::rng::Rng;
 use block::{BlockDevice, Result};
+use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use world::{Disk, LocalFuture, World};
 
@@ -14,6 +16,8 @@ pub struct VdiskInfo {
     pub size_bytes: u64,
     /// As the user set it.
     pub read_only: bool,
+    /// By kind.
+    pub notes: BTreeMap<u8, Bytes>,
     /// The node found damage in it and says so; it need not be writable then.
     pub damaged: bool,
 }
@@ -40,6 +44,8 @@ pub trait Node {
     fn rename(&self, id: u64, name: String) -> LocalFuture<Result<()>>;
     fn resize(&self, id: u64, size_bytes: u64) -> LocalFuture<Result<()>>;
     fn set_read_only(&self, id: u64, read_only: bool) -> LocalFuture<Result<()>>;
+    /// Kinds are 1 and 2; an empty note is none.
+    fn set_note(&self, id: u64, kind: u8, bytes: Bytes) -> LocalFuture<Result<()>>;
     fn delete(&self, id: u64) -> LocalFuture<Result<()>>;
     /// Clean: whatever was acknowledged is durable, and the next open replays nothing.
     fn shutdown(&self) -> LocalFuture<Result<()>>;

@@ -3,6 +3,7 @@
 pub mod disk;
 pub mod engine;
 pub mod executor;
+pub mod iscsi;
 pub mod journal;
 pub mod oracle;
 pub mod rng;

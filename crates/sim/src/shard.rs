@@ -6,13 +6,15 @@ use crate::engine::{Engine, Node, VdiskInfo};
 use crate::rng::Rng;
 use base::VdiskId;
 use block::{BlockDevice, Error, Kind, Result};
+use bytes::Bytes;
 use meta::MemStore;
 use node::{Shard, ShardConfig};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use vdisk::Health;
+use vdisk::{Health, NoteKind};
 use world::{Disk, LocalFuture, World};
 
 const KIB: u64 = 1 << 10;
@@ -172,6 +174,19 @@ impl ShardNode {
     }
 }
 
+/// As those who ask for them find them. Of a vDisk that cannot be served only the index knows.
+async fn notes(shard: &Rc<Shard>, id: VdiskId) -> BTreeMap<u8, Bytes> {
+    let mut notes = BTreeMap::new();
+    for kind in NoteKind::ALL {
+        let note = match kind.is_indexed() {
+            true => shard.indexed_note(id, kind),
+            false => shard.note(id, kind).await.unwrap_or_default(),
+        };
+        notes.extend(note.map(|bytes| (kind as u8, bytes)));
+    }
+    notes
+}
+
 impl Node for ShardNode {
     fn list(&self) -> LocalFuture<Result<Vec<VdiskInfo>>> {
         let info = |record: meta::VdiskRecord| {
@@ -179,13 +194,23 @@ impl Node for ShardNode {
             let damaged = summary.is_some_and(|s| s.broken.is_some() || matches!(s.health, Some(Health::Damaged(_))));
             VdiskInfo {
                 id: record.id.raw(),
+                notes: BTreeMap::new(),
                 name: record.name,
                 size_bytes: record.size_bytes,
                 read_only: record.read_only,
                 damaged,
             }
         };
-        Box::pin(std::future::ready(Ok(self.shard.records().into_iter().map(info).collect())))
+        let infos: Vec<VdiskInfo> = self.shard.records().into_iter().map(info).collect();
+        let shard = self.shard.clone();
+        Box::pin(async move {
+            let mut listed = Vec::new();
+            for mut info in infos {
+                info.notes = notes(&shard, id_of(info.id)?).await;
+                listed.push(info);
+            }
+            Ok(listed)
+        })
     }
 
     fn create(&self, name: String, size_bytes: u64) -> LocalFuture<Result<u64>> {
@@ -211,6 +236,11 @@ impl Node for ShardNode {
 
     fn set_read_only(&self, id: u64, read_only: bool) -> LocalFuture<Result<()>> {
         self.verb(id, move |shard, id| async move { shard.set_read_only(id, read_only).await })
+    }
+
+    fn set_note(&self, id: u64, kind: u8, bytes: Bytes) -> LocalFuture<Result<()>> {
+        let kind = NoteKind::from_raw(kind).expect("the workload knows the kinds");
+        self.verb(id, move |shard, id| async move { shard.set_note(id, kind, bytes).await })
     }
 
     fn delete(&self, id: u64) -> LocalFuture<Result<()>> {

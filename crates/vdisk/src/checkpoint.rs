@@ -130,6 +130,7 @@ impl Vdisk {
         groups.sort_unstable_by_key(|entry| entry.group);
         CheckpointRecord {
             attributes: state.attributes.clone(),
+            notes: state.notes.clone(),
             covers: frozen.covers,
             root,
             height: frozen.tree.height,

@@ -15,6 +15,7 @@ mod flush;
 mod lifecycle;
 pub mod log;
 pub mod map;
+mod notes;
 mod read;
 mod reclaim;
 mod recovery;
@@ -25,6 +26,7 @@ mod write;
 
 pub use error::{Error, Kind, Result};
 pub use lifecycle::{Closed, free_in_order};
+pub use notes::{NoteKind, Notes};
 pub use recovery::{Found, Recovered};
 pub use settings::Settings;
 pub use stats::{Histogram, OperationKind, Stats};

@@ -38,12 +38,12 @@ impl Vdisk {
     }
 
     /// Appends a control record and syncs it.
-    async fn control(self: &Rc<Self>, record: Record) -> Result<()> {
+    pub(crate) async fn control(self: &Rc<Self>, record: Record) -> Result<()> {
         let placed = self.ask(|done| Item::Control { record, done }).await??;
         self.flush_through(placed.at.sequence).await
     }
 
-    fn changeable(&self) -> Result<()> {
+    pub(crate) fn changeable(&self) -> Result<()> {
         if self.closing.get() {
             return Err(Error::new(Kind::Closed, "the vDisk is being closed"));
         }

@@ -10,6 +10,7 @@ use crate::address::Address;
 use crate::contents::Contents;
 use crate::log::{Position, Queue, Unsynced};
 use crate::map::{MapMemory, NeedPage, Tree, decode_page};
+use crate::notes::Notes;
 use crate::stats::Stats;
 use crate::{Error, Kind, Result, Settings};
 use base::units::BLOCK;
@@ -114,6 +115,7 @@ pub mod meta_hint {
 
 pub(crate) struct State {
     pub attributes: Attributes,
+    pub notes: Notes,
     pub health: Health,
     pub tree: Tree,
     pub accounts: Accounts,
@@ -317,6 +319,7 @@ impl State {
     pub(crate) fn new(attributes: Attributes, tree: Tree) -> State {
         State {
             attributes,
+            notes: Notes::new(),
             health: Health::Online,
             tree,
             accounts: Accounts::default(),

@@ -3,6 +3,7 @@
 mod client;
 mod data;
 mod document;
+mod iscsi;
 mod metrics;
 mod problems;
 mod server;

@@ -143,6 +143,9 @@ macro_rules! pass_on {
     ($($verb:ident($($arg:ident: $kind:ty),*) -> $out:ty;)*) => {
         impl Control for Fixed {
             $(fn $verb<'a>(&'a self, $($arg: $kind),*) -> ControlFuture<'a, $out> { self.0.$verb($($arg),*) })*
+            fn iscsi(&self) -> &dyn control::IscsiControl {
+                &self.0
+            }
             fn metrics(&self) -> ControlFuture<'_, Metrics> {
                 let metrics = self.1.clone();
                 Box::pin(std::future::ready(Ok(metrics)))
@@ -181,6 +184,7 @@ fn some_metrics() -> Metrics {
         metrics.vdisks.push(VdiskMetrics {
             name: name.to_string(),
             state: "online".to_string(),
+            iscsi_sessions: 1,
             in_flight: 3,
             operations,
             ..VdiskMetrics::default()

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[command(
     name = "drystone",
     version,
-    about = "Thin virtual disks for VMs, served over NBD",
+    about = "Thin virtual disks for VMs, served over NBD and iSCSI",
     after_help = "Examples:\n  \
         drystone up --demo                          start a controller with a 20 GiB vDisk \"demo\"\n  \
         drystone vdisk create web --size 40GiB      create a thin vDisk\n  \
@@ -76,7 +76,8 @@ pub enum Command {
         drystone up --demo\n  \
         drystone up --data /srv/drystone --memory 2GiB --nbd-socket /run/drystone/nbd.sock\n  \
         drystone up --config /etc/drystone.toml\n  \
-        drystone up --nbd 0.0.0.0:10809 --nbd-tls-cert cert.pem --nbd-tls-key key.pem --nbd-tls-require")]
+        drystone up --nbd 0.0.0.0:10809 --nbd-tls-cert cert.pem --nbd-tls-key key.pem --nbd-tls-require\n  \
+        drystone up --iscsi 10.0.0.1:3260 --iscsi 10.1.0.1:3260          two paths for multipath")]
     Up(UpFlags),
     /// Create, list, change, copy and delete vDisks
     #[command(after_help = "Examples:\n  \
@@ -89,6 +90,18 @@ pub enum Command {
     Vdisk {
         #[command(subcommand)]
         verb: Vdisk,
+    },
+    /// Say who may use vDisks over iSCSI, and who does
+    #[command(after_help = "Examples:\n  \
+        drystone iscsi show\n  \
+        drystone iscsi access web --initiator iqn.1993-08.org.debian:01:8f3a2b\n  \
+        drystone iscsi access web --chap guest --chap-secret-file secret.txt\n  \
+        drystone iscsi group create esx --initiator iqn.1998-01.com.vmware:esx1\n  \
+        drystone iscsi access web --group esx\n  \
+        drystone iscsi sessions")]
+    Iscsi {
+        #[command(subcommand)]
+        verb: Iscsi,
     },
     /// Say how the controller is: health, disks, memory, vDisks
     Status,
@@ -166,6 +179,90 @@ pub enum Vdisk {
         /// File to write
         file: PathBuf,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Iscsi {
+    /// Show vDisks as targets: who may log in, and at which portals they are served
+    Show { name: Option<String> },
+    /// Say who may log in to a vDisk; what is not named stays as it is
+    #[command(after_help = "Examples:\n  \
+        drystone iscsi access web --initiator iqn.1993-08.org.debian:01:8f3a2b\n  \
+        drystone iscsi access web --chap guest --mutual web             asks for both secrets\n  \
+        drystone iscsi access web --any-initiator --no-chap\n\n\
+        Secrets are never given on the command line: they are read from a file, or asked for, or are lines of standard\n\
+        input. Sessions that are logged in stay; `drystone iscsi drop` ends them.")]
+    Access(Access),
+    /// List who is logged in
+    Sessions,
+    /// End a session; its initiator may log in again
+    Drop {
+        /// From `drystone iscsi sessions`
+        session: u64,
+    },
+    /// List the addresses at which initiators connect
+    Portals,
+    /// Give lists of initiators a name, to which the rules of vDisks can refer
+    Group {
+        #[command(subcommand)]
+        verb: Group,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Access {
+    pub name: String,
+    /// Let this initiator log in; may be given several times, and replaces who might before
+    #[arg(long, value_name = "IQN")]
+    pub initiator: Vec<String>,
+    /// Let the initiators of this group log in; may be given several times
+    #[arg(long, value_name = "GROUP")]
+    pub group: Vec<String>,
+    /// Let any initiator log in
+    #[arg(long, conflicts_with_all = ["initiator", "group"])]
+    pub any_initiator: bool,
+    /// Ask initiators to prove with a secret that they are this user
+    #[arg(long, value_name = "USER")]
+    pub chap: Option<String>,
+    /// File whose first line is that secret; "-" is standard input
+    #[arg(long, value_name = "FILE", requires = "chap")]
+    pub chap_secret_file: Option<PathBuf>,
+    /// Let initiators ask the target to prove with another secret that it is this user
+    #[arg(long, value_name = "USER")]
+    pub mutual: Option<String>,
+    /// File whose first line is that secret
+    #[arg(long, value_name = "FILE", requires = "mutual")]
+    pub mutual_secret_file: Option<PathBuf>,
+    /// Ask nobody for a secret
+    #[arg(long, conflicts_with_all = ["chap", "mutual"])]
+    pub no_chap: bool,
+    /// Prove nothing to initiators
+    #[arg(long, conflicts_with = "mutual")]
+    pub no_mutual: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Group {
+    /// List all groups and how many vDisks refer to them
+    #[command(visible_alias = "ls")]
+    List,
+    /// Create a group
+    Create {
+        name: String,
+        /// May be given several times
+        #[arg(long, value_name = "IQN", required = true)]
+        initiator: Vec<String>,
+    },
+    /// Replace the list of a group; the vDisks that refer to it follow
+    Set {
+        name: String,
+        /// May be given several times
+        #[arg(long, value_name = "IQN", required = true)]
+        initiator: Vec<String>,
+    },
+    /// Delete a group that no vDisk refers to
+    #[command(visible_alias = "rm")]
+    Delete { name: String },
 }
 
 #[derive(Args, Debug, Clone, Default)]

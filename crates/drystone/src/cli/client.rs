@@ -3,8 +3,11 @@
 use super::args::Connection;
 use crate::config::{API_DEFAULT, DATA_DEFAULT};
 use anyhow::{Context, Result, anyhow, bail};
-use api::{PatchVdisk, Problem, ZeroRange};
-use control::{CreateVdisk, Extent, ExtentPage, NodeStatus, VdiskInfo, VdiskPage, rules};
+use api::{PatchVdisk, Problem, SetInitiators, ZeroRange};
+use control::{
+    CreateVdisk, Extent, ExtentPage, InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget,
+    NodeStatus, SetIscsiAccess, VdiskInfo, VdiskPage, rules,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::Read;
@@ -85,6 +88,46 @@ impl Client {
 
     pub fn delete(&self, name: &str, force: bool) -> Result<()> {
         done(self.send(Method::DELETE, &vdisk(name, &format!("?force={force}")), None, &[])?)
+    }
+
+    pub fn iscsi_targets(&self) -> Result<Vec<IscsiTarget>> {
+        self.get("/iscsi/targets")
+    }
+
+    pub fn iscsi_target(&self, name: &str) -> Result<IscsiTarget> {
+        self.get(&vdisk(name, "/iscsi"))
+    }
+
+    pub fn set_iscsi_access(&self, name: &str, set: &SetIscsiAccess) -> Result<IscsiTarget> {
+        self.json(Method::PATCH, &vdisk(name, "/iscsi"), set)
+    }
+
+    pub fn iscsi_sessions(&self) -> Result<Vec<IscsiSession>> {
+        self.get("/iscsi/sessions")
+    }
+
+    pub fn drop_iscsi_session(&self, id: u64) -> Result<()> {
+        done(self.send(Method::DELETE, &format!("/iscsi/sessions/{id}"), None, &[])?)
+    }
+
+    pub fn iscsi_portals(&self) -> Result<Vec<IscsiPortal>> {
+        self.get("/iscsi/portals")
+    }
+
+    pub fn iscsi_groups(&self) -> Result<Vec<InitiatorGroupInfo>> {
+        self.get("/iscsi/groups")
+    }
+
+    pub fn create_iscsi_group(&self, group: &InitiatorGroup) -> Result<InitiatorGroupInfo> {
+        self.json(Method::POST, "/iscsi/groups", group)
+    }
+
+    pub fn set_iscsi_group(&self, name: &str, initiators: Vec<String>) -> Result<InitiatorGroupInfo> {
+        self.json(Method::PUT, &format!("/iscsi/groups/{}", encode(name)), &SetInitiators { initiators })
+    }
+
+    pub fn delete_iscsi_group(&self, name: &str) -> Result<()> {
+        done(self.send(Method::DELETE, &format!("/iscsi/groups/{}", encode(name)), None, &[])?)
     }
 
     /// Exactly `buffer.len()` bytes, or an error.

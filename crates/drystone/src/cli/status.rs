@@ -25,6 +25,7 @@ fn table(status: &NodeStatus) -> String {
         let name = match listener.protocol {
             Protocol::Api => "API",
             Protocol::Nbd | Protocol::NbdUnix => "NBD",
+            Protocol::Iscsi => "iSCSI",
         };
         (name, format!("{}{}", listener.address, if listener.tls { " (TLS)" } else { "" }))
     }));

@@ -17,6 +17,7 @@ pub(super) struct File {
     demo: Option<bool>,
     api: Api,
     nbd: Nbd,
+    iscsi: Iscsi,
     engine: Engine,
     log: Log,
 }
@@ -38,6 +39,16 @@ struct Nbd {
     allow_plaintext: Option<bool>,
     connections_max: Option<u32>,
     tls: Option<Tls>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Iscsi {
+    /// Empty: no iSCSI.
+    listen: Option<Vec<String>>,
+    allow_open: Option<bool>,
+    connections_max: Option<u32>,
+    keepalive_seconds: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,6 +129,7 @@ impl File {
         set(&mut config.demo, self.demo);
         self.api.apply(config)?;
         self.nbd.apply(config)?;
+        self.iscsi.apply(config)?;
         self.engine.apply(config);
         config.log = LogConfig { filter: self.log.level, format: self.log.format };
         Ok(())
@@ -153,6 +165,19 @@ impl Nbd {
         if let Some(Tls { cert, key, client_ca, require }) = self.tls {
             nbd.tls = Some(NbdTls { cert, key, client_ca, require });
         }
+        Ok(())
+    }
+}
+
+impl Iscsi {
+    fn apply(self, config: &mut Config) -> Result<()> {
+        let iscsi = &mut config.iscsi;
+        if let Some(listen) = self.listen {
+            iscsi.listen = listen.iter().map(|address| parse_address(address)).collect::<Result<_>>()?;
+        }
+        set(&mut iscsi.allow_open, self.allow_open);
+        set(&mut iscsi.connections_max, self.connections_max);
+        set(&mut iscsi.keepalive, self.keepalive_seconds.map(Duration::from_secs));
         Ok(())
     }
 }

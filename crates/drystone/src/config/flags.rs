@@ -41,6 +41,15 @@ pub struct UpFlags {
     /// Serve NBD without TLS beyond this machine
     #[arg(long)]
     pub nbd_allow_plaintext: bool,
+    /// Where iSCSI listens; may be given several times, each is a portal [default: 127.0.0.1:3260]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "no_iscsi")]
+    pub iscsi: Vec<String>,
+    /// Do not serve iSCSI
+    #[arg(long)]
+    pub no_iscsi: bool,
+    /// Serve vDisks with neither a secret nor a list of initiators beyond this machine
+    #[arg(long)]
+    pub iscsi_allow_open: bool,
     /// Memory budget for map, cache and buffers [default: a quarter of the machine, at most 4GiB]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
@@ -75,6 +84,12 @@ impl UpFlags {
             config.api.listen = parse_address(api)?;
         }
         config.api.allow_plaintext |= self.api_allow_plaintext;
+        if self.no_iscsi {
+            config.iscsi.listen.clear();
+        } else if !self.iscsi.is_empty() {
+            config.iscsi.listen = self.iscsi.iter().map(|address| parse_address(address)).collect::<Result<_>>()?;
+        }
+        config.iscsi.allow_open |= self.iscsi_allow_open;
         self.apply_nbd(config)
     }
 

@@ -53,6 +53,11 @@ socket = "/run/nbd.sock"
 allow_plaintext = true
 connections_max = 7
 tls = { cert = "c.pem", key = "k.pem", client_ca = "ca.pem", require = true }
+[iscsi]
+listen = ["127.0.0.1:3261", "127.0.0.2:3260"]
+allow_open = true
+connections_max = 5
+keepalive_seconds = 9
 [engine]
 group_size = "16MiB"
 checkpoint_interval = "256MiB"
@@ -92,7 +97,12 @@ fn a_file_sets_everything() {
             }),
             connections_max: 7,
         },
-        iscsi: Config::defaults().iscsi,
+        iscsi: IscsiConfig {
+            listen: ["127.0.0.1:3261", "127.0.0.2:3260"].map(|text| text.parse().expect("an address")).to_vec(),
+            allow_open: true,
+            connections_max: 5,
+            keepalive: Duration::from_secs(9),
+        },
         engine: EngineConfig {
             group_bytes: 16 * MIB,
             checkpoint_interval_bytes: 256 * MIB,
@@ -118,6 +128,18 @@ fn flags_win() {
 }
 
 #[test]
+fn iscsi_is_switched_by_flags() {
+    let listen = |flags: &[&str]| load(Some(FULL), flags).expect("valid").iscsi.listen;
+    assert_eq!(listen(&["--iscsi", "127.0.0.1:1", "--iscsi", "127.0.0.1:2"]).len(), 2);
+    assert!(listen(&["--no-iscsi"]).is_empty());
+    assert_eq!(listen(&[]).len(), 2, "the file's");
+    let open = load(None, &["--iscsi", "0.0.0.0:3260"]).expect("served to those whom the rules name");
+    assert!(!open.iscsi.allow_open);
+    refused(None, &["--no-iscsi", "--iscsi", "127.0.0.1:1"], "cannot be used with");
+    refused(None, &["--no-iscsi", "--nbd", "off"], "nothing would serve vDisks");
+}
+
+#[test]
 fn bad_settings_are_refused() {
     for (file, part) in [
         ("colour = 1", "line 1, column 1"),
@@ -128,7 +150,11 @@ fn bad_settings_are_refused() {
         ("memory = \"1MiB\"", "at least 64 MiB"),
         ("workers = 0", "1 to 256"),
         ("[api]\nlisten = \"nonsense\"", "write HOST:PORT"),
-        ("[nbd]\nlisten = \"off\"", "has no socket"),
+        ("[nbd]\nlisten = \"off\"\n[iscsi]\nlisten = []", "nothing would serve vDisks"),
+        ("[iscsi]\nlisten = \"off\"", "expected a sequence"),
+        ("[iscsi]\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:1\"]", "twice"),
+        ("[iscsi]\nlisten = [\"nonsense\"]", "write HOST:PORT"),
+        ("[iscsi]\nkeepalive_seconds = 0", "1 to 3600"),
         ("[nbd]\ntls = { cert = \"c.pem\" }", "missing field `key`"),
         ("[nbd]\nlisten = \"0.0.0.0:1\"\ntls = { cert = \"c\", key = \"k\" }", "NBD without TLS"),
         ("[engine]\ngroup_size = \"1GiB\"", "4 MiB to 256 MiB"),

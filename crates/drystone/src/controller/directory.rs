@@ -1,9 +1,10 @@
-//! The names of all vDisks, readable from every thread.
+//! The names of all vDisks and who may log in to them over iSCSI, readable from every thread.
 
+use super::access::{AccessNote, Unreadable};
 use base::VdiskId;
 use meta::VdiskRecord;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -12,6 +13,8 @@ pub struct Listed {
     pub size_bytes: u64,
     pub sector_bytes: u32,
     pub read_only: bool,
+    /// Rules that cannot be read let nobody in.
+    pub access: Result<Arc<AccessNote>, Unreadable>,
 }
 
 #[derive(Default)]
@@ -26,8 +29,24 @@ impl Directory {
         self.lock().get(name).cloned()
     }
 
+    /// The only one of this name, if case does not count.
+    pub fn find_ignoring_case(&self, name: &str) -> Option<(String, Listed)> {
+        let names = self.lock();
+        let mut found = names.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        let only = found.next().map(|(name, listed)| (name.clone(), listed.clone()));
+        only.filter(|_| found.next().is_none())
+    }
+
+    pub fn find_id(&self, id: VdiskId) -> Option<(String, Listed)> {
+        let names = self.lock();
+        let mut found = names.iter().filter(|(_, listed)| listed.id == id);
+        found.next().map(|(name, listed)| (name.clone(), listed.clone()))
+    }
+
+    /// What the record says; who may log in stays as it is, or is anybody if the vDisk is new.
     pub fn put(&self, record: &VdiskRecord) {
         let mut names = self.lock();
+        let before = names.values().find(|listed| listed.id == record.id).map(|listed| listed.access.clone());
         names.retain(|name, listed| listed.id != record.id || *name == record.name);
         let listed = Listed {
             id: record.id,
@@ -35,8 +54,25 @@ impl Directory {
             size_bytes: record.size_bytes,
             sector_bytes: record.sector_bytes,
             read_only: record.read_only,
+            access: before.unwrap_or_else(|| Ok(Arc::default())),
         };
         names.insert(record.name.clone(), listed);
+    }
+
+    /// The same, with who may log in as a note says.
+    pub fn put_with_access(&self, record: &VdiskRecord, note: Option<&[u8]>) {
+        let access = AccessNote::decode(note.unwrap_or_default()).map(Arc::new);
+        if let Err(error) = &access {
+            tracing::error!(vdisk = %record.id, name = record.name, %error, "nobody can log in over iSCSI");
+        }
+        self.put(record);
+        self.set_access(record.id, access);
+    }
+
+    pub fn set_access(&self, id: VdiskId, access: Result<Arc<AccessNote>, Unreadable>) {
+        if let Some(listed) = self.lock().values_mut().find(|listed| listed.id == id) {
+            listed.access = access;
+        }
     }
 
     pub fn remove(&self, id: VdiskId) {

@@ -1,9 +1,9 @@
 //! The vDisks as the NBD server sees them.
 
 use super::directory::{Directory, Listed};
+use super::groups::Groups;
 use super::shards::{Shards, here};
 use crate::frontend::{Attach, Attached, Found, Job, Workers};
-use crate::iscsi::Units;
 use crate::nbd::Exports;
 use base::VdiskId;
 use base::units::BLOCK;
@@ -14,6 +14,9 @@ use world::LocalFuture;
 pub struct Exported {
     pub directory: Arc<Directory>,
     pub shards: Shards,
+    pub groups: Arc<Groups>,
+    /// By shard: a random number that its disk keeps for ever.
+    pub realms: Vec<u64>,
 }
 
 impl Exported {
@@ -27,7 +30,7 @@ impl Exported {
                 sector_bytes: listed.sector_bytes,
                 preferred_bytes: BLOCK as u32,
                 transfer_bytes_max: control::rules::TRANSFER_BYTES_MAX,
-                // Of the engine\'s default settings; what is attached says it again.
+                // Of the engine's default settings; what is attached says it again.
                 atomic_bytes_max: vdisk::ATOMIC_BYTES_MAX,
                 read_only: listed.read_only,
             },
@@ -51,12 +54,6 @@ impl Workers<dyn Attach> for Shards {
     fn run(&self, worker: usize, job: Job<dyn Attach>) {
         // Refused: the job is dropped, and with it the connection.
         let _ = self.workers.run(worker, Box::new(move |_| job(Rc::new(AttachHere))));
-    }
-}
-
-impl Workers<dyn Units> for Shards {
-    fn run(&self, worker: usize, job: Job<dyn Units>) {
-        let _ = self.workers.run(worker, Box::new(move |context| job(Rc::new(super::targets::Here(context.world)))));
     }
 }
 

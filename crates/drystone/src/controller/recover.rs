@@ -1,6 +1,8 @@
 //! `drystone recover`: the metadata store is built anew from the disks alone.
 
+use super::access::AccessNote;
 use super::errors::from_node;
+use super::groups::{self, Group};
 use super::layout::{FORMAT, memory, shard_config, shard_path, shards_on_disk, store_path};
 use super::shards::Shards;
 use super::start::{ToStore, sync_directory};
@@ -11,9 +13,11 @@ use meta::{NodeRecord, Outcome, RedbCore, RedbStore, Store, Transaction, keys};
 use metal::{Actor, Directory, Workers};
 use node::{Rebuilt, Shard, ShardConfig};
 use pool::Cache;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use vdisk::NoteKind;
 
 /// Rebuilds the metadata store from the disks. A store that is there is kept beside the new one as `meta.redb.replaced`.
 pub fn recover(config: &Config) -> Result<Recovered> {
@@ -46,10 +50,13 @@ async fn rebuild(config: &Config, shards: &Shards, numbers: &[u16]) -> Result<Re
     let store = Actor::start("metadata", core).context("cannot start the metadata store's thread")?;
     let cache = Arc::new(Cache::new(memory(config).cache_bytes));
     let mut recovered = Recovered { vdisks: Vec::new(), groups: 0, groups_quarantined: 0, node, notes: Vec::new() };
+    let mut groups = BTreeMap::new();
     for number in numbers {
         let rebuilt = rebuild_shard(config, shards, *number, &settings, &store, &cache, node).await?;
+        find_groups(&rebuilt, &mut groups);
         add(&mut recovered, rebuilt);
     }
+    store_groups(shards, &store, groups, &mut recovered).await?;
     store.stop();
     let path = store_path(&config.data);
     if path.exists() {
@@ -103,6 +110,44 @@ async fn rebuild_shard(
         })
     });
     rebuilt.await.map_err(|error| anyhow!("shard {number}: {error}"))
+}
+
+/// Initiator groups belong to no vDisk; those that one refers to are in its log, the newest copy counts.
+fn find_groups(rebuilt: &Rebuilt, groups: &mut BTreeMap<String, Group>) {
+    let notes = rebuilt.vdisks.iter().filter_map(|vdisk| vdisk.notes.get(&NoteKind::IscsiAccess));
+    for (name, found) in notes.filter_map(|bytes| AccessNote::decode(bytes).ok()).flat_map(|note| note.groups) {
+        let newest = groups.entry(name).or_insert_with(|| found.clone());
+        if found.serial > newest.serial {
+            *newest = found;
+        }
+    }
+}
+
+async fn store_groups(
+    shards: &Shards,
+    store: &Actor<RedbCore>,
+    groups: BTreeMap<String, Group>,
+    recovered: &mut Recovered,
+) -> Result<()> {
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = groups.keys().map(String::as_str).collect();
+    recovered.notes.push(format!(
+        "initiator groups found in the rules of vDisks: {}; groups that no vDisk used are gone",
+        names.join(", ")
+    ));
+    let store = store.clone();
+    let stored = shards.on_worker(0, move |_| {
+        Box::pin(async move {
+            let store = RedbStore::new(Box::new(ToStore(store)));
+            for (name, group) in &groups {
+                groups::store(&store, name, Some(group)).await.map_err(|error| from_node(error.into()))?;
+            }
+            Ok(())
+        })
+    });
+    stored.await.map_err(|error| anyhow!("initiator groups: {error}"))
 }
 
 fn add(recovered: &mut Recovered, rebuilt: Rebuilt) {

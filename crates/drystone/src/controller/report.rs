@@ -138,6 +138,7 @@ fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {
             mapped_bytes: info.mapped_bytes,
             stored_bytes: info.stored_bytes,
             connections: info.connections,
+            iscsi_sessions: 0,
             in_flight: vdisk.map_or(0, |vdisk| vdisk.stats.in_flight.get() as u32),
             operations: vdisk.map_or_else(Vec::new, |vdisk| operations(&vdisk.stats)),
         }
@@ -239,7 +240,12 @@ impl Verbs {
     pub(super) async fn all_metrics(&self) -> Result<Metrics> {
         let reports = self.reports(true).await?;
         let engine = self.engine_metrics(&reports);
-        let vdisks = reports.into_iter().flat_map(|report| report.metrics).collect();
+        let mut vdisks: Vec<VdiskMetrics> = reports.into_iter().flat_map(|report| report.metrics).collect();
+        let sessions = self.sessions.list();
+        for vdisk in &mut vdisks {
+            let Some(listed) = self.directory.find(&vdisk.name) else { continue };
+            vdisk.iscsi_sessions = sessions.iter().filter(|session| session.key == listed.id.raw()).count() as u32;
+        }
         Ok(Metrics { vdisks, engine, process: self.process_metrics() })
     }
 
@@ -293,6 +299,8 @@ impl Verbs {
             checksum_errors: sum(|r| r.totals.checksum_failures),
             connections: sum(|r| r.summary.connections.into()),
             connections_accepted: sum(|r| r.summary.accepted),
+            iscsi_sessions: self.sessions.list().len() as u64,
+            iscsi_sessions_begun: self.sessions.begun(),
             memory_budget_bytes: memory.budget_bytes,
             memory_used_bytes: memory.used_bytes,
             disk_capacity_bytes: reports.iter().map(|r| r.usage.disk.capacity_bytes).max().unwrap_or(0),

@@ -3,26 +3,30 @@
 use super::directory::Directory;
 use super::errors::from_node;
 use super::exports::Exported;
+use super::groups::{self, Groups};
 use super::layout::{FORMAT, memory, shard_config, shard_path, shards_on_disk, store_path};
 use super::shards::{Shards, put_here};
-use super::verbs::Verbs;
+use super::targets::IscsiWorkers;
+use super::verbs::{Fronts, Verbs};
 use crate::config::{Config, NbdConfig};
 use crate::iscsi::{self, Sessions};
 use crate::nbd::Server;
 use crate::up::Running;
 use anyhow::{Context, Result, anyhow, bail};
-use control::{Control, Listener, Protocol};
+use control::{Control, IscsiPortal, Listener, Protocol};
 use meta::{NodeRecord, RedbCore, RedbStore, Store, Transaction, keys};
 use metal::{Actor, Directory as DiskDirectory, Workers};
 use node::Shard;
 use pool::Cache;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use vdisk::NoteKind;
 
 /// Number of the first node; a rebuilt metadata store counts on.
 const FIRST_NODE: u16 = 1;
@@ -47,15 +51,25 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let shards = Shards { workers, count: node.shards };
     let directory = Arc::new(Directory::default());
     let cache = Arc::new(Cache::new(memory(config).cache_bytes));
-    let started = open_shards(config, &node, &shards, &store, &cache, &directory).await;
-    if let Err(error) = started {
-        shards.workers.stop();
-        store.stop();
-        return Err(error);
-    }
+    let groups = Arc::new(Groups::default());
+    let started = open_shards(config, &node, &shards, &store, &cache, &directory, &groups).await;
+    let realms = match started {
+        Ok(realms) => realms,
+        Err(error) => {
+            shards.workers.stop();
+            store.stop();
+            return Err(error);
+        }
+    };
     let listeners = nbd.listeners.clone();
-    let verbs = Arc::new(Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, listeners.clone()));
-    nbd.serve(Arc::new(Exported { directory, shards: shards.clone() }), Arc::new(shards.clone()));
+    let sessions = Sessions::new();
+    let portals = nbd.portals.iter().zip(1..).map(|(address, group_tag)| portal(config, *address, group_tag)).collect();
+    let fronts = Fronts { listeners: listeners.clone(), portals, sessions: sessions.clone(), groups: groups.clone() };
+    let verbs = Arc::new(Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts));
+    let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, realms });
+    nbd.serve(Serving { exported, sessions });
+    let finishing = verbs.clone();
+    tokio::spawn(async move { finishing.finish_group_changes().await });
     let nbd = Mutex::new(Some(nbd));
     let watch = tokio::spawn(super::health::watch(verbs.clone())).abort_handle();
     Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, watch, closing: AtomicUsize::new(0) }))
@@ -108,7 +122,8 @@ async fn open_shards(
     store: &Actor<RedbCore>,
     cache: &Arc<Cache>,
     directory: &Arc<Directory>,
-) -> Result<()> {
+    groups: &Arc<Groups>,
+) -> Result<Vec<u64>> {
     for number in shards.numbers() {
         let path = shard_path(&config.data, number);
         std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -118,6 +133,7 @@ async fn open_shards(
         let path = shard_path(&config.data, number);
         let shard_config = shard_config(config, node.shards);
         let (store, cache, directory, node) = (store.clone(), cache.clone(), directory.clone(), node.node);
+        let groups = groups.clone();
         shards.on_worker(number, move |context| {
             Box::pin(async move {
                 let disk = DiskDirectory::open(&context, &path).map_err(|error| internal(error.to_string()))?;
@@ -131,17 +147,22 @@ async fn open_shards(
                     }
                 }
                 let listener = listen(directory.clone());
+                // Before anybody can log in.
+                let stored = groups::load(&*store).await.map_err(|error| internal(error.to_string()))?;
+                stored.into_iter().for_each(|(name, group)| groups.put(&name, group));
                 let shard = Shard::open(world, disk, store, cache, shard_config, listener).await.map_err(from_node)?;
-                shard.records().iter().for_each(|record| directory.put(record));
+                for record in shard.records() {
+                    let access = shard.indexed_note(record.id, NoteKind::IscsiAccess);
+                    directory.put_with_access(&record, access.as_deref());
+                }
+                let realm = shard.context.pool.identity().disk.0;
                 put_here(shard);
-                Ok(())
+                Ok(realm)
             })
         })
     });
-    for (number, opened) in futures_util::future::join_all(opened).await.into_iter().enumerate() {
-        opened.map_err(|error| anyhow!("shard {number}: {error}"))?;
-    }
-    Ok(())
+    let opened = futures_util::future::join_all(opened).await.into_iter().enumerate();
+    opened.map(|(number, opened)| opened.map_err(|error| anyhow!("shard {number}: {error}"))).collect()
 }
 
 /// A shard that the store has a record of was formatted before; making it anew would hide what is lost.
@@ -151,8 +172,8 @@ async fn store_is_new_to(store: &dyn Store, shard: u16) -> control::Result<bool>
 }
 
 fn listen(directory: Arc<Directory>) -> node::Listener {
-    Rc::new(move |id, record| match record {
-        Some(record) => directory.put(record),
+    Rc::new(move |id, told| match told {
+        Some(told) => directory.put_with_access(told.record, told.access.as_deref()),
         None => directory.remove(id),
     })
 }
@@ -166,7 +187,13 @@ pub fn sync_directory(path: &std::path::Path) -> Result<()> {
     directory.sync_all().with_context(|| format!("cannot sync {}", path.display()))
 }
 
-fn listeners(config: &NbdConfig, server: &Server) -> Vec<Listener> {
+/// What a portal is to those who ask where targets are served.
+fn portal(config: &Config, address: SocketAddr, group_tag: u16) -> IscsiPortal {
+    let serves_open = config.iscsi.allow_open || crate::frontend::socket::is_local(&address);
+    IscsiPortal { address: address.to_string(), group_tag, serves_open }
+}
+
+fn listeners(config: &NbdConfig, server: &Server, portals: &[SocketAddr]) -> Vec<Listener> {
     let tls = config.tls.is_some();
     let tcp =
         server.tcp_address().map(|address| Listener { protocol: Protocol::Nbd, address: address.to_string(), tls });
@@ -174,14 +201,21 @@ fn listeners(config: &NbdConfig, server: &Server) -> Vec<Listener> {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         Listener { protocol: Protocol::NbdUnix, address: path.display().to_string(), tls: false }
     });
-    tcp.into_iter().chain(unix).collect()
+    let iscsi =
+        portals.iter().map(|address| Listener { protocol: Protocol::Iscsi, address: address.to_string(), tls: false });
+    tcp.into_iter().chain(unix).chain(iscsi).collect()
 }
 
-type Serving = (Arc<Exported>, Arc<Shards>);
+struct Serving {
+    exported: Arc<Exported>,
+    sessions: Arc<Sessions>,
+}
 
-/// The thread on which NBD clients connect and negotiate: they must not wait for the API, nor it for them.
+/// The thread on which clients connect, and negotiate or log in: they must not wait for the API, nor it for them.
 struct NbdThread {
     listeners: Vec<Listener>,
+    /// Where iSCSI listens.
+    portals: Vec<SocketAddr>,
     begin: Option<oneshot::Sender<Serving>>,
     stop: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
@@ -209,26 +243,30 @@ impl NbdThread {
                     Ok(server) => server,
                     Err(error) => return drop(report.send(Err(error))),
                 };
-                let _ = report.send(Ok(listeners(&settings, &server)));
+                let portals = iscsi.addresses();
+                let _ = report.send(Ok((listeners(&settings, &server, &portals), portals)));
                 // If the controller did not come to serving, nobody is to be served.
-                let Ok((exports, workers)) = begins.await else { return };
+                let Ok(Serving { exported, sessions }) = begins.await else { return };
                 let stops = futures_util::FutureExt::shared(stops);
-                let sessions = Sessions::new();
                 tokio::join!(
-                    server.serve(exports.clone(), workers.clone(), async { drop(stops.clone().await) }),
-                    iscsi.serve(exports, workers, sessions, async { drop(stops.clone().await) }),
+                    server.serve(exported.clone(), Arc::new(exported.shards.clone()), async {
+                        drop(stops.clone().await)
+                    }),
+                    iscsi.serve(exported.clone(), Arc::new(IscsiWorkers(exported)), sessions, async {
+                        drop(stops.clone().await)
+                    }),
                 );
                 let _ = end.send(());
             })
         };
         std::thread::Builder::new().name("nbd".to_string()).spawn(work).context("cannot start the NBD thread")?;
-        let listeners = bound.await.context("the NBD thread ended")??;
-        Ok(NbdThread { listeners, begin: Some(begin), stop, ended })
+        let (listeners, portals) = bound.await.context("the NBD thread ended")??;
+        Ok(NbdThread { listeners, portals, begin: Some(begin), stop, ended })
     }
 
-    fn serve(&mut self, exports: Arc<Exported>, workers: Arc<Shards>) {
+    fn serve(&mut self, serving: Serving) {
         if let Some(begin) = self.begin.take() {
-            let _ = begin.send((exports, workers));
+            let _ = begin.send(serving);
         }
     }
 

@@ -1,35 +1,73 @@
 //! The vDisks as the iSCSI server sees them.
 
+use super::directory::Listed;
 use super::exports::{AttachHere, Exported, shard_of};
+use super::remote::Remote;
 use super::shards::here;
-use crate::frontend::{Attach, Attached};
+use crate::frontend::{Attach, Attached, Job, Workers};
 use crate::iscsi::{FoundTarget, Targets, Unit, Units};
 use base::VdiskId;
 use block::BlockDevice;
-use control::IscsiAccess;
+use control::TARGET_PREFIX;
 use std::rc::Rc;
+use std::sync::Arc;
+use vdisk::NoteKind;
 use world::{Completion, LocalFuture, World};
 
-/// What comes before the vDisk's name in its target name.
-const PREFIX: &str = "iqn.2026-11.io.drystone:";
+pub fn target_name(vdisk: &str) -> String {
+    format!("{TARGET_PREFIX}{vdisk}")
+}
+
+impl Exported {
+    /// `None`: its rules cannot be read, so that nobody may see it.
+    fn target(&self, name: String, listed: Listed) -> Option<FoundTarget> {
+        let access = listed.access.clone().ok()?.resolve(&self.groups);
+        Some(FoundTarget { target_name: target_name(&name), access, found: self.found(name, listed) })
+    }
+
+    /// By what hosts know the vDisk again.
+    fn identity(&self, id: VdiskId, name: &str) -> scsi::Identity {
+        let realm = self.realms.get(usize::from(shard_of(id))).copied().unwrap_or_default();
+        scsi::Identity { id: id.raw(), realm, name: name.to_string(), target_name: target_name(name) }
+    }
+}
 
 impl Targets for Exported {
     fn list(&self) -> Vec<FoundTarget> {
-        let target = |(name, listed): (String, _)| FoundTarget {
-            target_name: format!("{PREFIX}{name}"),
-            access: IscsiAccess::default(),
-            found: self.found(name, listed),
-        };
-        self.directory.all().into_iter().map(target).collect()
+        self.directory.all().into_iter().filter_map(|(name, listed)| self.target(name, listed)).collect()
     }
 
     fn find(&self, target_name: &str) -> Option<FoundTarget> {
-        Targets::list(self).into_iter().find(|target| target.target_name.eq_ignore_ascii_case(target_name))
+        let (prefix, name) = target_name.split_at_checked(TARGET_PREFIX.len())?;
+        if !prefix.eq_ignore_ascii_case(TARGET_PREFIX) {
+            return None;
+        }
+        let exact = self.directory.find(name).map(|listed| (name.to_string(), listed));
+        let (name, listed) = exact.or_else(|| self.directory.find_ignoring_case(name))?;
+        self.target(name, listed)
+    }
+}
+
+/// For iSCSI a worker needs to know the other vDisks, too.
+pub struct IscsiWorkers(pub Arc<Exported>);
+
+impl Workers<dyn Units> for IscsiWorkers {
+    fn run(&self, worker: usize, job: Job<dyn Units>) {
+        let exported = self.0.clone();
+        // Refused: the job is dropped, and with it the connection.
+        let _ = self
+            .0
+            .shards
+            .workers
+            .run(worker, Box::new(move |context| job(Rc::new(Here { world: context.world.clone(), exported }))));
     }
 }
 
 /// One worker, for iSCSI.
-pub(super) struct Here(pub World);
+struct Here {
+    world: World,
+    exported: Arc<Exported>,
+}
 
 impl Attach for Here {
     fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {
@@ -38,40 +76,62 @@ impl Attach for Here {
 }
 
 impl Units for Here {
-    fn exists(&self, key: u64) -> bool {
-        let Some(id) = VdiskId::from_raw(key) else { return false };
-        here(shard_of(id)).is_some_and(|shard| shard.records().iter().any(|record| record.id == id))
+    fn unit(&self, key: u64) -> LocalFuture<block::Result<Unit>> {
+        let (world, exported) = (self.world.clone(), self.exported.clone());
+        Box::pin(async move {
+            let id = VdiskId::from_raw(key).ok_or_else(gone)?;
+            let shard = here(shard_of(id)).ok_or_else(gone)?;
+            let saved = shard.note(id, NoteKind::Reservations).await?.unwrap_or_default().to_vec();
+            let (name, _) = exported.directory.find_id(id).ok_or_else(gone)?;
+            let identity = exported.identity(id, &name);
+            Ok(Unit { identity, host: Rc::new(Host { id, world, exported }), saved })
+        })
     }
 
-    fn unit(&self, key: u64) -> LocalFuture<block::Result<Unit>> {
-        let host = Rc::new(Host(self.0.clone()));
-        Box::pin(async move {
-            let gone = || block::Error::new(block::Kind::Unavailable, "the vDisk is not there any more");
-            let id = VdiskId::from_raw(key).ok_or_else(gone)?;
-            let identity = scsi::Identity {
-                id: id.raw() & 0xffff_ffff_ffff,
-                realm: 0,
-                name: id.to_string(),
-                target_name: String::new(),
-            };
-            Ok(Unit { identity, host, saved: Vec::new() })
-        })
+    fn exists(&self, key: u64) -> bool {
+        VdiskId::from_raw(key).is_some_and(|id| self.exported.directory.find_id(id).is_some())
     }
 }
 
-struct Host(World);
+fn gone() -> block::Error {
+    block::Error::new(block::Kind::Unavailable, "the vDisk is not there any more")
+}
+
+/// What a logical unit asks of the controller.
+struct Host {
+    id: VdiskId,
+    world: World,
+    exported: Arc<Exported>,
+}
 
 impl scsi::Host for Host {
-    fn save_state(&self, _bytes: Vec<u8>) -> Completion<block::Result<()>> {
-        Completion::Ready(Err(block::Error::new(block::Kind::Unsupported, "nothing is kept beside a vDisk")))
+    fn save_state(&self, bytes: Vec<u8>) -> Completion<block::Result<()>> {
+        let id = self.id;
+        Completion::pending(async move {
+            let shard = here(shard_of(id)).ok_or_else(gone)?;
+            Ok(shard.set_note(id, NoteKind::Reservations, bytes.into()).await?)
+        })
     }
-    fn open(&self, _designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>> {
-        Completion::Ready(None)
+
+    fn open(&self, designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>> {
+        let is_it = |(name, listed): &(String, Listed)| self.exported.identity(listed.id, name).matches(designator);
+        let Some((_, listed)) = self.exported.directory.all().into_iter().find(is_it) else {
+            return Completion::Ready(None);
+        };
+        match here(listed.shard) {
+            Some(shard) => Completion::pending(async move {
+                let opened = shard.vdisk(listed.id).await;
+                opened.ok().map(|vdisk| vdisk.device())
+            }),
+            None => Completion::Ready(Some(Rc::new(Remote { exported: self.exported.clone(), id: listed.id }))),
+        }
     }
+
     fn sleep(&self, duration_ns: u64) -> LocalFuture<()> {
-        self.0.clock.sleep(duration_ns)
+        self.world.clock.sleep(duration_ns)
     }
+
     fn spawn(&self, task: LocalFuture<()>) {
-        self.0.spawn.spawn(task);
+        self.world.spawn.spawn(task);
     }
 }

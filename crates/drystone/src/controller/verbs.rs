@@ -2,14 +2,16 @@
 
 use super::directory::{Directory, Listed};
 use super::errors::{from_block, from_node};
+use super::groups::Groups;
 use super::report;
 use super::shards::Shards;
 use crate::config::Config;
+use crate::iscsi::Sessions;
 use block::{Allocation, Reply, Request, Segment, WriteZeroes};
 use bytes::{Bytes, BytesMut};
 use control::{
-    Control, ControlFuture, CreateVdisk, Error, Extent, ExtentPage, Kind, ListVdisks, Listener, Metrics, NodeStatus,
-    Result, SetVdisk, VdiskInfo, VdiskPage, rules,
+    Control, ControlFuture, CreateVdisk, Error, Extent, ExtentPage, IscsiControl, IscsiPortal, Kind, ListVdisks,
+    Listener, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage, rules,
 };
 use node::Shard;
 use pool::Cache;
@@ -30,11 +32,22 @@ pub struct Verbs {
     pub(super) directory: Arc<Directory>,
     pub(super) cache: Arc<Cache>,
     pub(super) listeners: Vec<Listener>,
+    pub(super) portals: Vec<IscsiPortal>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) groups: Arc<Groups>,
     pub(super) started: Instant,
     pub(super) started_wall: SystemTime,
     stopping: AtomicBool,
     /// Verbs that change names or existence, one at a time.
-    changing: Mutex<()>,
+    pub(super) changing: Mutex<()>,
+}
+
+/// What the front-ends have for the verbs.
+pub struct Fronts {
+    pub listeners: Vec<Listener>,
+    pub portals: Vec<IscsiPortal>,
+    pub sessions: Arc<Sessions>,
+    pub groups: Arc<Groups>,
 }
 
 impl Verbs {
@@ -44,8 +57,9 @@ impl Verbs {
         shards: Shards,
         directory: Arc<Directory>,
         cache: Arc<Cache>,
-        listeners: Vec<Listener>,
+        fronts: Fronts,
     ) -> Verbs {
+        let Fronts { listeners, portals, sessions, groups } = fronts;
         Verbs {
             config: config.clone(),
             node,
@@ -53,6 +67,9 @@ impl Verbs {
             directory,
             cache,
             listeners,
+            portals,
+            sessions,
+            groups,
             started: Instant::now(),
             started_wall: SystemTime::now(),
             stopping: AtomicBool::new(false),
@@ -67,7 +84,7 @@ impl Verbs {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    fn find(&self, name: &str) -> Result<Listed> {
+    pub(super) fn find(&self, name: &str) -> Result<Listed> {
         self.directory.find(name).ok_or_else(|| Error::not_found(name))
     }
 
@@ -99,6 +116,7 @@ impl Verbs {
                     if let Some(summary) = shard.summary_of(id) {
                         directory.put(&summary.record);
                     }
+                    crate::iscsi::geometry_may_have_changed(id.raw());
                     done
                 })
             })
@@ -299,6 +317,10 @@ impl Control for Verbs {
 
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
         Box::pin(self.list_extents(name, offset, len))
+    }
+
+    fn iscsi(&self) -> &dyn IscsiControl {
+        self
     }
 
     fn status(&self) -> ControlFuture<'_, NodeStatus> {

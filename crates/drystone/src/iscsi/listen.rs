@@ -63,7 +63,12 @@ impl Server {
         let mut listeners = Vec::new();
         for (address, group) in config.listen.iter().zip(1..) {
             let listener = TcpListener::bind(address).await;
-            let listener = listener.with_context(|| format!("cannot listen for iSCSI on {address}"))?;
+            let listener = listener.with_context(|| {
+                format!(
+                    "cannot listen for iSCSI on {address}; choose another address with --iscsi HOST:PORT (iscsi.listen), or do \
+                     without with --no-iscsi"
+                )
+            })?;
             // With the real port if port 0 was asked for.
             let listen = listener.local_addr().context("a listening socket has no address")?;
             listeners.push((listener, Portal { listen, group }));
@@ -73,7 +78,7 @@ impl Server {
             allow_open: config.allow_open,
             connections_max: config.connections_max as usize,
             login_timeout: LOGIN_TIMEOUT,
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts { ping_after: config.keepalive, ..Timeouts::default() },
             unproven_pause: UNPROVEN_PAUSE,
             worker_payload_bytes,
         })

@@ -90,6 +90,11 @@ impl Sessions {
         self.lock().sessions.values().map(Entry::now).collect()
     }
 
+    /// How many there were since the start.
+    pub fn begun(&self) -> u64 {
+        self.lock().last_id
+    }
+
     /// Asks the session to end; false: there is none of this id (any more).
     pub fn drop_session(&self, id: u64) -> bool {
         self.lock().sessions.get(&id).map(|entry| entry.end.send_replace(true)).is_some()

@@ -22,6 +22,14 @@ thread_local! {
     static HERE: RefCell<BTreeMap<u64, Rc<Slot>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
+/// The size of the vDisk, or whether it can be written, is another one now: initiators are told. On the vDisk's worker.
+pub fn geometry_may_have_changed(key: u64) {
+    let unit = HERE.with_borrow(|slots| slots.get(&key).and_then(|slot| slot.unit.borrow().upgrade()));
+    if let Some(unit) = unit {
+        unit.geometry_may_have_changed();
+    }
+}
+
 /// A session's use of a vDisk's unit.
 pub(super) struct Used {
     pub target: Rc<Target>,

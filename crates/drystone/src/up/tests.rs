@@ -10,10 +10,12 @@ fn listener(protocol: Protocol, address: &str, tls: bool) -> Listener {
 fn the_announcement_can_be_copied() {
     let mut config = Config::defaults();
     let tcp = listener(Protocol::Nbd, "127.0.0.1:10809", false);
-    let text = announcement(&config, std::slice::from_ref(&tcp), "drystone");
+    let iscsi = listener(Protocol::Iscsi, "127.0.0.1:3260", false);
+    let text = announcement(&config, &[tcp, iscsi], "drystone");
     for part in [
         "http://127.0.0.1:7480  (token in ./drystone-data/token)",
         "  NBD  nbd://127.0.0.1:10809/\n",
+        "  iSCSI  127.0.0.1:3260  (targets iqn.2026-11.io.drystone:NAME)\n",
         "  drystone vdisk create disk1 --size 20GiB\n",
         "  nbdinfo 'nbd://127.0.0.1:10809/disk1'\n",
     ] {

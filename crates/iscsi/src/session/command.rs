@@ -41,7 +41,7 @@ impl<T> Session<T> {
         }
         let announced = writes && !header.is_final() && !self.parameters.initial_r2t && came < unsolicited_max;
         let serial = self.next_serial();
-        let task = Task {
+        let mut task = Task {
             serial,
             lun: header.lun(),
             immediate: header.immediate(),
@@ -55,17 +55,35 @@ impl<T> Session<T> {
             unsolicited: announced.then_some(0),
             r2t_number: 0,
             damaged: unexpected.then_some(Condition::UnexpectedData),
-            stage: Stage::Waiting(Box::new(Waiting { cdb, attribute: attribute(header.flags()) })),
+            stage: Stage::Shown,
         };
         self.count(header.immediate());
-        self.tasks.insert(number, task);
         if bidirectional || reads && writes {
             // One direction at a time.
+            self.tasks.insert(number, task);
             self.fail(number, Condition::Bidirectional, out);
             return None;
         }
-        self.waiting.push_back((number, serial));
-        self.admit(out)
+        let (attribute, room) = (attribute(header.flags()), task.room());
+        if !self.waiting.is_empty() || !self.admits(&self.limits, room, out) {
+            task.stage = Stage::Waiting(Box::new(Waiting { cdb, attribute }));
+            self.tasks.insert(number, task);
+            self.waiting.push_back((number, serial));
+            return None;
+        }
+        let next = self.show(number, &mut task, Waiting { cdb, attribute });
+        self.tasks.insert(number, task);
+        Some(next)
+    }
+
+    fn show(&mut self, number: u32, task: &mut Task<T>, waiting: Waiting) -> Next<T> {
+        let Waiting { cdb, attribute } = waiting;
+        task.held = task.room();
+        self.payload_bytes += task.held;
+        self.started += 1;
+        let offered = if task.writes { task.expected } else { 0 };
+        let tag = Tag { task: number, serial: task.serial };
+        Next::Command { tag, lun: task.lun, cdb, attribute, offered }
     }
 
     /// Hands out the command that has waited longest, if there is room for it.
@@ -82,14 +100,13 @@ impl<T> Session<T> {
                 return None;
             }
             self.waiting.pop_front();
-            self.payload_bytes += expected;
-            self.started += 1;
-            let task = self.tasks.get_mut(&number).expect("it was found above");
-            task.held = expected;
-            let Stage::Waiting(waiting) = std::mem::replace(&mut task.stage, Stage::Shown) else { continue };
-            let Waiting { cdb, attribute } = *waiting;
-            let offered = if task.writes { task.expected } else { 0 };
-            return Some(Next::Command { tag: Tag { task: number, serial }, lun: task.lun, cdb, attribute, offered });
+            let mut task = self.tasks.remove(&number).expect("it was found above");
+            let Stage::Waiting(waiting) = std::mem::replace(&mut task.stage, Stage::Shown) else {
+                unreachable!("it was seen to wait")
+            };
+            let next = self.show(number, &mut task, *waiting);
+            self.tasks.insert(number, task);
+            return Some(next);
         }
     }
 

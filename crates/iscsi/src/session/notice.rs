@@ -83,9 +83,10 @@ impl<T> Session<T> {
         None
     }
 
-    /// The last word, when everything else was answered.
+    /// The last word, when everything else was answered. Said once.
     pub fn logged_out(&mut self, out: &mut Output) {
         if let State::LoggingOut(task) = self.state {
+            self.state = State::Broken("the session is over");
             self.logout_response(task, LOGGED_OUT, out);
         }
     }

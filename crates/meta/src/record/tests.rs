@@ -46,6 +46,14 @@ fn golden_bytes() {
             "adde0100da5014f6"
         )
     );
+    let note = NoteRecord { vdisk: VdiskId::new(7, 9), kind: 2, bytes: Bytes::from_static(b"abc") };
+    let body = "01000409000000070000000203000000616263";
+    let encoded = hex(&note.encode());
+    assert_eq!(encoded.strip_prefix(body).map(str::len), Some(8), "{encoded}");
+    let group = InitiatorGroupRecord { name: "esx".into(), serial: 3, initiators: vec!["a".into(), "bc".into()] };
+    let body = "010005030065737803000000000000000200010061020062";
+    let encoded = hex(&group.encode());
+    assert_eq!(encoded.strip_prefix(body).map(str::len), Some(10), "{encoded}");
     let bare = VdiskRecord { checkpoint: None, tail: None, deleted: true, name: "".into(), ..vdisk() };
     assert_eq!(
         hex(&bare.encode()),
@@ -63,6 +71,14 @@ fn records_come_back() {
     let shard = ShardRecord { disk: DiskId(u64::MAX), generation: u64::MAX, clean: false };
     assert_eq!(ShardRecord::decode(&shard.encode()).expect("good"), shard);
     let bare = VdiskRecord { checkpoint: None, tail: None, name: "ü".repeat(100), ..vdisk() };
+    let initiators = vec!["iqn.2026-11.io.x:a".to_string(), "b".into()];
+    let group = InitiatorGroupRecord { name: "esx".into(), serial: 3, initiators };
+    assert_eq!(InitiatorGroupRecord::decode(&group.encode()).expect("good"), group);
+    for bytes in [Bytes::new(), vec![7; 60 << 10].into()] {
+        let note = NoteRecord { vdisk: VdiskId::new(7, 9), kind: 1, bytes };
+        assert_eq!(NoteRecord::decode(&note.encode()).expect("good"), note);
+        assert!(note.encode().len() <= crate::VALUE_BYTES_MAX);
+    }
     for record in [vdisk(), bare] {
         assert_eq!(VdiskRecord::decode(&record.encode()).expect("good"), record);
     }

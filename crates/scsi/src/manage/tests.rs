@@ -122,6 +122,21 @@ fn an_abort_of_one_nexus_leaves_the_tasks_of_others() {
 }
 
 #[test]
+fn a_second_abort_waits_for_what_the_first_one_waits_for() {
+    let bench = Bench::new();
+    let initiator = bench.initiator("iqn.a,i,0x1");
+    bench.memory.held.set(true);
+    let (tag, mut run) = running(&initiator, &READ);
+    let mut first = initiator.nexus.manage(Function::AbortTask { tag }, LUN0);
+    let mut second = initiator.nexus.manage(Function::AbortTask { tag }, LUN0);
+    assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending());
+    bench.memory.release();
+    assert!(matches!(poll(&mut run), Poll::Ready(Ended::Aborted)));
+    assert_eq!((now(first), now(second)), (Outcome::Complete, Outcome::Complete));
+    assert_eq!(now(initiator.nexus.manage(Function::AbortTask { tag }, LUN0)), Outcome::TaskDoesNotExist);
+}
+
+#[test]
 fn queries_and_what_is_not_there() {
     let bench = Bench::new();
     let initiator = bench.initiator("iqn.a,i,0x1");

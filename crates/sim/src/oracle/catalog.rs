@@ -2,12 +2,15 @@
 //! under way or cut off would make of it.
 
 use crate::engine::VdiskInfo;
+use bytes::Bytes;
+use std::collections::BTreeMap;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attributes {
     pub name: String,
     pub size_bytes: u64,
     pub read_only: bool,
+    pub notes: BTreeMap<u8, Bytes>,
 }
 
 /// `None`: there is no such vDisk.
@@ -71,8 +74,9 @@ impl Entry {
             name: info.name.clone(),
             size_bytes: info.size_bytes,
             read_only: info.read_only,
+            notes: info.notes.clone(),
         });
-        let legal = self.states.contains(&state) || is_damaged && self.past.contains(&state);
+        let legal = self.states.contains(&state) || is_damaged && self.was(state.as_ref());
         if !legal {
             return Err(format!("vDisk {:?} is {state:?}, legal would be {:?}", self.id, self.states));
         }
@@ -82,6 +86,19 @@ impl Entry {
         self.past.append(&mut self.states);
         self.states = vec![state];
         Ok(())
+    }
+
+    /// Each attribute for itself is or was so: of a log that lost its end the index may know more.
+    fn was(&self, state: Option<&Attributes>) -> bool {
+        let known = || self.states.iter().chain(&self.past);
+        let Some(state) = state else { return known().any(Option::is_none) };
+        let any = |matches: &dyn Fn(&Attributes) -> bool| known().flatten().any(matches);
+        let note = |kind: u8| any(&|a| a.notes.get(&kind) == state.notes.get(&kind));
+        any(&|a| a.name == state.name)
+            && any(&|a| a.size_bytes == state.size_bytes)
+            && any(&|a| a.read_only == state.read_only)
+            && state.notes.keys().all(|kind| note(*kind))
+            && known().flatten().flat_map(|a| a.notes.keys()).all(|kind| note(*kind))
     }
 
     fn may_be(&self, info: &VdiskInfo) -> bool {
@@ -117,10 +134,10 @@ mod tests {
     use super::*;
 
     fn attributes(name: &str, size_bytes: u64) -> Attributes {
-        Attributes { name: name.into(), size_bytes, read_only: false }
+        Attributes { name: name.into(), size_bytes, read_only: false, notes: BTreeMap::new() }
     }
     fn info(id: u64, name: &str, size_bytes: u64) -> VdiskInfo {
-        VdiskInfo { id, name: name.into(), size_bytes, read_only: false, damaged: false }
+        VdiskInfo { id, name: name.into(), size_bytes, read_only: false, notes: BTreeMap::new(), damaged: false }
     }
     fn created(id: u64, name: &str) -> Entry {
         let mut entry = Entry::default();

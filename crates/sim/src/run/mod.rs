@@ -10,6 +10,7 @@ pub mod simulation;
 mod verbs;
 
 use crate::engine::Engine;
+use crate::iscsi::OverIscsi;
 use crate::journal::Journal;
 use profile::Profile;
 use simulation::{Simulation, Verdict};
@@ -73,6 +74,7 @@ pub fn guarded<T>(journal: &Rc<Journal>, trace_lines: usize, body: impl FnOnce()
 
 /// One random history, at most `steps_max` steps of it.
 pub fn run_random(seed: u64, profile: Profile, engine: Rc<dyn Engine>, steps_max: u64, trace_lines: usize) -> Outcome {
+    let engine = if profile.over_iscsi { OverIscsi::new(engine, seed) } else { engine };
     let journal = Journal::new();
     let steps = Rc::new(std::cell::Cell::new(0));
     let taken = steps.clone();

@@ -133,9 +133,14 @@ impl Model {
             Kind::ReadOnly => {
                 // A request from before the switch back may still be answered after it.
                 let by_user = self.entries[index].may_be_read_only() || slot.is_busy || slot.was_switched;
-                changes && (by_user || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
+                // Over iSCSI a vDisk that goes away looks write-protected before it looks gone.
+                let leaves = self.profile.over_iscsi && (slot.is_closing || self.shutting_down);
+                changes && (by_user || leaves || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
             }
-            Kind::Unavailable => slot.is_closing || self.shutting_down || self.errors_so_far(),
+            Kind::Unavailable => {
+                // A lost connection takes the answers with it.
+                slot.is_closing || self.shutting_down || self.errors_so_far() || self.profile.over_iscsi
+            }
             // Who compares asks the history whether something may have come in between.
             Kind::Miscompare => false,
             Kind::Invalid | Kind::Fenced | Kind::Unsupported => false,

@@ -19,6 +19,8 @@ pub struct Profile {
     /// Whether vDisks are created, renamed, resized and deleted along the way.
     pub verbs: bool,
     pub loses_metadata: bool,
+    /// Whether clients reach their vDisks over iSCSI, on a network that loses connections and damages bytes.
+    pub over_iscsi: bool,
     pub vdisks_max: usize,
     pub vdisk_bytes_max: u64,
     pub request_bytes_max: u64,
@@ -27,7 +29,8 @@ pub struct Profile {
     pub steps_per_round_max: u64,
 }
 
-pub const NAMES: [&str; 9] = ["calm", "crash", "deep", "wide", "sync", "error", "full", "corrupt", "metadata"];
+pub const NAMES: [&str; 10] =
+    ["calm", "crash", "deep", "wide", "sync", "error", "full", "corrupt", "metadata", "iscsi"];
 
 fn crash() -> Profile {
     Profile {
@@ -40,6 +43,7 @@ fn crash() -> Profile {
         garbage: false,
         verbs: true,
         loses_metadata: false,
+        over_iscsi: false,
         vdisks_max: 3,
         vdisk_bytes_max: 1 << 20,
         request_bytes_max: 64 << 10,
@@ -95,6 +99,7 @@ impl Profile {
                 ..base
             },
             "metadata" => Profile { name: "metadata", loses_metadata: true, ..base },
+            "iscsi" => Profile { name: "iscsi", over_iscsi: true, rounds_max: 4, steps_per_round_max: 300, ..base },
             _ => return None,
         };
         Some(profile)

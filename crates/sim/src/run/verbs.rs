@@ -5,6 +5,8 @@ use crate::engine::Node;
 use crate::oracle::catalog::{Attributes, State};
 use crate::rng::{Chance, Rng};
 use block::{Kind, Result};
+use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -26,7 +28,12 @@ pub async fn create(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
     let index = model.borrow_mut().add_slot();
     note(model, "create", index, size_bytes);
     model.borrow_mut().slots[index].is_busy = true;
-    model.borrow_mut().entries[index].begin(Some(Attributes { name: name.clone(), size_bytes, read_only: false }));
+    model.borrow_mut().entries[index].begin(Some(Attributes {
+        name: name.clone(),
+        size_bytes,
+        read_only: false,
+        notes: BTreeMap::new(),
+    }));
     let created = node.create(name, size_bytes).await;
     let Some(id) = settle(model, index, "create", created) else { return };
     model.borrow_mut().entries[index].id = Some(id);
@@ -40,7 +47,7 @@ pub async fn create(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
 
 pub async fn step(model: &Shared, node: &Rc<dyn Node>, live: &[usize], rng: &mut Rng) {
     let index = *rng.pick(live).expect("the caller saw one");
-    let kind = rng.below(10);
+    let kind = rng.below(13);
     let vdisks_max = model.borrow().profile.vdisks_max;
     if kind < 3 && live.len() < vdisks_max {
         return create(model, node, rng).await;
@@ -67,6 +74,16 @@ pub async fn step(model: &Shared, node: &Rc<dyn Node>, live: &[usize], rng: &mut
         5..8 => {
             let size_bytes = now.size_bytes + 4096 * rng.between(1, 64);
             verb(model, index, "resize", Some(Attributes { size_bytes, ..now }), node.resize(id, size_bytes)).await;
+        }
+        10.. => {
+            let note = rng.between(1, 2) as u8;
+            let bytes: Bytes = vec![rng.below(256) as u8; rng.below(3000) as usize * rng.below(2) as usize].into();
+            let mut notes = now.notes.clone();
+            match bytes.is_empty() {
+                true => drop(notes.remove(&note)),
+                false => drop(notes.insert(note, bytes.clone())),
+            }
+            verb(model, index, "set note", Some(Attributes { notes, ..now }), node.set_note(id, note, bytes)).await;
         }
         _ => {
             let read_only = !now.read_only;

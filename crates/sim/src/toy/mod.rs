@@ -14,6 +14,7 @@ use crate::disk::Crash;
 use crate::engine::{Engine, Node, VdiskInfo};
 use crate::rng::Rng;
 use block::{BlockDevice, Error, Kind, Result};
+use bytes::Bytes;
 use log::Log;
 use record::{Place, Record, Verb};
 use std::cell::RefCell;
@@ -58,6 +59,8 @@ pub enum Bug {
     ForgetsTrims,
     /// Names are changed in memory only.
     ForgetsRename,
+    /// Notes are not synced.
+    ForgetsNotes,
     /// Accepts writes to a read-only vDisk.
     WritesReadOnly,
     /// Now and then an answer never comes.
@@ -97,6 +100,7 @@ struct Vdisk {
     name: String,
     size_bytes: u64,
     read_only: bool,
+    notes: BTreeMap<u8, Bytes>,
     sectors: BTreeMap<u64, Place>,
     /// For `Bug::ReadsStale`: the sectors as they were before the last write.
     stale: BTreeMap<u64, Place>,
@@ -119,6 +123,7 @@ impl State {
                 name: name.clone(),
                 size_bytes: *size_bytes,
                 read_only: false,
+                notes: BTreeMap::new(),
                 sectors: BTreeMap::new(),
                 stale: BTreeMap::new(),
             };
@@ -143,6 +148,8 @@ impl State {
             Verb::Rename { name } => vdisk.name = name.clone(),
             Verb::Resize { size_bytes } => vdisk.size_bytes = *size_bytes,
             Verb::SetReadOnly { read_only } => vdisk.read_only = *read_only,
+            Verb::SetNote { kind } if record.payload.is_empty() => drop(vdisk.notes.remove(kind)),
+            Verb::SetNote { kind } => drop(vdisk.notes.insert(*kind, record.payload.clone())),
             Verb::Delete => {
                 self.vdisks.remove(&record.vdisk);
             }
@@ -167,6 +174,14 @@ impl Shared {
         let place = self.log.append(&record).await?;
         self.state.borrow_mut().apply(&record, &place);
         Ok(())
+    }
+
+    async fn note(self: Rc<Self>, vdisk: u64, kind: u8, payload: Bytes) -> Result<()> {
+        if !self.state.borrow().vdisks.contains_key(&vdisk) {
+            return Err(gone());
+        }
+        let sync = self.bug != Bug::ForgetsNotes;
+        self.append(Record { vdisk, verb: Verb::SetNote { kind }, payload }, sync).await
     }
 
     async fn control(self: Rc<Self>, vdisk: u64, verb: Verb) -> Result<()> {
@@ -200,6 +215,7 @@ impl Node for ToyNode {
             name: vdisk.name.clone(),
             size_bytes: vdisk.size_bytes,
             read_only: vdisk.read_only,
+            notes: vdisk.notes.clone(),
             damaged: state.damaged,
         };
         Box::pin(std::future::ready(Ok(state.vdisks.iter().map(info).collect())))
@@ -231,6 +247,9 @@ impl Node for ToyNode {
     }
     fn set_read_only(&self, id: u64, read_only: bool) -> LocalFuture<Result<()>> {
         Box::pin(self.shared.clone().control(id, Verb::SetReadOnly { read_only }))
+    }
+    fn set_note(&self, id: u64, kind: u8, bytes: Bytes) -> LocalFuture<Result<()>> {
+        Box::pin(self.shared.clone().note(id, kind, bytes))
     }
     fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
         Box::pin(self.shared.clone().control(id, Verb::Delete))

@@ -9,12 +9,30 @@ const MAGIC: u32 = 0x544f_5921;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verb {
-    Create { name: String, size_bytes: u64 },
-    Write { sector: u64 },
-    Zero { sector: u64, sectors: u64 },
-    Rename { name: String },
-    Resize { size_bytes: u64 },
-    SetReadOnly { read_only: bool },
+    Create {
+        name: String,
+        size_bytes: u64,
+    },
+    Write {
+        sector: u64,
+    },
+    Zero {
+        sector: u64,
+        sectors: u64,
+    },
+    Rename {
+        name: String,
+    },
+    Resize {
+        size_bytes: u64,
+    },
+    SetReadOnly {
+        read_only: bool,
+    },
+    /// The payload is the note.
+    SetNote {
+        kind: u8,
+    },
     Delete,
 }
 
@@ -65,6 +83,7 @@ pub fn encode(record: &Record, payload_crc: u32, sequence: u64, durable_through:
         Verb::Resize { size_bytes } => (4, *size_bytes, 0, ""),
         Verb::SetReadOnly { read_only } => (5, u64::from(*read_only), 0, ""),
         Verb::Delete => (6, 0, 0, ""),
+        Verb::SetNote { kind } => (7, u64::from(*kind), 0, ""),
     };
     writer.u8(tag).u64_le(a).u64_le(b).u8(name.len() as u8).put(name.as_bytes());
     writer.zeros(PAGE as usize - 4 - writer.bytes.len());
@@ -101,6 +120,7 @@ fn decode_body(body: &[u8]) -> Result<Option<(Header, Record)>, Truncated> {
         4 => Verb::Resize { size_bytes: a },
         5 => Verb::SetReadOnly { read_only: a == 1 },
         6 => Verb::Delete,
+        7 => Verb::SetNote { kind: a as u8 },
         _ => return Ok(None),
     };
     let header = Header { sequence, durable_through, chain, payload_len, payload_crc };

@@ -70,6 +70,7 @@ fn every_broken_toy_is_caught() {
         (Bug::ComparesEarly, "calm", ""),
         (Bug::ForgetsTrims, "crash", "legal"),
         (Bug::ForgetsRename, "crash", "legal would be"),
+        (Bug::ForgetsNotes, "crash", "legal would be"),
         (Bug::WritesReadOnly, "crash", "read-only"),
         (Bug::LosesAnswers, "calm", "hangs"),
     ] {

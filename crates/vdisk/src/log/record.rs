@@ -1,12 +1,14 @@
 //! Control records: the payload of control frames. Every verb that changes a vDisk is one; the first frame is its birth.
 //!
-//! Little-endian: tag (1 byte), version (1 byte, 1), then the fields in the order of the struct; texts are a length
+//! Little-endian: tag (1 byte), version (1 byte), then the fields in the order of the struct; texts are a length
 //! (2 bytes) and UTF-8. A record that is longer than its fields, or has an unknown tag or version, is refused.
 
 use super::Position;
 use crate::address::Address;
+use crate::notes::{NoteKind, Notes};
 use crate::vdisk::Attributes;
 use base::{GroupId, Reader, Sequence, Truncated, Writer};
+use bytes::Bytes;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Record {
@@ -17,12 +19,15 @@ pub enum Record {
     /// Nothing follows it; all groups of the vDisk may go.
     Delete,
     Checkpoint(Box<CheckpointRecord>),
+    /// Empty: there is none of this kind any more.
+    Note(NoteKind, Bytes),
 }
 
 /// A map root and the log position that it covers, with all that a reader without metadata store needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckpointRecord {
     pub attributes: Attributes,
+    pub notes: Notes,
     /// The last frame that the map below includes; replay starts behind it.
     pub covers: Position,
     pub root: Address,
@@ -59,6 +64,8 @@ impl From<Truncated> for RecordError {
 }
 
 const VERSION: u8 = 1;
+/// Of a checkpoint with notes. One without has version 1, which builds from before there were notes can read.
+const CHECKPOINT_WITH_NOTES: u8 = 2;
 
 impl Record {
     pub fn encode(&self) -> Vec<u8> {
@@ -70,8 +77,13 @@ impl Record {
             Record::ReadOnly(_) => 4,
             Record::Delete => 5,
             Record::Checkpoint(_) => 6,
+            Record::Note(..) => 7,
         };
-        w.u8(tag).u8(VERSION);
+        let version = match self {
+            Record::Checkpoint(checkpoint) if !checkpoint.notes.is_empty() => CHECKPOINT_WITH_NOTES,
+            _ => VERSION,
+        };
+        w.u8(tag).u8(version);
         match self {
             Record::Birth(attributes) => put_attributes(&mut w, attributes),
             Record::Rename(name) => put_text(&mut w, name),
@@ -79,6 +91,7 @@ impl Record {
             Record::ReadOnly(on) => drop(w.u8((*on).into())),
             Record::Delete => {}
             Record::Checkpoint(checkpoint) => put_checkpoint(&mut w, checkpoint),
+            Record::Note(kind, bytes) => put_note(&mut w, *kind, bytes),
         }
         w.bytes
     }
@@ -86,16 +99,23 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
         let mut r = Reader::new(bytes);
         let (tag, version) = (r.u8()?, r.u8()?);
-        if version != VERSION {
-            return Err(RecordError::Unknown(tag, version));
-        }
-        let record = match tag {
-            1 => Record::Birth(take_attributes(&mut r)?),
-            2 => Record::Rename(take_text(&mut r)?),
-            3 => Record::Resize(r.u64_le()?),
-            4 => Record::ReadOnly(take_bool(&mut r)?),
-            5 => Record::Delete,
-            6 => Record::Checkpoint(Box::new(take_checkpoint(&mut r)?)),
+        let record = match (tag, version) {
+            (6, CHECKPOINT_WITH_NOTES) => {
+                let mut checkpoint = take_checkpoint(&mut r)?;
+                checkpoint.notes = take_notes(&mut r)?;
+                Record::Checkpoint(Box::new(checkpoint))
+            }
+            (_, 0 | 2..) => return Err(RecordError::Unknown(tag, version)),
+            (1, _) => Record::Birth(take_attributes(&mut r)?),
+            (2, _) => Record::Rename(take_text(&mut r)?),
+            (3, _) => Record::Resize(r.u64_le()?),
+            (4, _) => Record::ReadOnly(take_bool(&mut r)?),
+            (5, _) => Record::Delete,
+            (6, _) => Record::Checkpoint(Box::new(take_checkpoint(&mut r)?)),
+            (7, _) => {
+                let (kind, bytes) = take_note(&mut r)?;
+                Record::Note(kind, bytes)
+            }
             _ => return Err(RecordError::Unknown(tag, version)),
         };
         if r.is_empty() { Ok(record) } else { Err(RecordError::Field) }
@@ -151,6 +171,38 @@ fn put_checkpoint(w: &mut Writer, c: &CheckpointRecord) {
             .u32_le(g.pages)
             .u32_le(g.punched);
     }
+    if !c.notes.is_empty() {
+        w.u8(c.notes.len() as u8);
+        c.notes.iter().for_each(|(kind, bytes)| put_note(w, *kind, bytes));
+    }
+}
+
+fn put_note(w: &mut Writer, kind: NoteKind, bytes: &[u8]) {
+    w.u8(kind as u8).u32_le(bytes.len() as u32).put(bytes);
+}
+
+fn take_note(r: &mut Reader) -> Result<(NoteKind, Bytes), RecordError> {
+    let kind = NoteKind::from_raw(r.u8()?).ok_or(RecordError::Field)?;
+    let len = r.u32_le()? as usize;
+    if len > kind.bytes_max() {
+        return Err(RecordError::Field);
+    }
+    Ok((kind, Bytes::copy_from_slice(r.take(len)?)))
+}
+
+/// In order of kinds, none of them empty, and at least one.
+fn take_notes(r: &mut Reader) -> Result<Notes, RecordError> {
+    let count = r.u8()?;
+    let mut notes = Notes::new();
+    for _ in 0..count {
+        let (kind, bytes) = take_note(r)?;
+        let in_order = notes.last_key_value().is_none_or(|(last, _)| *last < kind);
+        if bytes.is_empty() || !in_order {
+            return Err(RecordError::Field);
+        }
+        notes.insert(kind, bytes);
+    }
+    if notes.is_empty() { Err(RecordError::Field) } else { Ok(notes) }
 }
 
 fn take_checkpoint(r: &mut Reader) -> Result<CheckpointRecord, RecordError> {
@@ -179,7 +231,7 @@ fn take_checkpoint(r: &mut Reader) -> Result<CheckpointRecord, RecordError> {
             punched: r.u32_le()?,
         });
     }
-    Ok(CheckpointRecord { attributes, covers, root, height, groups })
+    Ok(CheckpointRecord { attributes, notes: Notes::new(), covers, root, height, groups })
 }
 
 #[cfg(test)]
@@ -190,21 +242,10 @@ mod tests {
         Attributes { name: "web-01".into(), size_bytes: 8192, sector_bytes: 512, read_only: false, created_ns: 7 }
     }
 
-    #[test]
-    fn golden_bytes() {
-        let hex = |record: &Record| record.encode().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let birth = Record::Birth(attributes());
-        assert_eq!(hex(&birth), "010106007765622d3031002000000000000000020000000700000000000000");
-        assert_eq!(hex(&Record::Rename("a".into())), "0201010061");
-        assert_eq!(hex(&Record::Resize(4096)), "03010010000000000000");
-        assert_eq!(hex(&Record::ReadOnly(true)), "040101");
-        assert_eq!(hex(&Record::Delete), "0501");
-    }
-
-    #[test]
-    fn every_record_survives_and_no_shorter_form_does() {
-        let checkpoint = CheckpointRecord {
+    fn checkpoint() -> CheckpointRecord {
+        CheckpointRecord {
             attributes: attributes(),
+            notes: Notes::new(),
             covers: Position { group: GroupId::new(1, 3), end: 77, chain: 5, sequence: Sequence(9) },
             root: Address::new(GroupId::new(1, 2), 4096, 4096, 3),
             height: 2,
@@ -216,6 +257,35 @@ mod tests {
                 pages: 4096,
                 punched: 0,
             }],
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let hex = |record: &Record| record.encode().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let birth = Record::Birth(attributes());
+        assert_eq!(hex(&birth), "010106007765622d3031002000000000000000020000000700000000000000");
+        assert_eq!(hex(&Record::Rename("a".into())), "0201010061");
+        assert_eq!(hex(&Record::Resize(4096)), "03010010000000000000");
+        assert_eq!(hex(&Record::ReadOnly(true)), "040101");
+        assert_eq!(hex(&Record::Delete), "0501");
+        assert_eq!(hex(&Record::Note(NoteKind::Reservations, Bytes::from_static(b"abc"))), "07010203000000616263");
+        assert_eq!(hex(&Record::Note(NoteKind::IscsiAccess, Bytes::new())), "07010100000000");
+        let mut checkpoint = checkpoint();
+        let old = hex(&Record::Checkpoint(Box::new(checkpoint.clone())));
+        assert!(old.starts_with("0601"), "a checkpoint without notes is what it was before there were any: {old}");
+        checkpoint.notes.insert(NoteKind::IscsiAccess, Bytes::from_static(b"hi"));
+        checkpoint.notes.insert(NoteKind::Reservations, Bytes::from_static(b"there"));
+        let new = hex(&Record::Checkpoint(Box::new(checkpoint)));
+        assert_eq!(new, format!("0602{}{}", &old[4..], "020102000000686902050000007468657265"));
+    }
+
+    #[test]
+    fn every_record_survives_and_no_shorter_form_does() {
+        let plain = checkpoint();
+        let noted = CheckpointRecord {
+            notes: Notes::from([(NoteKind::Reservations, Bytes::from_static(b"x"))]),
+            ..checkpoint()
         };
         for record in [
             Record::Birth(attributes()),
@@ -223,7 +293,10 @@ mod tests {
             Record::Resize(1 << 40),
             Record::ReadOnly(false),
             Record::Delete,
-            Record::Checkpoint(Box::new(checkpoint)),
+            Record::Checkpoint(Box::new(plain)),
+            Record::Checkpoint(Box::new(noted)),
+            Record::Note(NoteKind::IscsiAccess, Bytes::from_static(b"who")),
+            Record::Note(NoteKind::Reservations, Bytes::new()),
         ] {
             let bytes = record.encode();
             assert_eq!(Record::decode(&bytes), Ok(record));
@@ -231,6 +304,28 @@ mod tests {
                 assert!(Record::decode(&bytes[..len]).is_err());
             }
             assert_eq!(Record::decode(&[bytes, vec![0]].concat()), Err(RecordError::Field));
+        }
+    }
+
+    #[test]
+    fn notes_that_no_build_writes_are_refused() {
+        let note = |kind: u8, len: u32| [&[7, 1, kind][..], &len.to_le_bytes(), &vec![1; len as usize]].concat();
+        for kind in NoteKind::ALL {
+            let (raw, max) = (kind as u8, kind.bytes_max() as u32);
+            assert!(Record::decode(&note(raw, max)).is_ok());
+            assert_eq!(Record::decode(&note(raw, max + 1)), Err(RecordError::Field));
+        }
+        assert_eq!(Record::decode(&note(3, 1)), Err(RecordError::Field), "a kind of a newer build");
+        assert_eq!(Record::decode(&[7, 2, 1, 0, 0, 0, 0]), Err(RecordError::Unknown(7, 2)));
+        let plain = Record::Checkpoint(Box::new(checkpoint())).encode();
+        let with = |notes: &[u8]| Record::decode(&[&[6, 2], &plain[2..], notes].concat());
+        assert!(with(&[1, 2, 1, 0, 0, 0, 9]).is_ok());
+        assert_eq!(with(&[0]), Err(RecordError::Field), "none");
+        assert_eq!(with(&[1, 1, 0, 0, 0, 0]), Err(RecordError::Field), "an empty one");
+        let (one, two) = ([1, 1, 0, 0, 0, 9], [2, 1, 0, 0, 0, 9]);
+        assert!(with(&[&[2], &one[..], &two[..]].concat()).is_ok());
+        for (first, second) in [(one, one), (two, one)] {
+            assert_eq!(with(&[&[2], &first[..], &second[..]].concat()), Err(RecordError::Field), "out of order");
         }
     }
 }

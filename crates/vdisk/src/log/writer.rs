@@ -275,6 +275,8 @@ pub(crate) fn apply_record(state: &mut State, record: &Record) {
             state.attributes.size_bytes = *size;
             state.tree.grow(size / BLOCK);
         }
+        Record::Note(kind, bytes) if bytes.is_empty() => drop(state.notes.remove(kind)),
+        Record::Note(kind, bytes) => drop(state.notes.insert(*kind, bytes.clone())),
         Record::ReadOnly(on) => state.attributes.read_only = *on,
         Record::Delete => state.health = Health::Deleted,
         Record::Checkpoint(_) => {}

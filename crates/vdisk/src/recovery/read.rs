@@ -242,6 +242,7 @@ fn initial_state(context: &Context, record: Option<&PlacedRecord>) -> State {
     let mut tree = Tree::new(record.root, record.height, memory);
     tree.grow(record.attributes.size_bytes / BLOCK);
     let mut state = State::new(record.attributes.clone(), tree);
+    state.notes = record.notes.clone();
     state.checkpoint_accounts = accounts.clone();
     state.accounts = accounts;
     state.checkpoint =

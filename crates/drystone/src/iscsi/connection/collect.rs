@@ -142,6 +142,10 @@ impl Connection {
     fn look(&mut self) {
         use super::timing::Verdict;
         let waits = !self.out.is_empty() || self.session.waits_for_data();
+        if !self.session.has_room(&self.out) {
+            // Nothing is read from it, so that its silence is ours.
+            self.timing.heard = None;
+        }
         match self.timing.judge(Instant::now(), waits, self.session.awaits_pong()) {
             Verdict::Alive => {}
             Verdict::Ask => self.session.ping(&mut self.out),

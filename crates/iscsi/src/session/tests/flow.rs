@@ -148,6 +148,7 @@ fn a_session_ends_as_the_initiator_asks() {
         let next = host.send(&logout);
         assert_eq!(matches!(next[..], [Next::Logout]), ends, "{reason}: {next:?}");
         host.session.logged_out(&mut host.out);
+        host.session.logged_out(&mut host.out);
         let reply = host.reply();
         assert_eq!(reply.basic[..3], [0x26, 0x80, response], "{reason}");
         assert_eq!((reply.get(16), reply.get(40)), (4, 2 << 16), "time to wait 2, to retain 0");
