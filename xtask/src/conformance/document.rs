@@ -63,6 +63,6 @@ fn text(rows: &BTreeMap<String, Row>) -> String {
 const INTRODUCTION: &str = "# iSCSI conformance
 
 Made by `cargo xtask conformance`, and compared with a new run by every `cargo xtask test`. It runs Debian's libiscsi-bin 1.19.0,
-`iscsi-test-cu --dataloss --allow-sanitize`, against the release binary, through two portals at once, with these kinds of vDisk:
+`iscsi-test-cu --dataloss --allow-sanitize`, against the release binary, with these kinds of vDisk:
 
 ";
