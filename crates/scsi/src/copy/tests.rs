@@ -3,6 +3,7 @@
 use super::*;
 use crate::Status;
 use crate::testing::{Bench, Initiator, Memory, identity, poll};
+use std::slice::from_ref;
 
 const BLOCK: u64 = 512;
 
@@ -84,7 +85,7 @@ fn large_overlapping_copies_go_in_the_right_direction() {
     let own = target(&identity(7).naa());
     let number =
         |lba: usize| u32::from_le_bytes(bench.memory.content.borrow()[lba * 512..][..4].try_into().expect("four"));
-    copies(&initiator, &list(1, 0, &[own.clone()], &[segment(2, (0, 0), (0, 1000), 10000)]));
+    copies(&initiator, &list(1, 0, from_ref(&own), &[segment(2, (0, 0), (0, 1000), 10000)]));
     assert!((0..10000).all(|at| number(1000 + at) == at as u32));
     copies(&initiator, &list(1, 0, &[own], &[segment(2, (0, 1000), (0, 10), 10000)]));
     assert!((0..10000).all(|at| number(10 + at) == at as u32));
@@ -124,7 +125,7 @@ fn lists_that_are_wrong() {
     let initiator = bench.initiator("iqn.a,i,0x1");
     let own = target(&identity(7).naa());
     let good = segment(2, (0, 0), (0, 100), 10);
-    let mut inline = list(1, 0, &[own.clone()], &[good.clone()]);
+    let mut inline = list(1, 0, from_ref(&own), from_ref(&good));
     inline[15] = 1;
     let mut alien = own.clone();
     alien[0] = 0xe0;
@@ -133,19 +134,19 @@ fn lists_that_are_wrong() {
     let mut long = good.clone();
     long[3] = 0x19;
     let table = [
-        (list(1, 0, &vec![own.clone(); 17], &[good.clone()]), (5, 0x26, 6)),
-        (list(1, 0, &[own.clone()], &vec![good.clone(); 257]), (5, 0x26, 8)),
+        (list(1, 0, &vec![own.clone(); 17], from_ref(&good)), (5, 0x26, 6)),
+        (list(1, 0, from_ref(&own), &vec![good.clone(); 257]), (5, 0x26, 8)),
         (list(1, 0, &vec![own.clone(); 17], &vec![good.clone(); 280]), (5, 0x1a, 0)),
-        (list(1, 0, &[alien], &[good.clone()]), (5, 0x26, 7)),
-        (list(1, 0, &[own.clone()], &[stream]), (5, 0x26, 9)),
-        (list(1, 0, &[own.clone()], &[long]), (5, 0x26, 0)),
-        (list(1, 3, &[own.clone()], &[good.clone()]), (5, 0x26, 0)),
+        (list(1, 0, &[alien], from_ref(&good)), (5, 0x26, 7)),
+        (list(1, 0, from_ref(&own), &[stream]), (5, 0x26, 9)),
+        (list(1, 0, from_ref(&own), &[long]), (5, 0x26, 0)),
+        (list(1, 3, from_ref(&own), from_ref(&good)), (5, 0x26, 0)),
         (inline, (5, 0x26, 0x0b)),
-        (list(1, 0, &[own.clone()], &[good.clone()])[..70].to_vec(), (5, 0x1a, 0)),
+        (list(1, 0, from_ref(&own), from_ref(&good))[..70].to_vec(), (5, 0x1a, 0)),
         (vec![0; 15], (5, 0x1a, 0)),
-        (list(1, 0, &[own.clone()], &[segment(2, (0, 0), (1, 0), 1)]), (0xa, 0x08, 4)),
-        (list(1, 0, &[own.clone()], &[segment(2, (0, 0), (0, 2047), 2)]), (0xa, 0, 0)),
-        (list(1, 0, &[own.clone()], &[segment(2, (0, u64::MAX), (0, 0), 2)]), (0xa, 0, 0)),
+        (list(1, 0, from_ref(&own), &[segment(2, (0, 0), (1, 0), 1)]), (0xa, 0x08, 4)),
+        (list(1, 0, from_ref(&own), &[segment(2, (0, 0), (0, 2047), 2)]), (0xa, 0, 0)),
+        (list(1, 0, from_ref(&own), &[segment(2, (0, u64::MAX), (0, 0), 2)]), (0xa, 0, 0)),
         (list(1, 0, &[target(&[1; 8])], &[good]), (0xa, 0x0d, 2)),
     ];
     for (list, codes) in table {
@@ -165,10 +166,10 @@ fn results_are_kept_for_the_nexus() {
     let own = target(&identity(7).naa());
     assert_eq!(initiator.codes(&results(0, 5), &[]), (5, 0x24, 0));
     let segments = [segment(2, (0, 0), (0, 100), 10), segment(2, (0, 0), (0, 200), 6)];
-    copies(&initiator, &list(5, 0, &[own.clone()], &segments));
+    copies(&initiator, &list(5, 0, from_ref(&own), &segments));
     assert_eq!(initiator.good(&results(0, 5), &[]), [0, 0, 0, 8, 1, 0, 2, 0, 0, 0, 0x20, 0]);
     assert_eq!(other.codes(&results(0, 5), &[]), (5, 0x24, 0), "its own lists only");
-    let wrong = list(6, 0, &[own.clone()], &[segments[0].clone(), segment(2, (0, 0), (0, 2047), 2)]);
+    let wrong = list(6, 0, from_ref(&own), &[segments[0].clone(), segment(2, (0, 0), (0, 2047), 2)]);
     let sense = initiator.check(&cdb(&wrong), &wrong);
     assert_eq!(sense.bytes[8..12], [0, 0, 0, 1], "the second segment");
     assert_eq!(initiator.good(&results(0, 6), &[])[4..7], [2, 0, 1]);
@@ -193,7 +194,7 @@ fn copies_under_way_are_counted_and_can_be_aborted() {
     filled(&bench);
     let initiator = bench.initiator("iqn.a,i,0x1");
     let own = target(&identity(7).naa());
-    let one = |id: u8| list(id, 0, &[own.clone()], &[segment(2, (0, 0), (0, 100), 10)]);
+    let one = |id: u8| list(id, 0, from_ref(&own), &[segment(2, (0, 0), (0, 100), 10)]);
     bench.memory.held.set(true);
     let mut running: Vec<_> = (0..COPIES_MAX as u8).map(|id| initiator.submit(&cdb(&one(id)), &one(id))).collect();
     running.iter_mut().for_each(|run| assert!(poll(run).is_pending()));

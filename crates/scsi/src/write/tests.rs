@@ -32,8 +32,9 @@ fn what_is_wrong_with_a_cdb_is_told() {
     let bench = Bench::new();
     let initiator = bench.initiator("iqn.a,i,0x1");
     let blocks = 2048u32.to_be_bytes();
-    // CDB, sense, field pointer bytes.
-    let table: [(Vec<u8>, (u8, u8, u8), [u8; 3]); 7] = [
+    /// CDB, sense, field pointer bytes.
+    type Refused = (Vec<u8>, (u8, u8, u8), [u8; 3]);
+    let table: [Refused; 7] = [
         (vec![0x28, 0x20, 0, 0, 0, 0, 0, 0, 1, 0], (5, 0x24, 0), [0xcd, 0, 1]),
         (vec![0x28, 0, 0, 0, 0, 0, 0, 0, 1, 4], (5, 0x24, 0), [0xca, 0, 9]),
         (vec![0x28, 0, blocks[0], blocks[1], blocks[2], blocks[3], 0, 0, 1, 0], (5, 0x21, 0), [0; 3]),
