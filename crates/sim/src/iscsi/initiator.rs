@@ -42,13 +42,9 @@ pub enum Answer {
 
 struct Outstanding {
     command: Command,
-    sent: Option<Sent>,
+    /// Data-in that has come.
+    came: Vec<u8>,
     answer: OneshotSender<Answer>,
-}
-
-/// What is known of a command that was sent.
-struct Sent {
-    data: Vec<u8>,
 }
 
 struct State {
@@ -100,7 +96,7 @@ impl Initiator {
 
     pub fn submit(&self, command: Command) -> OneshotReceiver<Answer> {
         let (answer, answered) = oneshot();
-        self.state.borrow_mut().queue.push_back(Outstanding { command, sent: None, answer });
+        self.state.borrow_mut().queue.push_back(Outstanding { command, came: Vec::new(), answer });
         self.notify.notify();
         answered
     }
@@ -215,7 +211,7 @@ impl Initiator {
         loop {
             let mut state = self.state.borrow_mut();
             let free = state.window_end.wrapping_sub(state.number) as i32 >= 0;
-            let Some(mut outstanding) = state.queue.pop_front_if(|_| free) else { return };
+            let Some(outstanding) = state.queue.pop_front_if(|_| free) else { return };
             state.tag = (state.tag + 1) & 0x0fff_ffff;
             let (task, number) = (state.tag, state.number);
             state.number = number.wrapping_add(1);
@@ -228,7 +224,6 @@ impl Initiator {
             pdu.0[32..48].copy_from_slice(&command.cdb);
             let bytes = self.encode(pdu, &command.data_out[..immediate]);
             let abort = command.abort;
-            outstanding.sent = Some(Sent { data: Vec::new() });
             state.under_way.insert(task, outstanding);
             drop(state);
             self.send(end, &bytes);
@@ -273,10 +268,12 @@ impl Initiator {
                 {
                     let mut state = self.state.borrow_mut();
                     let outstanding = state.under_way.get_mut(&task).expect("data for a command that was asked for");
-                    let sent = outstanding.sent.as_mut().expect("it was sent");
-                    assert_eq!(pdu.get(40) as usize, sent.data.len(), "data comes in order");
-                    sent.data.extend(data);
-                    assert!(sent.data.len() <= outstanding.command.expected_in as usize, "more data than is expected");
+                    assert_eq!(pdu.get(40) as usize, outstanding.came.len(), "data comes in order");
+                    outstanding.came.extend(data);
+                    assert!(
+                        outstanding.came.len() <= outstanding.command.expected_in as usize,
+                        "more data than is expected"
+                    );
                 }
                 if pdu.0[1] & 1 != 0 {
                     self.ended(task, pdu.0[3], Vec::new());
@@ -309,8 +306,7 @@ impl Initiator {
 
     fn ended(&self, task: u32, status: u8, sense: Vec<u8>) {
         let outstanding = self.state.borrow_mut().under_way.remove(&task).expect("one answer for each command");
-        let data = outstanding.sent.map(|sent| sent.data).unwrap_or_default();
-        outstanding.answer.send(Answer::Status { status, sense, data });
+        outstanding.answer.send(Answer::Status { status, sense, data: outstanding.came });
     }
 
     fn aborted(&self, own: u32, code: u8) {

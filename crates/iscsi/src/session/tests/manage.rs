@@ -102,6 +102,20 @@ fn commands_that_wait_for_room_end_here() {
 }
 
 #[test]
+fn what_waits_does_not_begin_while_a_function_is_carried_out() {
+    let limits = Limits { payload_bytes: 512, single_bytes: 512, ..Limits::default() };
+    let mut host = Host::with(&[], limits);
+    let first = host.run(&read(100, 512));
+    assert!(host.send(&read(101, 512)).is_empty(), "no room");
+    let mut next = host.send(&function(5, 102, u32::MAX, 0));
+    let Next::Manage { tag, .. } = next.remove(0) else { panic!("{next:?}") };
+    host.session.forget(first);
+    assert!(host.bytes(&[]).is_empty(), "there is room now, and the second one is to be ended");
+    host.session.managed(tag, Outcome::Complete, &mut host.out);
+    assert_eq!(code(&mut host), 0);
+}
+
+#[test]
 fn a_command_that_is_missing_never_runs() {
     let mut host = Host::new(&[]);
     // It came before its turn.
