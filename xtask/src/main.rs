@@ -2,6 +2,7 @@
 
 mod bench;
 mod clients;
+mod conformance;
 mod content;
 mod damage;
 mod full;
@@ -60,6 +61,8 @@ enum Verb {
         #[arg(long)]
         check: Option<String>,
     },
+    /// libiscsi's conformance suite against the release binary; compares docs/conformance.md with what was found.
+    Conformance,
     /// Layering, purpose lines, file lengths, licences.
     Tidy,
     /// Flipped bits, truncation, corrupt and newer superblocks.
@@ -99,6 +102,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Guest { peer } => guest::run_alone(peer),
         Verb::Clients(options) => clients::run_alone(&options),
         Verb::Iscsi { check } => iscsi::run_alone(check),
+        Verb::Conformance => said(server::build().and_then(|()| conformance::run())),
         Verb::Tidy => tidy::run().map(|report| println!("{report}")),
         Verb::Damage => said(server::build().and_then(|()| damage::run())),
         Verb::Full => said(server::build().and_then(|()| full::run())),

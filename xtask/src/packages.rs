@@ -1,7 +1,7 @@
 //! The Debian packages that the black-box tests and the benchmark need.
 
 use crate::process::{command, finish, logged, output, target_dir};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
@@ -54,14 +54,27 @@ pub fn install() -> Result<()> {
         );
     }
     logged(apt(&["update"]), &log()?, LIMIT)?;
-    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
-    arguments.extend(&missing);
+    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends", "--no-remove"];
+    // All of them: named alone, one of QEMU's packages may be had only by removing another that is there in a newer version.
+    arguments.extend(&NEEDED);
     if logged(apt(&arguments), &log()?, LIMIT).is_ok() {
+        return is_whole();
+    }
+    arguments.retain(|argument| *argument != "--no-remove");
+    arguments.push("--allow-downgrades");
+    if logged(apt(&arguments), &log()?, LIMIT).is_ok() && is_whole().is_ok() {
         return Ok(());
     }
     // All QEMU packages must have one version. Where qemu-utils came from backports, the rest has to come from there
     // too, even if backports is not among the machine's sources.
     install_from_backports(&missing).context("apt-get install failed, also with backports")
+}
+
+/// What an installation left out, or took away, is not to be found out by a test.
+fn is_whole() -> Result<()> {
+    let missing = missing()?;
+    ensure!(missing.is_empty(), "still missing after apt-get install: {}", missing.join(" "));
+    Ok(())
 }
 
 fn log() -> Result<std::path::PathBuf> {
@@ -117,5 +130,6 @@ fn install_from_backports(missing: &[&str]) -> Result<()> {
         }
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    logged(with(&arguments), &log()?, LIMIT).map(|_| ())
+    logged(with(&arguments), &log()?, LIMIT)?;
+    is_whole()
 }

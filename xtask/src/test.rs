@@ -3,7 +3,7 @@
 use crate::process::{command, logged, repository, target_dir};
 use crate::server::Subject;
 use crate::steps::{self, Done, Step};
-use crate::{clients, damage, full, fuzz, guest, iscsi, kill9, memory, packages, powerloss, tidy};
+use crate::{clients, conformance, damage, full, fuzz, guest, iscsi, kill9, memory, packages, powerloss, tidy};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -86,6 +86,7 @@ fn all(options: &Options) -> Vec<Step> {
             clients::run(&clients::Options { check: None, peer: false })
         }),
         Step::new("iscsi", "iSCSI initiators, good and bad", || iscsi::run(None)),
+        Step::new("conformance", "libiscsi's suite, every test of it", conformance::run),
         Step::new("damage", "flipped bits, truncation, newer formats", damage::run),
         Step::new("full", "a full disk", || as_root(full::run)),
         Step::new("memory", "a thousand busy vDisks, 256 MiB of memory", memory::run),

@@ -1,7 +1,7 @@
 //! Making a shard, starting one, and stopping it cleanly.
 
 use crate::index::{MetaIndex, synced_tail};
-use crate::shard::{Entry, Listener};
+use crate::shard::{Entry, Listener, is_damaged};
 use crate::{Error, Kind, Result, Shard};
 use base::{DiskId, VdiskId};
 use meta::{ShardRecord, Store, TailHint};
@@ -167,6 +167,8 @@ impl Shard {
         let epoch = self.context.pool.epoch();
         for vdisk in self.open_vdisks() {
             match vdisk.close().await {
+                // The next start is to find what this one found.
+                Ok(_) if is_damaged(&vdisk) => {}
                 Ok(closed) => {
                     let noted = self
                         .index

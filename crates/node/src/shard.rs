@@ -458,6 +458,10 @@ impl Shard {
     }
 }
 
+pub(crate) fn is_damaged(vdisk: &Vdisk) -> bool {
+    matches!(vdisk.health(), Health::Damaged(_))
+}
+
 pub(crate) fn record_of(recovered: &Recovered, shard: u16, epoch: base::Epoch) -> VdiskRecord {
     let attributes = &recovered.attributes;
     VdiskRecord {
@@ -469,7 +473,8 @@ pub(crate) fn record_of(recovered: &Recovered, shard: u16, epoch: base::Epoch) -
         created_wall_ns: attributes.created_ns,
         shard,
         epoch,
-        checkpoint: recovered.checkpoint.map(crate::index::hint),
+        // What is named here is believed at the next start, and would hide what is missing.
+        checkpoint: recovered.checkpoint.filter(|_| !is_damaged(&recovered.vdisk)).map(crate::index::hint),
         tail: None,
         deleted: false,
     }

@@ -143,6 +143,9 @@ fn import_export(bench: &mut Bench) -> Result<()> {
     let mut client = bench.server.connect("sparse")?;
     client.write(100 * MIB, &vec![0xee; 32 << 20])?;
     client.disconnect()?;
+    bench.server.run(&["vdisk", "set", "sparse", "--read-only", "on"])?;
+    bench.server.refuses(&["vdisk", "import", "sparse", &source_text], &["is read-only; make it writable first"])?;
+    bench.server.run(&["vdisk", "set", "sparse", "--read-only", "off"])?;
     bench.server.run(&["vdisk", "import", "sparse", &source_text])?;
     output("qemu-img", &["compare", "-f", "raw", "-F", "raw", &source_text, &bench.server.uri("sparse")])?;
     bench.server.refuses(&["vdisk", "export", "no-such-vdisk", &back_text], &["no vDisk"])

@@ -75,6 +75,9 @@ fn prepare(client: &Client, name: &str, path: &Path, file_bytes: u64) -> Result<
             format_size(size_bytes)
         );
     }
+    if info.read_only {
+        bail!("vDisk {name:?} is read-only; make it writable first: drystone vdisk set {name} --read-only off");
+    }
     if info.connections > 0 {
         bail!(
             "{} clients are connected to vDisk {name:?}; disconnect them before its content is replaced",

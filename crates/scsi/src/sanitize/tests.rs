@@ -1,4 +1,4 @@
-//! SANITIZE.
+//! Tests of SANITIZE: what is overwritten, and what is refused meanwhile.
 
 use crate::testing::{Bench, Keeper, LUN0, finish, now, poll};
 use crate::{Ended, Function, Outcome, Status};

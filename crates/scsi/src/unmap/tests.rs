@@ -1,4 +1,4 @@
-//! UNMAP.
+//! Tests of UNMAP: what it frees, and which lists are refused.
 
 use crate::testing::Bench;
 

@@ -48,7 +48,6 @@ struct Outstanding {
 
 /// What is known of a command that was sent.
 struct Sent {
-    number: u32,
     data: Vec<u8>,
 }
 
@@ -156,7 +155,8 @@ impl Initiator {
             pdu = pdu.word(24, state.number);
         }
         let text: Vec<u8> = keys.iter().flat_map(|key| [key.as_bytes(), &[0]].concat()).collect();
-        (self.header_digest.set(false), self.data_digest.set(false));
+        self.header_digest.set(false);
+        self.data_digest.set(false);
         end.send(&self.encode(pdu, &text), false);
         let mut buffer = Vec::new();
         let answer = loop {
@@ -169,7 +169,8 @@ impl Initiator {
             }
         };
         assert!(buffer.is_empty() && answer.0.0[36..38] == [0, 0], "the login was refused");
-        (self.header_digest.set(header), self.data_digest.set(data));
+        self.header_digest.set(header);
+        self.data_digest.set(data);
         self.noted(&answer.0);
         true
     }
@@ -227,7 +228,7 @@ impl Initiator {
             pdu.0[32..48].copy_from_slice(&command.cdb);
             let bytes = self.encode(pdu, &command.data_out[..immediate]);
             let abort = command.abort;
-            outstanding.sent = Some(Sent { number, data: Vec::new() });
+            outstanding.sent = Some(Sent { data: Vec::new() });
             state.under_way.insert(task, outstanding);
             drop(state);
             self.send(end, &bytes);

@@ -1,8 +1,8 @@
 //! What has to be written once more, after a crash or a failed sync, and what goes wrong if anything else comes first.
 
-use crate::machine::{Machine, manual};
-use crate::tap::{Fate, Operation, Verb};
-use base::units::MIB;
+use crate::machine::{Machine, content, manual};
+use crate::tap::{Fate, Operation, Verb, WAIT_NS};
+use base::units::{BLOCK, MIB};
 use pool::HEADER_PAGE;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -56,7 +56,10 @@ fn a_failed_sync_that_only_the_dead_heard_of_is_made_good() {
 
 /// Five writes and a resize to 8 MiB that nothing proves to be synced, on a disk that has no room for second copies.
 fn no_room_to_write_again() -> Machine {
-    let machine = Machine::new();
+    without_room(Machine::new())
+}
+
+fn without_room(machine: Machine) -> Machine {
     let vdisk = machine.vdisk();
     (0..5).for_each(|block| machine.write(&vdisk, block, block + 1));
     machine.tap.set_rule(|o| if is_slab_sync(o) { Fate::Dies } else { Fate::Happens });
@@ -315,4 +318,112 @@ fn a_recovered_vdisk_that_stays_quiet_gets_its_checkpoint() {
     assert!(vdisk.space().log_bytes > 0 && vdisk.durable_sequence() == vdisk.sequence());
     machine.idle(3_000_000_000);
     assert_eq!(vdisk.space().log_bytes, 0, "the next start has nothing to replay");
+}
+
+/// Who makes room has something to move, or to free after a proof; its frames must not take the numbers of others.
+#[test]
+fn making_room_waits_for_what_is_still_to_be_written_again() {
+    for moves in [false, true] {
+        let mut config = manual();
+        config.settings.space_slack_bytes = 4 << 10;
+        let machine = Machine::with(config, 1);
+        let vdisk = machine.vdisk();
+        // Groups of which three quarters are dead, or one that is dead altogether.
+        let overwritten = |block: &u64| if moves { block % 4 != 0 } else { *block < 16 };
+        (100..156).for_each(|block| machine.write(&vdisk, block, block));
+        (100..156)
+            .filter(|block| overwritten(&(block - 100)))
+            .for_each(|block| machine.write(&vdisk, block, block + 1));
+        machine.flush(&vdisk);
+        machine.checkpoint(&vdisk);
+        let machine = without_room(machine);
+        let vdisk = machine.vdisk();
+        machine.idle(50_000_000);
+        let (mut written, dies) = (0, Rc::new(Cell::new(true)));
+        let rule = dies.clone();
+        machine.tap.set_rule(move |o| {
+            written += u64::from(o.verb == Verb::Write && o.is_slab());
+            // One frame more, and the end.
+            if rule.get() && written > 1 && o.changes() { Fate::Dies } else { Fate::Happens }
+        });
+        let task = vdisk.clone();
+        assert!(machine.attempt(async move { task.make_room().await }).is_none(), "it dies");
+        assert!(dies.replace(false));
+        machine.kill();
+        machine.open();
+        let vdisk = machine.vdisk();
+        machine.assert_online(&vdisk);
+        assert_eq!(machine.reads(&vdisk, 0..5), [1, 2, 3, 4, 5], "moves: {moves}");
+        let expect = |block: u64| if overwritten(&(block - 100)) { block + 1 } else { block };
+        assert_eq!(machine.reads(&vdisk, 100..156), (100..156).map(expect).collect::<Vec<_>>(), "moves: {moves}");
+    }
+}
+
+/// A sync fails while the pages of a checkpoint are under way, and there is no room to write again what it took until the
+/// next pages are asked for: they must not take its numbers.
+#[test]
+fn pages_wait_for_what_is_still_to_be_written_again() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    (0..3).for_each(|block| machine.write(&vdisk, block, block + 1));
+    machine.flush(&vdisk);
+    (3..6).for_each(|block| machine.write(&vdisk, block, block + 1));
+    let (disk, stage) = (machine.disk.clone(), Rc::new(Cell::new(Stage::Syncs)));
+    let (now, mut refused) = (stage.clone(), 0);
+    machine.tap.set_rule(move |o| match (now.get(), o.verb) {
+        // Reported when the first pages are under way.
+        (Stage::Syncs, Verb::Sync) if o.is_slab() => Fate::FailsWholeLater,
+        // They, and a write that comes after them, into another slab.
+        (Stage::Syncs, Verb::Write) if o.is_slab() && o.offset > 0 => Fate::Waits,
+        (Stage::Syncs, Verb::Create) => {
+            now.set(Stage::Write);
+            Fate::Happens
+        }
+        (Stage::Write, Verb::Write) if o.is_slab() && o.offset > 0 => {
+            disk.set_capacity(1);
+            now.set(Stage::Full);
+            Fate::Waits
+        }
+        (Stage::Full, Verb::Punch) if &*o.file == "ballast" && o.offset == 0 => {
+            now.set(Stage::NothingLeft);
+            Fate::Happens
+        }
+        (Stage::NothingLeft, Verb::Allocate) => {
+            refused += 1;
+            if refused > 2 {
+                disk.set_capacity(64 * MIB);
+                now.set(Stage::Room);
+            }
+            Fate::Happens
+        }
+        // One frame more, and the end.
+        (Stage::Room, Verb::Write) if o.is_slab() => {
+            now.set(Stage::End);
+            Fate::Happens
+        }
+        (Stage::End, _) if o.changes() => Fate::Dies,
+        _ => Fate::Happens,
+    });
+    let (flushing, pages, write) = (vdisk.clone(), vdisk.clone(), vdisk.clone());
+    machine.spawn(async move { assert!(flushing.flush().await.is_err(), "there is no room") });
+    machine.idle(WAIT_NS / 2);
+    machine.spawn(async move { assert!(pages.checkpoint().await.is_err(), "a sync failed meanwhile") });
+    machine.idle(WAIT_NS / 4);
+    machine.spawn(async move { write.write(6 * BLOCK, content(6, 7)).await.expect("room") });
+    let died = machine.attempt(machine.world().clock.sleep(20 * WAIT_NS)).is_none();
+    assert!(died && stage.get() == Stage::End, "it came to {:?}", stage.get());
+    machine.kill();
+    machine.open();
+    machine.assert_online(&machine.vdisk());
+    assert_eq!(machine.reads(&machine.vdisk(), 0..7), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Syncs,
+    Write,
+    Full,
+    NothingLeft,
+    Room,
+    End,
 }

@@ -1,7 +1,7 @@
 //! Never: a forked chain. Every start takes a new epoch, writes behind what it recovered in a group of its own, and
 //! what a recovery cut off stays cut off.
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Placed};
 use crate::tap::{Fate, Verb};
 use base::Epoch;
 use sim::disk::{Crash, InFlight, Survival};
@@ -312,4 +312,60 @@ fn checkpoint_without_its_log(fill: u64) {
 #[test]
 fn a_checkpoint_is_not_proven_by_the_numbers_of_another_branch() {
     (3..9).for_each(checkpoint_without_its_log);
+}
+
+/// A checkpoint that was cut short lies in a branch that was given up, and its number was synced, of the other branch. The
+/// group of the one before rots. What the log holds is missing something then, whatever that record says.
+#[test]
+fn a_checkpoint_of_a_branch_that_was_given_up_does_not_count() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    let in_groups = |count: usize| vdisk.groups().len() >= count;
+    // The first group ends with a checkpoint, and nothing in it is needed any more.
+    machine.write(&vdisk, 0, 1);
+    machine.flush(&vdisk);
+    machine.checkpoint(&vdisk);
+    // The second one is full of flushed frames, two pages each.
+    let mut tag = 1;
+    let mut overwrite = || {
+        tag += 1;
+        machine.write(&vdisk, 0, tag);
+        machine.flush(&vdisk);
+    };
+    while !in_groups(2) {
+        overwrite();
+    }
+    (1..7).for_each(|_| overwrite());
+    // A checkpoint, in a third.
+    machine.tap.set_rule(|o| if o.verb == Verb::Sync && o.is_slab() { Fate::Dies } else { Fate::Happens });
+    let task = vdisk.clone();
+    assert!(machine.attempt(async move { task.checkpoint().await }).is_none(), "it dies");
+    let record = vdisk.sequence();
+    machine.kill();
+    let groups = machine.groups();
+    let [first, _, given_up] = &groups[..] else { panic!("three groups") };
+    let size = u64::from(machine.config.pool.group_size);
+    let whole = machine.bytes(&given_up.file, given_up.start, size);
+    // Its frames are given up for others, and it goes on; that the third group was freed never reaches the medium.
+    machine.open();
+    let vdisk = machine.vdisk();
+    machine.write(&vdisk, 1, 11);
+    machine.flush(&vdisk);
+    machine.write(&vdisk, 2, 12);
+    machine.flush(&vdisk);
+    assert!(vdisk.durable_sequence() > record);
+    machine.kill();
+    let other = |placed: &Placed| placed.start == given_up.start && placed.header.group != given_up.header.group;
+    assert!(!machine.groups().iter().any(other), "nobody has taken its place");
+    machine.put(&given_up.file, given_up.start, whole);
+    machine.put(&first.file, first.start, vec![0xa5; 4096]);
+    let rebuilt = machine.rebuild(2);
+    let damage = rebuilt.vdisks[0].damage.clone().unwrap_or_default();
+    assert!(damage.contains("no chain of groups connects"), "{rebuilt:?}");
+    // Nor does what a start of a damaged vDisk notes hide it from the next one.
+    for _ in 0..3 {
+        machine.open();
+        machine.assert_damaged(&machine.vdisk(), "no chain of groups connects");
+        machine.close();
+    }
 }

@@ -52,6 +52,8 @@ pub enum Fate {
     Fails,
     /// It happens, but the caller is told that it failed.
     FailsWhole,
+    /// The same of a sync, a while later.
+    FailsWholeLater,
     /// Of a write the first bytes happen; the caller is told that it failed.
     FailsAfter(u64),
     /// A read is answered, a write done, a sync begun, a while later, with what is there then.
@@ -204,7 +206,7 @@ impl File for TapFile {
                     inner.write(offset, &parts).await
                 })
             }
-            Fate::Fails => Completion::Ready(Err(refused(&self.name))),
+            Fate::Fails | Fate::FailsWholeLater => Completion::Ready(Err(refused(&self.name))),
             Fate::FailsWhole => self.fail_after(self.inner.write(offset, parts)),
             Fate::FailsAfter(len) => {
                 self.fail_after(self.inner.write(offset, &[data.slice(..data.len().min(len as usize))]))
@@ -234,11 +236,12 @@ impl File for TapFile {
                     Err(error)
                 })
             }
-            Fate::Waits => {
-                let (inner, wait) = (self.inner.clone(), self.clock.sleep(WAIT_NS));
+            fate @ (Fate::Waits | Fate::FailsWholeLater) => {
+                let (inner, wait, error) = (self.inner.clone(), self.clock.sleep(WAIT_NS), refused(&self.name));
                 Box::pin(async move {
                     wait.await;
-                    inner.sync().await
+                    inner.sync().await?;
+                    if fate == Fate::Waits { Ok(()) } else { Err(error) }
                 })
             }
             Fate::Fails | Fate::FailsAfter(_) => {

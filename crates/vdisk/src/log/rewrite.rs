@@ -9,10 +9,12 @@ use crate::stats::Stats;
 use crate::vdisk::{Health, State, Vdisk};
 use crate::{Error, Kind, Result};
 use base::Sequence;
+use bytes::Bytes;
 use pool::{Purpose, SlabId};
 use std::rc::Rc;
 
 /// A frame that is not known to be synced, kept whole: after a failed sync it is appended again elsewhere.
+#[derive(Clone)]
 pub(crate) struct Unsynced {
     pub at: Position,
     pub offset: u32,
@@ -28,7 +30,32 @@ pub(crate) struct Unsynced {
     pub pages: Vec<(Rc<Node>, Address)>,
 }
 
+impl Unsynced {
+    /// The block of data at this address, if it is one of the frame's.
+    fn block(&self, address: Address) -> Option<&[u8]> {
+        let payload: usize = self.pieces.iter().filter_map(Piece::payload).map(Bytes::len).sum();
+        let mut from = address.offset().checked_sub(self.at.end - payload as u32)? as usize;
+        for payload in self.pieces.iter().filter_map(Piece::payload) {
+            if from < payload.len() {
+                return payload.get(from..from + address.len() as usize);
+            }
+            from -= payload.len();
+        }
+        None
+    }
+}
+
 impl Vdisk {
+    /// A block that is in memory, since nothing proves yet that it is stored: after a failed sync it may be nowhere else
+    /// until it is written again.
+    pub(crate) fn kept_block(&self, address: Address) -> Option<Bytes> {
+        let state = self.state.borrow();
+        let of_group = |frame: &&Unsynced| frame.at.group == address.group();
+        let mut frames = state.unsynced.iter().chain(&state.to_rewrite).filter(of_group);
+        let block = frames.find_map(|frame| frame.block(address))?;
+        (base::crc::crc32c(block) == address.crc()).then(|| Bytes::copy_from_slice(block))
+    }
+
     /// Everything that is not provably stored, after a failed sync or a crash, is appended again in another group under
     /// the same sequence numbers. Map pages are not: they hold addresses that are changing; their checkpoint starts again.
     /// `Full`: what is left waits in `to_rewrite`, and nothing else is appended before it.
@@ -39,12 +66,16 @@ impl Vdisk {
         let failed = self.collect_unsynced();
         let mut count = 0;
         loop {
-            let next = self.state.borrow_mut().to_rewrite.pop_front();
+            // It stays in the list until its copy is in the map: whoever reads has it from there.
+            let next = self.state.borrow().to_rewrite.front().cloned();
             let Some(frame) = next else { break };
             match self.rewrite_frame(&frame).await {
-                Ok(()) => count += 1,
+                Ok(()) => {
+                    self.state.borrow_mut().to_rewrite.pop_front();
+                    count += 1;
+                }
                 Err(error) if error.kind == Kind::Full => {
-                    self.state.borrow_mut().to_rewrite.push_front(Unsynced { pages: Vec::new(), ..frame });
+                    self.state.borrow_mut().to_rewrite.iter_mut().take(1).for_each(|frame| frame.pages.clear());
                     self.context.load.full.notify();
                     return Err(error);
                 }
