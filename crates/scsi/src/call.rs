@@ -128,17 +128,17 @@ impl Call {
     }
 }
 
-/// A request in the device. It cannot be taken back: if whoever waits goes away, the task stays in the task set until the device has
-/// answered, so that task management does not call something ended that may still write.
-struct UnderWay {
+/// A request in the device, or something else that cannot be taken back: if whoever waits goes away, it goes on, and the task stays
+/// in the task set until it has ended, so that task management does not call something ended that may still write.
+pub(crate) struct UnderWay<T: 'static> {
     unit: Rc<LogicalUnit>,
     key: TaskKey,
     /// `None`: answered.
-    completion: Option<Completion<block::Result<Reply>>>,
+    completion: Option<Completion<T>>,
 }
 
-impl UnderWay {
-    fn new(call: &Call, completion: Completion<block::Result<Reply>>) -> UnderWay {
+impl<T> UnderWay<T> {
+    pub(crate) fn new(call: &Call, completion: Completion<T>) -> UnderWay<T> {
         call.unit.tasks.borrow_mut().request_began(call.key);
         UnderWay { unit: call.unit.clone(), key: call.key, completion: Some(completion) }
     }
@@ -150,8 +150,8 @@ fn ended(unit: &LogicalUnit, key: TaskKey) {
     }
 }
 
-impl Future for UnderWay {
-    type Output = block::Result<Reply>;
+impl<T> Future for UnderWay<T> {
+    type Output = T;
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let completion = self.completion.as_mut().expect("it is not polled after it ended");
         let result = std::task::ready!(Pin::new(completion).poll(context));
@@ -161,7 +161,7 @@ impl Future for UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl<T: 'static> Drop for UnderWay<T> {
     fn drop(&mut self) {
         if let Some(completion) = self.completion.take() {
             let (unit, key) = (self.unit.clone(), self.key);

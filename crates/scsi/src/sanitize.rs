@@ -132,9 +132,11 @@ pub(crate) fn erase(call: &Call, _: Bytes) -> Completion<Ran> {
 
 /// With IMMED the command ends when the operation has begun, else with it; aborting the command ends the wait, not the operation.
 fn start(call: &Call, plan: Plan) -> Completion<Ran> {
-    let (call, exit) = (call.clone(), exit(call));
+    // At once: between the check that nothing is under way and this, another command could begin one as well, and the
+    // first of the two to end would let commands in that the other one then overwrites.
+    let signs = operation::begin(call, plan, exit(call));
+    let call = call.clone();
     Completion::pending(async move {
-        let signs = operation::begin(&call, plan, exit);
         match call.until_aborted(signs.begun).await? {
             Some(Ok(())) => {}
             Some(Err(error)) => return Err(fault::condition(&error, 0, call.sector_bytes()).into()),

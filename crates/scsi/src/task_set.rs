@@ -140,9 +140,13 @@ impl TaskSet {
         let of_path = self.counts.get_mut(&slot.path).expect("a task in the set is counted");
         *of_path -= 1;
     }
-    /// A nexus is gone. Tasks that still run are let go when they end.
-    pub(crate) fn forget(&mut self, path: PathId) {
-        self.counts.retain(|other, count| *other != path || *count > 0);
+    /// Forgets nexuses that are gone; not yet those of which tasks still run.
+    pub(crate) fn forget_all_but(&mut self, attached: impl Fn(PathId) -> bool) {
+        self.counts.retain(|path, count| *count > 0 || attached(*path));
+    }
+    /// Whether anything of a nexus is in the set, be it aborted.
+    pub(crate) fn has_any(&self, path: PathId) -> bool {
+        self.counts.get(&path).is_some_and(|count| *count > 0)
     }
 
     /// SAM-5 8.5: HEAD OF QUEUE at once; ORDERED after everything older; SIMPLE after older ones that are not SIMPLE. An aborted task

@@ -170,11 +170,21 @@ pub(crate) struct Keeper {
     pub saved: RefCell<Option<Vec<u8>>>,
     pub saves: Cell<u32>,
     pub save_fails: Cell<bool>,
+    /// What is saved is there when it is let go.
+    pub save_held: Cell<bool>,
+    held_saves: RefCell<VecDeque<OneshotSender<()>>>,
+    /// Initiator ports for which nothing is opened.
+    pub strangers: RefCell<Vec<String>>,
     pub others: RefCell<Vec<(Identity, Rc<Memory>)>>,
     tasks: RefCell<Vec<LocalFuture<()>>>,
 }
 
 impl Keeper {
+    /// What was saved longest ago is there.
+    pub(crate) fn release_save(&self) {
+        self.held_saves.borrow_mut().pop_front().expect("something is being saved").send(());
+    }
+
     /// Polls everything that was spawned until none of it goes on by itself.
     pub(crate) fn run(&self) {
         let mut left = Vec::new();
@@ -196,9 +206,20 @@ impl Host for Keeper {
         }
         *self.saved.borrow_mut() = Some(bytes);
         self.saves.set(self.saves.get() + 1);
-        Completion::Ready(Ok(()))
+        if !self.save_held.get() {
+            return Completion::Ready(Ok(()));
+        }
+        let (sender, receiver) = oneshot();
+        self.held_saves.borrow_mut().push_back(sender);
+        Completion::pending(async move {
+            receiver.await;
+            Ok(())
+        })
     }
-    fn open(&self, designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>> {
+    fn open(&self, designator: &[u8], initiator_port: &str) -> Completion<Option<Rc<dyn BlockDevice>>> {
+        if self.strangers.borrow().iter().any(|stranger| stranger == initiator_port) {
+            return Completion::Ready(None);
+        }
         let others = self.others.borrow();
         let found = others.iter().find(|(identity, _)| identity.matches(designator));
         Completion::Ready(found.map(|(_, memory)| Rc::new(Handle(memory.clone())) as Rc<dyn BlockDevice>))

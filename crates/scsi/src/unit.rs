@@ -34,6 +34,8 @@ pub struct LogicalUnit {
     paths: RefCell<Vec<Rc<Path>>>,
     last_path: Cell<u64>,
     lost: RefCell<VecDeque<Ports>>,
+    /// Nexuses that are gone while the device still carries out something of theirs.
+    leaving: RefCell<Vec<(PathId, Ports)>>,
     /// As the initiators know it.
     geometry: Cell<Geometry>,
     pub(crate) mode: Cell<Parameters>,
@@ -69,6 +71,7 @@ impl LogicalUnit {
             paths: RefCell::default(),
             last_path: Cell::new(0),
             lost: RefCell::default(),
+            leaving: RefCell::default(),
             geometry: Cell::new(geometry),
             mode: Cell::default(),
             reserved: Cell::new(None),
@@ -140,12 +143,38 @@ impl LogicalUnit {
             self.reserved.set(None);
         }
         self.abort(|task| (task.path == path.id).then_some(Abort::Silent));
-        self.tasks.borrow_mut().forget(path.id);
+        self.forget_ended(path);
         let mut lost = self.lost.borrow_mut();
         lost.push_back(path.ports.clone());
         if lost.len() > LOST_MAX {
             lost.pop_front();
         }
+    }
+
+    /// Keeps a nexus that is gone in mind until the last of its tasks has ended.
+    fn forget_ended(&self, gone: &Path) {
+        let mut leaving = self.leaving.borrow_mut();
+        leaving.push((gone.id, gone.ports.clone()));
+        leaving.retain(|(id, _)| self.tasks.borrow().has_any(*id));
+        let paths = self.paths.borrow();
+        self.tasks.borrow_mut().forget_all_but(|id| paths.iter().any(|path| path.id == id));
+    }
+
+    /// Nexuses between these ports: the one that is there, and those before it whose tasks have not all ended.
+    pub(crate) fn ids_of(&self, which: impl Fn(&Ports) -> bool) -> Vec<PathId> {
+        self.leaving.borrow_mut().retain(|(id, _)| self.tasks.borrow().has_any(*id));
+        let (paths, leaving) = (self.paths.borrow(), self.leaving.borrow());
+        let there = paths.iter().map(|path| (path.id, &path.ports));
+        let all = there.chain(leaving.iter().map(|(id, ports)| (*id, ports)));
+        all.filter(|(_, ports)| which(ports)).map(|(id, _)| id).collect()
+    }
+
+    /// Whether a copy that another logical unit carries out for this initiator port may read here, or write: it is kept out
+    /// by all that would keep out a command that the initiator sent here itself.
+    pub fn admits_copy(&self, initiator_port: &str, writes: bool) -> bool {
+        let is_sanitized = *self.sanitize.borrow() != Sanitize::Idle;
+        let is_protected = writes && self.mode.get().software_write_protect;
+        !is_sanitized && !is_protected && crate::reservation::admits_copy(self, initiator_port, writes)
     }
 
     pub(crate) fn paths(&self) -> Vec<Rc<Path>> {

@@ -2,6 +2,7 @@
 //! queued behind what that worker already has to do, so that a copy takes no more than its turn.
 
 use super::exports::{Exported, shard_of};
+use super::targets::{Here, copy_request};
 use base::VdiskId;
 use base::units::BLOCK;
 use block::{BlockDevice, Error, Geometry, Kind, Reply, Request, Result};
@@ -11,6 +12,8 @@ use world::Completion;
 pub(super) struct Remote {
     pub exported: Arc<Exported>,
     pub id: VdiskId,
+    /// For whom the copy is.
+    pub initiator_port: String,
 }
 
 impl BlockDevice for Remote {
@@ -31,14 +34,16 @@ impl BlockDevice for Remote {
 
     fn submit(&self, request: Request) -> Completion<Result<Reply>> {
         let (shards, id) = (self.exported.shards.clone(), self.id);
+        let (exported, initiator_port) = (self.exported.clone(), self.initiator_port.clone());
         let (answer, answered) = tokio::sync::oneshot::channel();
         // Posted at once: dropping the completion does not cancel it.
         let posted = shards.workers.run(
             shards.worker_of(shard_of(id)),
-            Box::new(move |_| {
+            Box::new(move |context| {
+                let units = Here { world: context.world.clone(), exported };
                 Box::pin(async move {
                     // Whoever asked may have gone.
-                    let _ = answer.send(there(id, request).await);
+                    let _ = answer.send(there(id, &units, &initiator_port, request).await);
                 })
             }),
         );
@@ -51,9 +56,9 @@ impl BlockDevice for Remote {
 }
 
 /// On the vDisk's worker.
-async fn there(id: VdiskId, request: Request) -> Result<Reply> {
+async fn there(id: VdiskId, units: &Here, initiator_port: &str, request: Request) -> Result<Reply> {
     let gone = || Error::new(Kind::Unavailable, "the vDisk is not there any more");
     let shard = super::shards::here(shard_of(id)).ok_or_else(gone)?;
     let vdisk = shard.vdisk(id).await?;
-    vdisk.device().submit(request).await
+    copy_request(id, vdisk.device(), units, initiator_port, request).await
 }

@@ -5,10 +5,10 @@ use super::exports::{AttachHere, Exported, shard_of};
 use super::remote::Remote;
 use super::shards::here;
 use crate::frontend::{Attach, Attached, Job, Workers};
-use crate::iscsi::{FoundTarget, Targets, Unit, Units};
+use crate::iscsi::{FoundTarget, Targets, Unit, Units, admits_copy};
 use base::VdiskId;
-use block::BlockDevice;
-use control::TARGET_PREFIX;
+use block::{BlockDevice, Geometry, Reply, Request};
+use control::{IscsiAccess, TARGET_PREFIX};
 use std::rc::Rc;
 use std::sync::Arc;
 use vdisk::NoteKind;
@@ -64,9 +64,9 @@ impl Workers<dyn Units> for IscsiWorkers {
 }
 
 /// One worker, for iSCSI.
-struct Here {
-    world: World,
-    exported: Arc<Exported>,
+pub(super) struct Here {
+    pub world: World,
+    pub exported: Arc<Exported>,
 }
 
 impl Attach for Here {
@@ -113,18 +113,22 @@ impl scsi::Host for Host {
         })
     }
 
-    fn open(&self, designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>> {
+    fn open(&self, designator: &[u8], initiator_port: &str) -> Completion<Option<Rc<dyn BlockDevice>>> {
         let is_it = |(name, listed): &(String, Listed)| self.exported.identity(listed.id, name).matches(designator);
-        let Some((_, listed)) = self.exported.directory.all().into_iter().find(is_it) else {
+        let found = self.exported.directory.all().into_iter().find(is_it);
+        let Some((_, listed)) = found.filter(|(_, listed)| self.may_use_too(listed, initiator_port)) else {
             return Completion::Ready(None);
         };
-        match here(listed.shard) {
-            Some(shard) => Completion::pending(async move {
-                let opened = shard.vdisk(listed.id).await;
-                opened.ok().map(|vdisk| vdisk.device())
-            }),
-            None => Completion::Ready(Some(Rc::new(Remote { exported: self.exported.clone(), id: listed.id }))),
-        }
+        let (exported, id, initiator_port) = (self.exported.clone(), listed.id, initiator_port.to_string());
+        let Some(shard) = here(listed.shard) else {
+            return Completion::Ready(Some(Rc::new(Remote { exported, id, initiator_port })));
+        };
+        let units = Rc::new(Here { world: self.world.clone(), exported });
+        Completion::pending(async move {
+            let device = shard.vdisk(id).await.ok()?.device();
+            let guarded: Rc<dyn BlockDevice> = Rc::new(Guarded { id, device, units, initiator_port });
+            Some(guarded)
+        })
     }
 
     fn sleep(&self, duration_ns: u64) -> LocalFuture<()> {
@@ -135,3 +139,61 @@ impl scsi::Host for Host {
         self.world.spawn.spawn(task);
     }
 }
+
+impl Host {
+    /// A third-party copy must not reach a vDisk that its initiator could not log in to.
+    fn may_use_too(&self, listed: &Listed, initiator_port: &str) -> bool {
+        let resolve = |listed: &Listed| listed.access.as_ref().ok().map(|note| note.resolve(&self.exported.groups));
+        let own = self.exported.directory.find_id(self.id).and_then(|(_, own)| resolve(&own));
+        let both = own.zip(resolve(listed));
+        both.is_some_and(|(own, other)| lets_in_too(&own, &other, initiator_port))
+    }
+}
+
+/// Whether who was let in by the rules `own` would be by `other`, too: it is on the list, and the secret that it has proven
+/// to know is the one that is asked for. A vDisk that asks for nothing is not served at every portal: it is in reach of
+/// those that use one like it.
+fn lets_in_too(own: &IscsiAccess, other: &IscsiAccess, initiator_port: &str) -> bool {
+    let initiator = initiator_port.split_once(",i,0x").map_or(initiator_port, |(name, _)| name);
+    let named = other.initiators.is_empty() || other.initiators.iter().any(|name| name.eq_ignore_ascii_case(initiator));
+    let proven = other.chap.is_none() || other.chap == own.chap;
+    named && proven && (own.is_open() || !other.is_open())
+}
+
+/// A vDisk of this worker as copies that another one's unit carries out may use it.
+struct Guarded {
+    id: VdiskId,
+    device: Rc<dyn BlockDevice>,
+    units: Rc<Here>,
+    initiator_port: String,
+}
+
+impl BlockDevice for Guarded {
+    fn geometry(&self) -> Geometry {
+        self.device.geometry()
+    }
+
+    fn submit(&self, request: Request) -> Completion<block::Result<Reply>> {
+        let (id, device, units) = (self.id, self.device.clone(), self.units.clone());
+        let initiator_port = self.initiator_port.clone();
+        Completion::pending(async move { copy_request(id, device, &units, &initiator_port, request).await })
+    }
+}
+
+/// A request of such a copy, if no reservation is against it. On the vDisk's worker.
+pub(super) async fn copy_request(
+    id: VdiskId,
+    device: Rc<dyn BlockDevice>,
+    units: &Here,
+    initiator_port: &str,
+    request: Request,
+) -> block::Result<Reply> {
+    let writes = !matches!(request, Request::Read { .. });
+    if !admits_copy(id.raw(), device.clone(), units, initiator_port, writes).await? {
+        return Err(block::Error::new(block::Kind::ReadOnly, "the vDisk is reserved or being sanitized"));
+    }
+    device.submit(request).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,19 @@ pub fn geometry_may_have_changed(key: u64) {
     }
 }
 
+/// Whether a copy that another vDisk's unit carries out for this initiator port may read this vDisk, or write it. On the
+/// worker of this one.
+pub async fn admits_copy(
+    key: u64,
+    device: Rc<dyn BlockDevice>,
+    units: &dyn Units,
+    initiator_port: &str,
+    writes: bool,
+) -> block::Result<bool> {
+    let used = target(key, device, units).await?;
+    Ok(used.unit.admits_copy(initiator_port, writes))
+}
+
 /// A session's use of a vDisk's unit.
 pub(super) struct Used {
     pub target: Rc<Target>,

@@ -15,8 +15,6 @@ use std::rc::Rc;
 struct Place {
     device: Rc<dyn BlockDevice>,
     own: bool,
-    /// Which target descriptor it was named by, for comparison.
-    designator: Vec<u8>,
 }
 
 /// Where one segment's bytes go, in bytes.
@@ -57,12 +55,11 @@ pub(super) async fn copy(call: &Call, list: &CopyList, progress: &Progress) -> R
 }
 
 async fn open(call: &Call, designator: &[u8]) -> Option<Place> {
-    let designator = designator.to_vec();
-    if call.unit.identity.matches(&designator) {
-        return Some(Place { device: call.unit.device.clone(), own: true, designator });
+    if call.unit.identity.matches(designator) {
+        return Some(Place { device: call.unit.device.clone(), own: true });
     }
-    let device = call.unit.host.open(&designator).await?;
-    Some(Place { device, own: false, designator })
+    let device = call.unit.host.open(designator, &call.path.ports.initiator).await?;
+    Some(Place { device, own: false })
 }
 
 /// `None`: beyond the end of either, or blocks of one that are not whole blocks of the other.
@@ -88,8 +85,9 @@ async fn run(call: &Call, source: &Place, destination: &Place, whole: &Move, fai
     let piece_bytes =
         medium::piece_bytes(&source.device.geometry()).min(medium::piece_bytes(&destination.device.geometry()));
     let mut pieces: Vec<(u64, u32)> = medium::pieces(0, whole.len, piece_bytes).collect();
-    // Where the ranges overlap, the end of the source must not be overwritten before it was read.
-    if source.designator == destination.designator && whole.from < whole.to {
+    // Where the ranges overlap, the end of the source must not be overwritten before it was read. One disk may have been
+    // named in two ways, so that it is done for all: between two disks the order does not matter.
+    if whole.from < whole.to {
         pieces.reverse();
     }
     for (at, len) in pieces {

@@ -212,3 +212,36 @@ fn copies_under_way_are_counted_and_can_be_aborted() {
     assert_eq!(block(&bench.memory, 100), 100, "nothing was written after the abort");
     assert_eq!(initiator.good(&results(0, 0), &[])[4], 2);
 }
+
+#[test]
+fn a_disk_that_the_initiator_may_not_use_is_out_of_reach() {
+    let bench = Bench::new();
+    filled(&bench);
+    let other = Memory::new(1 << 20, 512);
+    bench.keeper.others.borrow_mut().push((identity(9), other.clone()));
+    bench.keeper.strangers.borrow_mut().push("iqn.a,i,0x1".to_string());
+    let (initiator, friend) = (bench.initiator("iqn.a,i,0x1"), bench.initiator("iqn.b,i,0x1"));
+    let targets = [target(&identity(7).naa()), target(&identity(9).naa())];
+    for (from, to) in [((0, 1), (1, 0)), ((1, 0), (0, 1))] {
+        let list = list(1, 0, &targets, &[segment(0, from, to, 8)]);
+        assert_eq!(initiator.codes(&cdb(&list), &list), (0xa, 0x0d, 2));
+    }
+    assert!(other.requests.borrow().is_empty());
+    copies(&friend, &list(1, 0, &targets, &[segment(0, (0, 1), (1, 0), 8)]));
+    assert_eq!(block(&other, 0), 1);
+}
+
+#[test]
+fn ranges_overlap_whatever_the_disk_is_called() {
+    let bench = Bench::with(Memory::new(8 << 20, 512), Default::default(), &[]);
+    let initiator = bench.initiator("iqn.a,i,0x1");
+    let far = Memory::new(8 << 20, 512);
+    for (lba, bytes) in far.content.borrow_mut().chunks_mut(512).enumerate() {
+        bytes[..4].copy_from_slice(&(lba as u32).to_le_bytes());
+    }
+    bench.keeper.others.borrow_mut().extend([(identity(9), far.clone()), (identity(10), far.clone())]);
+    let names = [target(&identity(9).naa()), target(&identity(10).naa())];
+    copies(&initiator, &list(1, 0, &names, &[segment(2, (0, 0), (1, 1000), 10000)]));
+    let number = |lba: usize| u32::from_le_bytes(far.content.borrow()[lba * 512..][..4].try_into().expect("four"));
+    assert!((0..10000).all(|at| number(1000 + at) == at as u32));
+}

@@ -1,5 +1,7 @@
 //! Persistent reservations: random service actions of several nexuses, compared with a model written from the tables of SPC-4 5.13.
 
+mod gone;
+
 use crate::testing::{Bench, Initiator, Keeper, Memory, finish, flat};
 use crate::{Ended, Status};
 use proptest::prelude::*;

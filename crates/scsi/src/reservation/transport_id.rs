@@ -8,6 +8,8 @@ const PORT: u8 = 0x45;
 /// Format 00b: of a device, all of its ports.
 const DEVICE: u8 = 0x05;
 const LEN_BYTES_MIN: usize = 20;
+/// Longest iSCSI name (RFC 7143 4.2.7.1): what is registered has to fit into what is kept of it.
+const NAME_BYTES_MAX: usize = 223;
 
 /// The name ends with a zero and is padded to a multiple of four.
 pub(super) fn encode(initiator_port: &str) -> Vec<u8> {
@@ -35,8 +37,10 @@ pub(super) fn decode(reader: &mut Reader<'_>, at: u16) -> Result<String, Conditi
     let end = name.iter().position(|byte| *byte == 0).ok_or(Condition::list(at + 4))?;
     let name = name.get(..end).and_then(|name| std::str::from_utf8(name).ok()).ok_or(Condition::list(at + 4))?;
     let (_, isid) = name.rsplit_once(",i,0x").ok_or(Condition::list(at + 4))?;
-    if isid.len() != 12 || !isid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    let named = name.len() - isid.len() - ",i,0x".len();
+    if named == 0 || named > NAME_BYTES_MAX || isid.len() != 12 || !isid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Condition::list(at + 4));
     }
-    Ok(name.to_string())
+    // As the transport names ports: a registration under another spelling would be nobody's.
+    Ok(name.to_lowercase())
 }

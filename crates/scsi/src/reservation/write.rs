@@ -3,7 +3,7 @@
 use super::change::Action;
 use super::state::Kind;
 use super::transport_id;
-use crate::call::{Call, Good, Ran, failed};
+use crate::call::{Call, Good, Ran, UnderWay, failed};
 use crate::fault::{self, Fault};
 use crate::path::Ports;
 use crate::saved;
@@ -59,9 +59,13 @@ pub(crate) fn execute(call: &Call, data: Bytes) -> Completion<Ran> {
         Ok(change) => change,
         Err(condition) => return failed(condition),
     };
-    let call = call.clone();
+    // Once begun it goes on whatever becomes of the nexus: a change that was kept and does not hold, or the other way round,
+    // would come to light at the next start, when a node that was fenced may write again.
+    let task = call.clone();
+    let change = Completion::pending(async move { carry_out(&task, &change).await });
+    let under_way = UnderWay::new(call, change);
     Completion::pending(async move {
-        carry_out(&call, &change).await?;
+        under_way.await?;
         Ok(Good::NOTHING)
     })
 }
@@ -84,8 +88,7 @@ async fn carry_out(call: &Call, change: &Action) -> Result<(), Fault> {
                 }
             }
         }
-        let concerned = unit.paths().into_iter().filter(|path| effects.aborted.contains(&path.ports));
-        let concerned: Vec<_> = concerned.map(|path| path.id).collect();
+        let concerned = unit.ids_of(|ports| effects.aborted.contains(ports));
         unit.abort(|task| (task.key != call.key && concerned.contains(&task.path)).then_some(Abort::Silent)).running
     };
     // Others may change reservations meanwhile: one of those that are waited for may be about to.

@@ -75,11 +75,19 @@ pub(crate) fn resume(unit: &Rc<LogicalUnit>, saved: Sanitize) {
     }
 }
 
-/// Out of the failure mode.
+/// Out of the failure mode, unless another operation has begun meanwhile: that one must not be forgotten.
 pub(super) async fn forget(unit: &LogicalUnit) -> Result<(), Fault> {
-    let stored = store(unit, &Sanitize::Idle).await;
+    let _turn = unit.saving.acquire(1).await;
+    let has_failed = || matches!(&*unit.sanitize.borrow(), Sanitize::Failed { .. });
+    if !has_failed() {
+        return Ok(());
+    }
+    let reservations = unit.reservations.borrow().clone();
+    let stored = saved::store(unit, &reservations, &Sanitize::Idle).await;
     stored.map_err(|error| fault::condition(&error, 0, unit.geometry().sector_bytes))?;
-    unit.sanitize.replace(Sanitize::Idle);
+    if has_failed() {
+        unit.sanitize.replace(Sanitize::Idle);
+    }
     Ok(())
 }
 

@@ -205,3 +205,21 @@ fn one_that_cannot_be_kept_does_not_begin() {
     assert!(bench.memory.requests.borrow().is_empty());
     assert_eq!(initiator.send(&[0; 6], &[]).status, Status::Good);
 }
+
+#[test]
+fn of_two_that_come_together_one_begins() {
+    let bench = Bench::new();
+    let (initiator, other) = (bench.initiator("iqn.a,i,0x1"), bench.initiator("iqn.b,i,0x1"));
+    bench.memory.held.set(true);
+    // Neither is polled before both were handed in, as when one read of a socket brings both.
+    let mut first = initiator.submit(&ERASE, &[]);
+    let second = initiator.submit(&ERASE, &[]);
+    match now(second) {
+        Ended::Response(response) => assert_eq!(response.status, Status::CheckCondition),
+        Ended::Aborted => panic!("nobody aborts it"),
+    }
+    assert!(poll(&mut first).is_pending());
+    bench.keeper.run();
+    assert_eq!(bench.memory.requests.borrow().len(), 1, "one operation");
+    assert_eq!(other.codes(&[0; 6], &[]), (2, 4, 0x1b));
+}

@@ -66,7 +66,7 @@ impl scsi::Host for Host {
     fn save_state(&self, _bytes: Vec<u8>) -> Completion<block::Result<()>> {
         Completion::Ready(Ok(()))
     }
-    fn open(&self, _designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>> {
+    fn open(&self, _designator: &[u8], _initiator_port: &str) -> Completion<Option<Rc<dyn BlockDevice>>> {
         Completion::Ready(None)
     }
     fn sleep(&self, _duration_ns: u64) -> LocalFuture<()> {
