@@ -38,17 +38,18 @@ pub fn read32(settings: &Settings, servers: &mut Servers, report: &mut Report) -
     })?;
     report.iscsi_row("4k random read, depth 32 (iscsi-perf)", "IOPS", &values, &[Target::AtLeast(2.5, TgtAio)]);
     report.iscsi_row("server CPU per 4k read at depth 32", "µs", &cpu, &[]);
-    let values = in_turn(settings, servers, &ALL, |servers, name| {
+    let values = in_turn(settings, servers, &[Drystone], |servers, name| {
         RANDOM_32.run(&servers.unit(name, 0)?, HEADER_DIGEST, settings.run)
     })?;
-    report.iscsi_row("the same with header digests", "IOPS", &values, &[Target::AtLeast(2.5, TgtAio)]);
+    report.iscsi_row("4k random read, depth 32 (iscsi-perf), header digests", "IOPS", &values, &[]);
     Ok(())
 }
 
-/// iscsi-perf has no data digests: an initiator of the benchmark's own, without and with both, in pairs.
+/// iscsi-perf has no data digests: an initiator of the benchmark's own, without and with both, in pairs. tgt answers None
+/// to both, also when it is configured otherwise.
 pub fn digest(settings: &Settings, servers: &mut Servers, report: &mut Report) -> Result<()> {
     ready(servers)?;
-    let names = [Drystone, TgtAio];
+    let names = [Drystone];
     let (mut both, mut cost): (Values, Values) = Default::default();
     for name in servers.chosen(&names) {
         both.push((name, Vec::new()));

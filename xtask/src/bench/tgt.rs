@@ -34,7 +34,8 @@ impl Tgt {
     /// With a target for each file, logical unit 1 of it. `kind`: tgtd's name of a backing store.
     pub fn start(kind: &str, files: &[&Path], log: &Path) -> Result<Tgt> {
         let port = free_port()?;
-        let (portal, control) = (format!("127.0.0.1:{port}"), port.to_string());
+        // The number of a control socket has 15 bits.
+        let (portal, control) = (format!("127.0.0.1:{port}"), (port / 2).to_string());
         let daemon = command("tgtd", &["-f", "-C", &control, "--iscsi", &format!("portal={portal}")]);
         let mut tgt = Tgt { process: Background::start(daemon, log)?, portal, control };
         wait_until("tgtd", Duration::from_secs(20), || {
