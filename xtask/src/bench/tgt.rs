@@ -51,6 +51,11 @@ impl Tgt {
             tgt.admin(&["--op", "new", "--mode", "target", "--tid", &tid, "-T", &format!("{TARGET}{index}")])?;
             let unit = ["--op", "new", "--mode", "logicalunit", "--tid", &tid, "--lun", "1"];
             tgt.admin(&[&unit[..], &["-b", &file, "--bstype", kind]].concat())?;
+            for digest in ["HeaderDigest", "DataDigest"] {
+                let update = ["--op", "update", "--mode", "target", "--tid", &tid];
+                // It takes none unless told to.
+                tgt.admin(&[&update[..], &["-n", digest, "-v", "CRC32C,None"]].concat())?;
+            }
             tgt.admin(&["--op", "bind", "--mode", "target", "--tid", &tid, "-I", "ALL"])?;
         }
         Ok(tgt)
