@@ -4,11 +4,15 @@
 //! filled before. It is no test and gates nothing.
 
 mod client;
+mod digests;
+mod iscsi;
+mod iscsi_jobs;
 mod jobs;
 mod machine;
 mod report;
 mod rows;
 mod servers;
+mod tgt;
 
 use crate::process::scratch;
 use anyhow::{Result, bail};

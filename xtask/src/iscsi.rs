@@ -1,7 +1,7 @@
 //! iSCSI on the real binary: other people's initiators, access rules, what survives, bad initiators.
 
 mod access;
-mod initiator;
+pub mod initiator;
 mod rude;
 mod survive;
 mod tools;

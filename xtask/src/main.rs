@@ -80,6 +80,9 @@ enum Verb {
     Packages {
         #[arg(long)]
         install: bool,
+        /// Those of the servers that the benchmark compares with, instead.
+        #[arg(long)]
+        peers: bool,
     },
 }
 
@@ -108,9 +111,11 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Full => said(server::build().and_then(|()| full::run())),
         Verb::Fuzz { seconds } => said(fuzz::run(seconds)),
         Verb::Layout(options) => layout::run(&options),
-        Verb::Packages { install: true } => packages::install(),
-        Verb::Packages { install: false } => {
-            println!("{}", packages::NEEDED.join(" "));
+        Verb::Packages { install: true, peers: true } => packages::install_peers(),
+        Verb::Packages { install: true, peers: false } => packages::install(),
+        Verb::Packages { install: false, peers } => {
+            let names = if peers { &packages::PEERS[..] } else { &packages::NEEDED };
+            println!("{}", names.join(" "));
             Ok(())
         }
     }

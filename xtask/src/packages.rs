@@ -1,4 +1,4 @@
-//! The Debian packages that the black-box tests and the benchmark need.
+//! The Debian packages that the black-box tests need, and those that the benchmark needs besides.
 
 use crate::process::{command, finish, logged, output, target_dir};
 use anyhow::{Context, Result, bail, ensure};
@@ -24,6 +24,10 @@ pub const NEEDED: [&str; 16] = [
     "util-linux",
     "xz-utils",
 ];
+
+/// What only the benchmark needs: the peers that it compares with, beside those above. tgt brings a service along that need
+/// not run.
+pub const PEERS: [&str; 1] = ["tgt"];
 
 /// The guest's kernel; the package is unpacked for its files, never installed.
 pub const KERNEL: &str = "linux-image-cloud-amd64";
@@ -68,6 +72,12 @@ pub fn install() -> Result<()> {
     // All QEMU packages must have one version. Where qemu-utils came from backports, the rest has to come from there
     // too, even if backports is not among the machine's sources.
     install_from_backports(&missing).context("apt-get install failed, also with backports")
+}
+
+pub fn install_peers() -> Result<()> {
+    logged(apt(&["update"]), &log()?, LIMIT)?;
+    let install = ["install", "-y", "-qq", "--no-install-recommends", "--no-remove"];
+    logged(apt(&[&install[..], &PEERS].concat()), &log()?, LIMIT).map(|_| ())
 }
 
 /// What an installation left out, or took away, is not to be found out by a test.

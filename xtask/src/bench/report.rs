@@ -27,6 +27,7 @@ pub enum Target {
 }
 
 struct Row {
+    columns: &'static [Name],
     job: String,
     unit: &'static str,
     /// Median, least, most.
@@ -55,6 +56,22 @@ impl Report {
     }
 
     pub fn row(&mut self, job: &str, unit: &'static str, values: &[(Name, Vec<f64>)], targets: &[Target]) {
+        self.add(Name::NBD, job, unit, values, targets);
+    }
+
+    /// In the second table.
+    pub fn iscsi_row(&mut self, job: &str, unit: &'static str, values: &[(Name, Vec<f64>)], targets: &[Target]) {
+        self.add(Name::ISCSI, job, unit, values, targets);
+    }
+
+    fn add(
+        &mut self,
+        columns: &'static [Name],
+        job: &str,
+        unit: &'static str,
+        values: &[(Name, Vec<f64>)],
+        targets: &[Target],
+    ) {
         let values = values
             .iter()
             .filter(|(_, all)| !all.is_empty())
@@ -64,7 +81,7 @@ impl Report {
                 (*name, median(&all), all[0], all[all.len() - 1])
             })
             .collect();
-        let row = Row { job: job.to_string(), unit, values, targets: targets.to_vec() };
+        let row = Row { columns, job: job.to_string(), unit, values, targets: targets.to_vec() };
         eprintln!("  {}", row.markdown());
         self.rows.push(row);
     }
@@ -83,14 +100,8 @@ impl Report {
         let _ = writeln!(text, "Machine: {}.", self.machine.text);
         let _ = writeln!(text, "Versions: {}.", versions());
         let _ = writeln!(text, "{}; {} s in all.\n", self.how, self.took.as_secs());
-        let _ = writeln!(
-            text,
-            "| job | unit | drystone | qemu-nbd raw | qemu-nbd qcow2 | nbdkit file | ratio (target) | |"
-        );
-        let _ = writeln!(text, "|---|---|--:|--:|--:|--:|---|---|");
-        for row in &self.rows {
-            let _ = writeln!(text, "{}", row.markdown());
-        }
+        self.table(Name::NBD, &mut text);
+        self.table(Name::ISCSI, &mut text);
         if !self.notes.is_empty() {
             text.push('\n');
         }
@@ -98,6 +109,23 @@ impl Report {
             let _ = writeln!(text, "- {note}");
         }
         text
+    }
+
+    /// The rows with these columns, if there are any.
+    fn table(&self, columns: &[Name], text: &mut String) {
+        let mut rows = self.rows.iter().filter(|row| row.columns == columns).peekable();
+        if rows.peek().is_none() {
+            return;
+        }
+        if columns == Name::ISCSI {
+            text.push_str("\nOver iSCSI:\n\n");
+        }
+        let names: Vec<&str> = columns.iter().map(|name| name.text()).collect();
+        let _ = writeln!(text, "| job | unit | {} | ratio (target) | |", names.join(" | "));
+        let _ = writeln!(text, "|---|---|{}---|---|", "--:|".repeat(columns.len()));
+        for row in rows {
+            let _ = writeln!(text, "{}", row.markdown());
+        }
     }
 
     /// Replaces the measured part of docs/benchmarks.md; what people wrote around it stays.
@@ -119,8 +147,8 @@ impl Row {
 
     fn markdown(&self) -> String {
         let mut text = format!("| {} | {} |", self.job, self.unit);
-        for name in Name::ALL {
-            match self.values.iter().find(|(of, ..)| *of == name) {
+        for name in self.columns {
+            match self.values.iter().find(|(of, ..)| of == name) {
                 Some((_, median, least, most)) if least < most => {
                     let _ = write!(text, " {} ({}…{}) |", short(*median), short(*least), short(*most));
                 }
@@ -192,9 +220,7 @@ fn versions() -> String {
         finished.stdout.lines().next().map(|line| line.trim().to_string())
     };
     let drystone = first(&crate::server::binary().to_string_lossy(), &["--version"]);
-    [drystone, first("qemu-nbd", &["--version"]), first("nbdkit", &["--version"]), first("fio", &["--version"])]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join("; ")
+    let tgt = first("tgtd", &["--version"]).map(|version| format!("tgt {version}"));
+    let nbd = [first("qemu-nbd", &["--version"]), first("nbdkit", &["--version"]), first("fio", &["--version"])];
+    [drystone].into_iter().chain(nbd).chain([tgt]).flatten().collect::<Vec<_>>().join("; ")
 }

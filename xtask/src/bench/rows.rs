@@ -4,7 +4,7 @@ use super::client::{self, Until, Verb};
 use super::jobs::{Fio, flushed_writes};
 use super::report::{Report, Target};
 use super::servers::{EXPORT, Name, Servers, fill_export, fill_file, qemu_nbd, socket_path, start_peer};
-use super::{Settings, machine};
+use super::{Settings, iscsi, machine};
 use crate::http::samples;
 use crate::nbd::Address;
 use crate::process::{Background, output};
@@ -27,14 +27,20 @@ pub const ROWS: &[(&str, &str, Row)] = &[
     ("amplify", "bytes written for each byte of 4k random write", amplify),
     ("replay", "replay after kill -9", replay),
     ("thousand", "start with 1,000 vDisks; idle CPU", thousand),
+    ("iscsi32", "iSCSI: 4k random read, depth 32; the server's CPU for each; header digests", iscsi::read32),
+    ("iscsidigest", "iSCSI: the same with both digests and without", iscsi::digest),
+    ("iscsiwrite", "iSCSI: 4k write, depth 32", iscsi::write32),
+    ("iscsi1", "iSCSI: 4k read, depth 1", iscsi::read1),
+    ("iscsiseq", "iSCSI: 256k sequential read and write, depth 8", iscsi::sequential),
+    ("iscsifair", "iSCSI: two busy vDisks of one shard; depth 1 beside depth 32", iscsi::fair),
 ];
 
 use Name::{Drystone, Nbdkit, QemuQcow2, QemuRaw};
 
-type Values = Vec<(Name, Vec<f64>)>;
+pub type Values = Vec<(Name, Vec<f64>)>;
 
 /// A B A B: every server in turn, several rounds.
-fn in_turn(
+pub fn in_turn(
     settings: &Settings,
     servers: &mut Servers,
     names: &[Name],
@@ -43,7 +49,7 @@ fn in_turn(
     let names = servers.chosen(names);
     let mut values: Values = names.iter().map(|name| (*name, Vec::new())).collect();
     for name in &names {
-        servers.address(*name)?;
+        servers.pid(*name)?;
     }
     for _ in 0..settings.rounds {
         for (name, all) in &mut values {
@@ -69,7 +75,7 @@ fn settle(pid: u32) -> Result<()> {
 }
 
 /// Reads everything once, so that it is in whatever cache there is.
-fn warm(servers: &mut Servers, names: &[Name]) -> Result<()> {
+pub fn warm(servers: &mut Servers, names: &[Name]) -> Result<()> {
     for name in servers.chosen(names) {
         output("nbdcopy", &["--", &servers.address(name)?.uri(EXPORT), "null:"])?;
     }

@@ -2,11 +2,14 @@
 
 use super::Settings;
 use super::machine;
+use super::tgt::{Tgt, Unit};
+use crate::iscsi::initiator::TARGET;
 use crate::nbd::{Address, Client};
 use crate::process::{Background, command, output, wait_until};
 use crate::random::Random;
 use crate::server::Server;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,10 +21,15 @@ pub enum Name {
     QemuRaw,
     QemuQcow2,
     Nbdkit,
+    /// tgt with asynchronous I/O past the page cache.
+    TgtAio,
+    /// tgt with threads that read and write through the page cache: its default.
+    TgtRdwr,
 }
 
 impl Name {
-    pub const ALL: [Name; 4] = [Name::Drystone, Name::QemuRaw, Name::QemuQcow2, Name::Nbdkit];
+    pub const NBD: &[Name] = &[Name::Drystone, Name::QemuRaw, Name::QemuQcow2, Name::Nbdkit];
+    pub const ISCSI: &[Name] = &[Name::Drystone, Name::TgtAio, Name::TgtRdwr];
 
     pub fn text(self) -> &'static str {
         match self {
@@ -29,12 +37,19 @@ impl Name {
             Name::QemuRaw => "qemu-nbd raw",
             Name::QemuQcow2 => "qemu-nbd qcow2",
             Name::Nbdkit => "nbdkit file",
+            Name::TgtAio => "tgt aio",
+            Name::TgtRdwr => "tgt rdwr",
         }
     }
 }
 
 pub const EXPORT: &str = "bench";
+/// Size of a second vDisk or file, where there are two.
+pub const SECOND_BYTES: u64 = 1 << 30;
 const CHUNK: usize = 1 << 20;
+/// vDisks that may have to be made until two are on the same shard: 40 times heads with a fair coin of as many sides as
+/// there are shards.
+const TRIES: usize = 40;
 
 /// Server processes by name, started and filled when first asked for.
 pub struct Servers {
@@ -43,7 +58,10 @@ pub struct Servers {
     memory: String,
     with_drystone: bool,
     drystone: Option<Server>,
+    /// A vDisk on the same shard.
+    second: Option<String>,
     peers: Vec<Peer>,
+    tgts: Vec<(Name, Tgt)>,
 }
 
 pub struct Peer {
@@ -60,7 +78,9 @@ impl Servers {
             memory: settings.memory.clone(),
             with_drystone: settings.with_drystone,
             drystone: None,
+            second: None,
             peers: Vec::new(),
+            tgts: Vec::new(),
         })
     }
 
@@ -79,6 +99,7 @@ impl Servers {
     pub fn pid(&mut self, name: Name) -> Result<u32> {
         match name {
             Name::Drystone => Ok(self.drystone()?.pid()),
+            Name::TgtAio | Name::TgtRdwr => Ok(self.tgt(name)?.process.pid()),
             name => Ok(self.peer(name)?.process.pid()),
         }
     }
@@ -99,14 +120,70 @@ impl Servers {
         Ok(self.drystone.as_mut().expect("set above"))
     }
 
+    /// What to read and write over iSCSI; index 1: a second unit of [`SECOND_BYTES`].
+    pub fn unit(&mut self, name: Name, index: usize) -> Result<Unit> {
+        if name != Name::Drystone {
+            return Ok(self.tgt(name)?.unit(index));
+        }
+        let vdisk = if index == 0 { EXPORT.to_string() } else { self.second()? };
+        let portal = self.drystone()?.iscsi.clone();
+        Ok(Unit { portal, target: format!("{TARGET}{vdisk}"), lun: 0 })
+    }
+
+    fn second(&mut self) -> Result<String> {
+        if let Some(name) = &self.second {
+            return Ok(name.clone());
+        }
+        let server = self.drystone()?;
+        let shard = |server: &Server, name: &str| -> Result<Value> {
+            Ok(server.json(&["vdisk", "show", name])?["shard"].clone())
+        };
+        let wanted = shard(server, EXPORT)?;
+        ensure!(wanted.is_number(), "a vDisk shows no shard");
+        for index in 0..TRIES {
+            let name = format!("second{index}");
+            server.create(&name, &SECOND_BYTES.to_string())?;
+            if shard(server, &name)? == wanted {
+                fill_export(&server.socket, &name)?;
+                self.second = Some(name.clone());
+                return Ok(name);
+            }
+        }
+        bail!("none of {TRIES} vDisks came to shard {wanted}")
+    }
+
+    fn tgt(&mut self, name: Name) -> Result<&Tgt> {
+        if let Some(index) = self.tgts.iter().position(|(of, _)| *of == name) {
+            return Ok(&self.tgts[index].1);
+        }
+        let (one, two) = (self.raw("peer.raw", self.size_bytes)?, self.raw("second.raw", SECOND_BYTES)?);
+        let kind = if name == Name::TgtAio { "aio" } else { "rdwr" };
+        let tgt = Tgt::start(kind, &[&one, &two], &self.dir.join(format!("tgt-{kind}.log")))?;
+        self.tgts.push((name, tgt));
+        Ok(&self.tgts.last().expect("pushed above").1)
+    }
+
+    /// A file of random bytes, made when first asked for.
+    fn raw(&self, name: &str, size_bytes: u64) -> Result<PathBuf> {
+        let raw = self.dir.join(name);
+        if !raw.exists() {
+            fill_file(&raw, size_bytes)?;
+        }
+        Ok(raw)
+    }
+
+    /// Reads the peers' file once, so that it is in the page cache.
+    pub fn read_raw(&self) -> Result<()> {
+        let raw = self.raw("peer.raw", self.size_bytes)?;
+        std::io::copy(&mut File::open(raw)?, &mut std::io::sink())?;
+        Ok(())
+    }
+
     fn peer(&mut self, name: Name) -> Result<&Peer> {
         if let Some(index) = self.peers.iter().position(|peer| peer.name == name) {
             return Ok(&self.peers[index]);
         }
-        let raw = self.dir.join("peer.raw");
-        if !raw.exists() {
-            fill_file(&raw, self.size_bytes)?;
-        }
+        let raw = self.raw("peer.raw", self.size_bytes)?;
         let socket = socket_path(name.text());
         let log = self.dir.join(format!("{}.log", name.text().replace(' ', "-")));
         let start = match name {
@@ -124,7 +201,7 @@ impl Servers {
                 nbdkit.arg(&socket).arg("file").arg(&raw);
                 nbdkit
             }
-            Name::Drystone => unreachable!("not a peer"),
+            Name::Drystone | Name::TgtAio | Name::TgtRdwr => unreachable!("it does not serve NBD as a peer"),
         };
         let process = start_peer(start, &socket, &log)?;
         self.peers.push(Peer { name, process, socket });
