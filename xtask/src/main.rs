@@ -10,6 +10,7 @@ mod fuzz;
 mod guest;
 mod guest_image;
 mod http;
+mod initiator;
 mod iscsi;
 mod kill9;
 mod layout;
@@ -61,6 +62,8 @@ enum Verb {
         #[arg(long)]
         check: Option<String>,
     },
+    /// A Debian guest that boots from an iSCSI vDisk uses Linux's initiator: CHAP, digests, multipath, reservations, kills.
+    Initiator,
     /// libiscsi's conformance suite against the release binary; compares docs/conformance.md with what was found.
     Conformance,
     /// Layering, purpose lines, file lengths, licences.
@@ -105,6 +108,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Guest { peer } => guest::run_alone(peer),
         Verb::Clients(options) => clients::run_alone(&options),
         Verb::Iscsi { check } => iscsi::run_alone(check),
+        Verb::Initiator => initiator::run_alone(),
         Verb::Conformance => said(server::build().and_then(|()| conformance::run())),
         Verb::Tidy => tidy::run().map(|report| println!("{report}")),
         Verb::Damage => said(server::build().and_then(|()| damage::run())),

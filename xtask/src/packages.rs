@@ -32,6 +32,20 @@ pub const PEERS: [&str; 1] = ["tgt"];
 /// The guest's kernel; the package is unpacked for its files, never installed.
 pub const KERNEL: &str = "linux-image-cloud-amd64";
 
+/// What the guest's root holds beside the smallest Debian.
+pub const GUEST: [&str; 10] = [
+    "open-iscsi",
+    "multipath-tools",
+    "sg3-utils",
+    "xfsprogs",
+    "e2fsprogs",
+    "fio",
+    "udev",
+    "kmod",
+    "iproute2",
+    "util-linux",
+];
+
 const LIMIT: Duration = Duration::from_secs(900);
 
 pub fn missing() -> Result<Vec<&'static str>> {

@@ -31,7 +31,7 @@ pub fn scratch(name: &str) -> Result<PathBuf> {
 }
 
 /// What an earlier run that was interrupted left mounted.
-fn unmount_below(dir: &Path) {
+pub fn unmount_below(dir: &Path) {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let points =
         mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|point| Path::new(point).starts_with(dir));

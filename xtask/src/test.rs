@@ -3,7 +3,9 @@
 use crate::process::{command, logged, repository, target_dir};
 use crate::server::Subject;
 use crate::steps::{self, Done, Step};
-use crate::{clients, conformance, damage, full, fuzz, guest, iscsi, kill9, memory, packages, powerloss, tidy};
+use crate::{
+    clients, conformance, damage, full, fuzz, guest, initiator, iscsi, kill9, memory, packages, powerloss, tidy,
+};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -99,6 +101,7 @@ fn all(options: &Options) -> Vec<Step> {
         Step::new("guest", "a Debian guest, its controller killed", || {
             as_root(|| Ok(Done::new(1, guest::run(Subject::Drystone)?)))
         }),
+        Step::new("initiator", "Linux's iSCSI initiator, in a guest that boots so", || as_root(initiator::run)),
         Step::new("fuzz", "a short run of each fuzz target", move || fuzz::run(fuzz_seconds)),
     ]
 }
