@@ -7,7 +7,7 @@ use crate::sense::{Code, Condition, Key};
 use block::{Geometry, Reply, Request, Segment};
 
 /// What a disk moves at its full speed; a command that is aborted goes on for that long at most.
-const PIECE_BYTES: u32 = 1 << 20;
+pub(crate) const PIECE_BYTES: u32 = 1 << 20;
 
 /// How much is moved at once: a power of two, so that it is whole blocks.
 pub(crate) fn piece_bytes(geometry: &Geometry) -> u32 {

@@ -6,7 +6,7 @@ use crate::sense::Condition;
 use crate::table::Entry;
 use crate::task_set::Abort;
 use crate::unit::LogicalUnit;
-use crate::{Ended, Response, Status, sanitize};
+use crate::{Ended, Response, Status, medium, range, sanitize};
 use bytes::Bytes;
 use world::Completion;
 
@@ -52,6 +52,23 @@ impl Task {
         match &self.0 {
             State::Answered(_) => 0,
             State::Accepted(accepted) => accepted.data_out_bytes,
+        }
+    }
+
+    /// Memory that it takes beside its data-out, bytes, as far as its CDB says: what it reads, whatever the initiator has room
+    /// for, or the piece that it moves at a time.
+    pub fn memory_bytes(&self) -> u64 {
+        let State::Accepted(Accepted { membership, .. }) = &self.0 else { return 0 };
+        let call = &membership.call;
+        let bytes = || range::named(&call.cdb).range.bytes(call.sector_bytes());
+        match call.cdb.opcode() {
+            // READ.
+            0x08 | 0x28 | 0x88 | 0xa8 => bytes(),
+            // VERIFY, WRITE AND VERIFY, WRITE SAME.
+            0x2f | 0x8f | 0xaf | 0x2e | 0x8e | 0xae | 0x41 | 0x93 => bytes().min(medium::PIECE_BYTES.into()),
+            // EXTENDED COPY.
+            0x83 => medium::PIECE_BYTES.into(),
+            _ => 0,
         }
     }
 

@@ -276,6 +276,7 @@ impl Connection {
                     let command = Command { tag: number, lun, cdb, attribute, data_out_offered: offered };
                     let task = self.nexus.start(command);
                     let wanted = task.data_out_bytes();
+                    self.session.takes(&tag, task.memory_bytes());
                     if let Some(execute) = self.session.gather(tag, wanted, task, &mut self.out) {
                         self.execute(execute);
                     }

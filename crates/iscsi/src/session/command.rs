@@ -110,6 +110,17 @@ impl<T> Session<T> {
         }
     }
 
+    /// The command takes this much memory, which may be more than the initiator expects to transfer: it is counted, so that
+    /// the next one waits. To be called before [`Session::gather`].
+    pub fn takes(&mut self, tag: &Tag, memory_bytes: u64) {
+        let task = self.tasks.get_mut(&tag.task).filter(|task| task.serial == tag.serial);
+        if let Some(task) = task {
+            let more = memory_bytes.saturating_sub(task.held);
+            task.held += more;
+            self.payload_bytes += more;
+        }
+    }
+
     /// The device server wants `wanted` bytes of data-out for a command. What comes back is to be executed at once; if
     /// nothing does, [`Session::next`] will hand it out when the initiator has sent so much, or all that it offers.
     pub fn gather(&mut self, tag: Tag, wanted: u32, task: T, out: &mut Output) -> Option<Execute<T>> {

@@ -4,6 +4,19 @@ use crate::testing::Bench;
 use block::Request;
 
 #[test]
+fn memory_is_told_before_it_is_taken() {
+    let bench = Bench::new();
+    let initiator = bench.initiator("iqn.a,i,0x1");
+    let memory = |cdb: &[u8]| initiator.start(cdb, crate::Attribute::Simple, 512).1.memory_bytes();
+    assert_eq!(memory(&[0x28, 0, 0, 0, 0, 0, 0, 4, 0, 0]), 1024 * 512);
+    assert_eq!(memory(&[0x08, 0, 0, 0, 0, 0]), 256 * 512);
+    assert_eq!(memory(&[0x2f, 0, 0, 0, 0, 0, 0, 8, 0, 0]), 1 << 20);
+    assert_eq!(memory(&[0x41, 0, 0, 0, 0, 0, 0, 0, 1, 0]), 512);
+    assert_eq!(memory(&[0x28, 0, 0xff, 0, 0, 0, 0, 4, 0, 0]), 0, "it was refused");
+    assert_eq!(memory(&[0; 6]), 0);
+}
+
+#[test]
 fn what_is_compared_has_to_be_the_same() {
     let bench = Bench::new();
     let initiator = bench.initiator("iqn.a,i,0x1");

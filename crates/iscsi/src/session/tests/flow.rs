@@ -386,3 +386,17 @@ proptest! {
         host.session.next(&mut noise.as_slice(), &mut host.out);
     }
 }
+
+#[test]
+fn what_a_command_reads_is_counted_whatever_its_initiator_expects() {
+    let limits = Limits { payload_bytes: 1 << 20, single_bytes: 1 << 20, ..Limits::default() };
+    let mut host = Host::with(&[], limits);
+    let tag = host.command(&read(100, 512));
+    host.session.takes(&tag, 4 << 20);
+    let execute = host.session.gather(tag, 0, 1, &mut host.out).expect("nothing to wait for");
+    assert!(host.send(&read(101, 512)).is_empty(), "the next one waits");
+    host.session.respond(execute.tag, good(&[&[7; 512]]), &mut host.out);
+    host.replies();
+    assert_eq!(host.session.held_bytes(&host.out), 0);
+    assert!(matches!(host.bytes(&[])[..], [Next::Command { .. }]));
+}
