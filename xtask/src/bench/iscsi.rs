@@ -134,6 +134,9 @@ fn beside(servers: &mut Servers, name: Name, jobs: [Perf; 2], time: Duration) ->
 /// Two vDisks of one shard, that is of one thread: who gets what.
 pub fn fair(settings: &Settings, servers: &mut Servers, report: &mut Report) -> Result<()> {
     ready(servers)?;
+    if settings.with_drystone {
+        servers.warm_second()?;
+    }
     let names = [Drystone, TgtAio];
     let mut pairs = Vec::new();
     let values = in_turn(settings, servers, &names, |servers, name| {

@@ -152,6 +152,12 @@ impl Servers {
         bail!("none of {TRIES} vDisks came to shard {wanted}")
     }
 
+    /// Reads the second vDisk once: what was written large is not in the cache by that.
+    pub fn warm_second(&mut self) -> Result<()> {
+        let name = self.second()?;
+        output("nbdcopy", &["--", &self.address(Name::Drystone)?.uri(&name), "null:"]).map(|_| ())
+    }
+
     fn tgt(&mut self, name: Name) -> Result<&Tgt> {
         if let Some(index) = self.tgts.iter().position(|(of, _)| *of == name) {
             return Ok(&self.tgts[index].1);
