@@ -60,6 +60,8 @@ pub(crate) struct TaskSet {
     count: usize,
     /// Tasks with an attribute other than SIMPLE: without them nobody waits for anybody.
     ordering: usize,
+    /// Tasks that were aborted and have not ended.
+    aborted: usize,
     /// Tasks of each nexus that is attached or still has some.
     counts: BTreeMap<PathId, usize>,
 }
@@ -97,6 +99,9 @@ impl TaskSet {
         self.slots.get_mut(key.index).filter(|slot| slot.sequence == key.sequence)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
     pub(crate) fn contains(&self, key: TaskKey) -> bool {
         self.slot(key).is_some()
     }
@@ -134,6 +139,7 @@ impl TaskSet {
     fn remove(&mut self, key: TaskKey) {
         let slot = &mut self.slots[key.index];
         slot.sequence = 0;
+        self.aborted -= usize::from(slot.aborted.is_some());
         self.ordering -= usize::from(slot.attribute != Attribute::Simple);
         self.count -= 1;
         self.free.push(key.index);
@@ -151,8 +157,11 @@ impl TaskSet {
 
     /// SAM-5 8.5: HEAD OF QUEUE at once; ORDERED after everything older; SIMPLE after older ones that are not SIMPLE. An aborted task
     /// holds nobody up unless it runs.
+    ///
+    /// What was aborted with its nexus and runs all the same holds up everything younger: its initiator has given it up, may be
+    /// back already, and must not see it take effect after something that it has read or written since.
     pub(crate) fn may_run(&self, key: TaskKey) -> bool {
-        if self.ordering == 0 {
+        if self.ordering == 0 && self.aborted == 0 {
             return true;
         }
         let Some(own) = self.slot(key) else { return true };
@@ -165,7 +174,11 @@ impl TaskSet {
             }
         };
         let mut others = self.slots.iter().filter(|slot| slot.sequence != 0 && slot.sequence != own.sequence);
-        !others.any(|other| waits_for(other) && (other.aborted.is_none() || other.running))
+        !others.any(|other| {
+            let runs = other.running || other.requests > 0;
+            let given_up = other.aborted.is_some() && runs && other.sequence < own.sequence;
+            given_up || waits_for(other) && (other.aborted.is_none() || other.running)
+        })
     }
 
     /// Aborts what `how` says, and names those that have not ended by it: they run. The second list are those that still gather data.
@@ -177,6 +190,7 @@ impl TaskSet {
             // A second abort changes nothing: the first one said how it ends.
             let first = slot.aborted.is_none();
             slot.aborted = slot.aborted.or(Some(how));
+            self.aborted += usize::from(first);
             if slot.running || slot.requests > 0 {
                 aborted.running.push(key);
             } else if first {

@@ -104,12 +104,14 @@ impl LogicalUnit {
     }
 
     /// Whether one that is made anew would be the same to initiators that come later. Persistent registrations outlive
-    /// their nexuses, whether they survive a restart or not, and mode parameters hold until a reset.
+    /// their nexuses, whether they survive a restart or not, and mode parameters hold until a reset. What still runs in the device
+    /// holds up those who come later.
     pub fn is_as_new(&self) -> bool {
         self.reservations.borrow().registrants.is_empty()
             && self.mode.get() == Parameters::default()
             && *self.sanitize.borrow() == Sanitize::default()
             && self.copies.get() == 0
+            && self.tasks.borrow().is_empty()
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

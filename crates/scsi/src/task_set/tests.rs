@@ -101,3 +101,20 @@ fn a_full_set_takes_no_more() {
     }
     assert_eq!(set.enter(PathId(path + 1), 1, Simple), None);
 }
+
+#[test]
+fn what_was_given_up_and_runs_goes_before_what_came_later() {
+    let mut set = TaskSet::default();
+    let older = set.enter(B, 1, Simple).expect("room");
+    let write = set.enter(A, 1, Simple).expect("room");
+    set.runs(write);
+    set.request_began(write);
+    set.abort(|task| (task.path == A).then_some(Abort::Silent));
+    let newer = set.enter(B, 2, Simple).expect("room");
+    assert!(set.may_run(older) && !set.may_run(newer));
+    // Its handler is dropped with its session; the device still works on it.
+    set.leave(write);
+    assert!(!set.may_run(newer));
+    assert!(set.request_ended(write) && set.may_run(newer) && set.may_run(older));
+    assert_eq!(set.aborted, 0);
+}
