@@ -87,7 +87,7 @@ impl Host for Keeper {
         self.saved.replace(bytes);
         Completion::Ready(Ok(()))
     }
-    fn open(&self, designator: &[u8]) -> Completion<Option<Rc<dyn BlockDevice>>> {
+    fn open(&self, designator: &[u8], _initiator_port: &str) -> Completion<Option<Rc<dyn BlockDevice>>> {
         let found = designator.first() == Some(&0x31);
         Completion::Ready(found.then(|| Rc::new(Device(4096)) as Rc<dyn BlockDevice>))
     }
