@@ -72,16 +72,18 @@ pub fn install() -> Result<()> {
         );
     }
     logged(apt(&["update"]), &log()?, LIMIT)?;
-    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends", "--no-remove"];
+    let install = ["install", "-y", "-qq", "--no-install-recommends", "--no-remove"];
     // All of them: named alone, one of QEMU's packages may be had only by removing another that is there in a newer version.
-    arguments.extend(&NEEDED);
-    if logged(apt(&arguments), &log()?, LIMIT).is_ok() {
+    if logged(apt(&[&install[..], &NEEDED].concat()), &log()?, LIMIT).is_ok() {
         return is_whole();
     }
-    arguments.retain(|argument| *argument != "--no-remove");
-    arguments.push("--allow-downgrades");
-    if logged(apt(&arguments), &log()?, LIMIT).is_ok() && is_whole().is_ok() {
-        return Ok(());
+    // Then that one goes back to the version of this machine's own release, which it does only if it is asked for by name.
+    let release = codename()?;
+    let own = |name: &&str| if name.starts_with("qemu-") { format!("{name}/{release}") } else { name.to_string() };
+    let mut of_release = apt(&install);
+    of_release.arg("--allow-downgrades").args(NEEDED.iter().map(own));
+    if logged(of_release, &log()?, LIMIT).is_ok() {
+        return is_whole();
     }
     // All QEMU packages must have one version. Where qemu-utils came from backports, the rest has to come from there
     // too, even if backports is not among the machine's sources.
