@@ -53,6 +53,12 @@ id_from_node_and_counter!(
     "v"
 );
 id_from_node_and_counter!(
+    /// A snapshot of a vDisk, or a set of snapshots that were taken at one instant. From the same numbers as vDisks: no
+    /// snapshot has the number of a vDisk.
+    SnapshotId,
+    "s"
+);
+id_from_node_and_counter!(
     /// An extent group.
     GroupId,
     "g"

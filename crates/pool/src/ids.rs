@@ -3,7 +3,7 @@
 use crate::config::{COUNTER_BITS, COUNTER_END};
 use crate::superblock::{Superblock, SuperblockFile};
 use crate::{Error, Identity, Kind, Pool, Result};
-use base::{Epoch, GroupId, VdiskId};
+use base::{Epoch, GroupId, SnapshotId, VdiskId};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use world::local::Semaphore;
@@ -152,5 +152,10 @@ impl Pool {
     /// An id for a new vDisk: node number, shard and a count, unique for ever.
     pub async fn next_vdisk_id(&self) -> Result<VdiskId> {
         self.ids.next(Counter::Vdisk).await.map(|(node, count)| VdiskId::new(node, count))
+    }
+
+    /// An id for a snapshot or a set of them, from the same count.
+    pub async fn next_snapshot_id(&self) -> Result<SnapshotId> {
+        self.ids.next(Counter::Vdisk).await.map(|(node, count)| SnapshotId::new(node, count))
     }
 }
