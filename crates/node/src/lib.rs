@@ -14,9 +14,9 @@ mod shard;
 mod snapshots;
 mod verbs;
 
-pub use attach::Attachment;
+pub use attach::{Attachment, Hold};
 pub use error::{Error, Kind, Result};
 pub use open::ShardConfig;
 pub use rebuild::{Rebuilt, RebuiltVdisk};
-pub use snapshots::{Changed, ChangedPage, Side, SnapshotSummary};
 pub use shard::{Entry, Listener, Shard, ShardSummary, Told, Totals, VdiskSummary};
+pub use snapshots::{Changed, ChangedPage, Side, SnapshotSummary};
