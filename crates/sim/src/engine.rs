@@ -88,7 +88,7 @@ pub trait Node {
     /// All that differs.
     fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>>;
     /// The vDisks acknowledge nothing when it completes, until the set is cut or released, or a second has passed. The set.
-    fn pause(&self, ids: Vec<u64>) -> LocalFuture<Result<u64>>;
+    fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>>;
     /// One snapshot of each vDisk that is paused, all at one instant, all or none. Their ids, in order of the vDisks.
     fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>>;
     fn release(&self, set: u64);

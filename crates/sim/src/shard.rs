@@ -302,8 +302,8 @@ impl Node for ShardNode {
         Box::pin(snapshots::changed(self.shard.clone(), id, from, to))
     }
 
-    fn pause(&self, ids: Vec<u64>) -> LocalFuture<Result<u64>> {
-        Box::pin(snapshots::pause(self.shard.clone(), ids))
+    fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>> {
+        Box::pin(snapshots::pause(self.shard.clone(), name, ids))
     }
 
     fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>> {

@@ -141,8 +141,8 @@ impl Node for Reached {
     fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>> {
         self.node.changed(id, from, to)
     }
-    fn pause(&self, ids: Vec<u64>) -> LocalFuture<Result<u64>> {
-        self.node.pause(ids)
+    fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>> {
+        self.node.pause(name, ids)
     }
     fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>> {
         self.node.cut(set, name, ids)

@@ -129,11 +129,7 @@ impl<'a> Client<'a> {
 
     /// Everything that was sent is answered.
     fn end(&self) {
-        let slot = &mut self.model.borrow_mut().slots[self.index];
-        slot.in_flight -= 1;
-        if slot.in_flight == 0 {
-            slot.quiet.notify();
-        }
+        self.model.borrow_mut().slots[self.index].request_ends();
     }
 
     async fn write(&self, sectors: Range<u64>, fua: bool) {

@@ -37,7 +37,11 @@ pub async fn compare(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
     };
     note(model, "compare", slot, [0; 3]);
     let since = model.borrow_mut().tick();
-    match node.changed(id, side(from), side(to)).await {
+    // No rollback comes between.
+    model.borrow_mut().slots[slot].in_flight += 1;
+    let compared = node.changed(id, side(from), side(to)).await;
+    model.borrow_mut().slots[slot].request_ends();
+    match compared {
         Ok(ranges) => {
             let checked = check(model, slot, since, (from, to), &ranges);
             if let Err(what) = checked {

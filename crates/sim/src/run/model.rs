@@ -40,6 +40,15 @@ pub struct Slot {
     pub origin: Option<usize>,
 }
 
+impl Slot {
+    pub fn request_ends(&mut self) {
+        self.in_flight -= 1;
+        if self.in_flight == 0 {
+            self.quiet.notify();
+        }
+    }
+}
+
 /// A snapshot as the workload knows it.
 pub struct Snapshot {
     /// Its vDisk.
@@ -209,6 +218,10 @@ impl Model {
                 let by_user = self.entries[index].may_be_read_only() || slot.is_busy || slot.was_switched;
                 // Over iSCSI a vDisk that goes away looks write-protected before it looks gone.
                 let leaves = self.profile.over_iscsi && (slot.is_closing || self.shutting_down);
+                // A snapshot that is not stored yet is not stored any more either.
+                if slot.is_closing && !changes {
+                    return true;
+                }
                 changes && (by_user || leaves || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
             }
             Kind::Unavailable => {

@@ -129,5 +129,6 @@ fn empty(simulation: &mut Simulation) -> Verdict<()> {
     simulation.crash(crash, in_flight);
     start(simulation, false)?;
     simulation.audit()?;
+    simulation.idle(SETTLE_NS)?;
     left(simulation)
 }

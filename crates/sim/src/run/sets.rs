@@ -34,7 +34,7 @@ pub async fn cut(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
         note(model, "set", *slot, [*number as u64, set, cut.get().0]);
     }
     let give_up = rng.below(100);
-    let result = match node.pause(ids.clone()).await {
+    let result = match node.pause(name.clone(), ids.clone()).await {
         Err(error) => Err(error),
         Ok(paused) => match give_up {
             // A second later the vDisks go on by themselves.

@@ -49,10 +49,10 @@ pub async fn changed(shard: Rc<Shard>, id: u64, from: Side, to: Side) -> Result<
     }
 }
 
-pub async fn pause(shard: Rc<Shard>, ids: Vec<u64>) -> Result<u64> {
+pub async fn pause(shard: Rc<Shard>, name: String, ids: Vec<u64>) -> Result<u64> {
     let set = shard.context.pool.next_snapshot_id().await.map_err(|error| to_block(error.into()))?;
     let ids = ids.into_iter().map(id_of).collect::<Result<_>>()?;
-    shard.pause(set, ids).await.map_err(to_block)?;
+    shard.pause(set, &name, ids).await.map_err(to_block)?;
     Ok(set.raw())
 }
 

@@ -306,7 +306,7 @@ impl Node for ToyNode {
     fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>> {
         Box::pin(std::future::ready(self.shared.changed(id, from, to)))
     }
-    fn pause(&self, _ids: Vec<u64>) -> LocalFuture<Result<u64>> {
+    fn pause(&self, _name: String, _ids: Vec<u64>) -> LocalFuture<Result<u64>> {
         Box::pin(self.shared.clone().pause())
     }
     fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>> {
