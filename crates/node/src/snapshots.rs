@@ -134,7 +134,7 @@ impl Shard {
         })?;
         let mut cuts = Vec::with_capacity(pending.len());
         for Pending { vdisk, paused, snapshot } in pending {
-            let set = SetRecord { id: set, members: members.clone() };
+            let set = SetRecord { id: set, members: members.clone(), confirmed: false };
             cuts.push((vdisk, paused.cut(snapshot, name, set)));
         }
         let mut taken = Vec::with_capacity(cuts.len());
@@ -147,6 +147,20 @@ impl Shard {
             ended(flushed.await)??;
         }
         Ok(taken.into_iter().map(|(vdisk, info)| self.snapshot_summary(&vdisk, info)).collect())
+    }
+
+    /// Third step, when the set is on record: its snapshots count from here on, whatever becomes of the record and of other
+    /// members. Durable when it completes; before that nobody is to be told that the set was taken.
+    pub async fn confirm(self: &Rc<Self>, set: SnapshotId, vdisks: Vec<VdiskId>) -> Result<()> {
+        let mut confirmed = Vec::with_capacity(vdisks.len());
+        for id in vdisks {
+            let vdisk = self.vdisk(id).await?;
+            confirmed.push(self.started(async move { vdisk.confirm_set(set).await }));
+        }
+        for result in confirmed {
+            ended(result.await)??;
+        }
+        Ok(())
     }
 
     /// Gives the set up.

@@ -125,16 +125,24 @@ impl Vdisk {
         let mut groups = self.groups();
         groups.extend(self.state.borrow_mut().superseded.drain(..).map(|(_, group)| group));
         {
-            let mut state = self.state.borrow_mut();
+            let state = self.state.borrow();
             let foreign = |group: &GroupId| state.accounts.groups.get(group).is_some_and(|a| a.is_foreign());
             groups.retain(|group| !foreign(group));
+        }
+        self.need_nothing();
+        let family = self.family().unwrap_or(self.id);
+        Leftover::new(self.id, Some(family), groups, Some(last))
+    }
+
+    /// A vDisk that is deleted, or given up before it was served, holds nothing and reaches nothing.
+    pub fn need_nothing(&self) {
+        {
+            let mut state = self.state.borrow_mut();
             state.snapshots.clear();
             state.letting_go.clear();
         }
         self.foreign.replace(Holds::new(&self.context.references, []));
         self.maps.clear();
-        let family = self.family().unwrap_or(self.id);
-        Leftover::new(self.id, Some(family), groups, Some(last))
     }
 
     /// Checkpoint and end of all tasks. New writes are refused from the first moment; those under way are finished.

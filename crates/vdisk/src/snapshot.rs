@@ -190,6 +190,19 @@ impl Vdisk {
         self.maps.remove(id);
     }
 
+    /// What the log task does about a set that is whole.
+    pub(crate) fn confirm(&self, set: SnapshotId) {
+        let mut state = self.state.borrow_mut();
+        let sets = state.snapshots.values_mut().filter_map(|snapshot| snapshot.record.set.as_mut());
+        sets.filter(|of| of.id == set).for_each(|of| of.confirmed = true);
+    }
+
+    /// The set counts from here on, whatever becomes of its other members. Durable when it completes.
+    pub async fn confirm_set(self: &Rc<Self>, set: SnapshotId) -> Result<()> {
+        self.changeable()?;
+        self.control(Record::ConfirmSet(set)).await
+    }
+
     /// The oldest snapshot that no checkpoint has stored.
     pub(crate) fn next_frozen(&self) -> Option<(SnapshotId, Rc<Frozen>)> {
         let state = self.state.borrow();

@@ -28,6 +28,8 @@ pub enum Record {
     DeleteSnapshot(SnapshotId),
     /// The map becomes this one.
     Rollback(SnapshotId, Box<Image>),
+    /// All members of the set have their snapshot, and it is on record.
+    ConfirmSet(SnapshotId),
 }
 
 /// A map root and the log position that it covers, with all that a reader without metadata store needs.
@@ -62,6 +64,8 @@ pub struct SetRecord {
     pub id: SnapshotId,
     /// All of them.
     pub members: Vec<VdiskId>,
+    /// It is known that all of them have it. Until then it counts only if that is found out.
+    pub confirmed: bool,
 }
 
 /// A snapshot whose map is stored.
@@ -129,6 +133,7 @@ impl Record {
             Record::Snapshot(_) => 8,
             Record::DeleteSnapshot(_) => 9,
             Record::Rollback(..) => 10,
+            Record::ConfirmSet(_) => 11,
         };
         let version = match self {
             Record::Birth(_, Some(_)) => BIRTH_OF_CLONE,
@@ -151,7 +156,7 @@ impl Record {
             Record::Checkpoint(checkpoint) => put_checkpoint(&mut w, checkpoint),
             Record::Note(kind, bytes) => put_note(&mut w, *kind, bytes),
             Record::Snapshot(snapshot) => put_snapshot(&mut w, snapshot),
-            Record::DeleteSnapshot(id) => drop(w.u64_le(id.raw())),
+            Record::DeleteSnapshot(id) | Record::ConfirmSet(id) => drop(w.u64_le(id.raw())),
             Record::Rollback(id, image) => {
                 w.u64_le(id.raw());
                 put_image(&mut w, image);
@@ -196,6 +201,7 @@ impl Record {
             }
             (8, _) => Record::Snapshot(take_snapshot(&mut r)?),
             (9, _) => Record::DeleteSnapshot(take_snapshot_id(&mut r)?),
+            (11, _) => Record::ConfirmSet(take_snapshot_id(&mut r)?),
             (10, _) => Record::Rollback(take_snapshot_id(&mut r)?, Box::new(take_image(&mut r)?)),
             _ => return Err(RecordError::Unknown(tag, version)),
         };
@@ -395,7 +401,8 @@ fn take_origin(r: &mut Reader) -> Result<Origin, RecordError> {
 fn put_snapshot(w: &mut Writer, snapshot: &SnapshotRecord) {
     w.u64_le(snapshot.id.raw());
     put_text(w, &snapshot.name);
-    w.u64_le(snapshot.created_ns).u8(snapshot.set.is_some().into());
+    let set = snapshot.set.as_ref().map_or(0, |set| if set.confirmed { 2 } else { 1 });
+    w.u64_le(snapshot.created_ns).u8(set);
     if let Some(set) = &snapshot.set {
         w.u64_le(set.id.raw());
         put_lineage(w, &set.members);
@@ -404,10 +411,13 @@ fn put_snapshot(w: &mut Writer, snapshot: &SnapshotRecord) {
 
 fn take_snapshot(r: &mut Reader) -> Result<SnapshotRecord, RecordError> {
     let (id, name, created_ns) = (take_snapshot_id(r)?, take_text(r)?, r.u64_le()?);
-    let set = if take_bool(r)? {
-        Some(SetRecord { id: take_snapshot_id(r)?, members: take_list(r, take_vdisk_id)? })
-    } else {
-        None
+    let set = match r.u8()? {
+        0 => None,
+        form @ (1 | 2) => {
+            let (id, members) = (take_snapshot_id(r)?, take_list(r, take_vdisk_id)?);
+            Some(SetRecord { id, members, confirmed: form == 2 })
+        }
+        _ => return Err(RecordError::Field),
     };
     Ok(SnapshotRecord { id, name, created_ns, set })
 }
@@ -470,7 +480,8 @@ mod tests {
     }
 
     fn snapshot(members: &[VdiskId]) -> SnapshotRecord {
-        let set = SetRecord { id: SnapshotId::new(1, 8), members: members.to_vec() };
+        let confirmed = members.len() == 1;
+        let set = SetRecord { id: SnapshotId::new(1, 8), members: members.to_vec(), confirmed };
         let set = Some(set).filter(|set| !set.members.is_empty());
         SnapshotRecord { id: SnapshotId::new(1, 7), name: "s".into(), created_ns: 5, set }
     }
@@ -532,6 +543,7 @@ mod tests {
             Record::Snapshot(snapshot(&[])),
             Record::Snapshot(snapshot(&[VdiskId::new(1, 1), VdiskId::new(1, 2)])),
             Record::DeleteSnapshot(SnapshotId::new(1, 7)),
+            Record::ConfirmSet(SnapshotId::new(1, 8)),
             Record::Rollback(SnapshotId::new(1, 7), Box::new(image())),
             Record::Checkpoint(Box::new(with_snapshots())),
         ] {

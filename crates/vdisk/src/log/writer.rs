@@ -287,6 +287,7 @@ impl Vdisk {
             }
             Record::Snapshot(snapshot) => self.keep(snapshot, self.freeze(at)),
             Record::DeleteSnapshot(id) => self.unkeep(*id, at.sequence),
+            Record::ConfirmSet(set) => self.confirm(*set),
             Record::Rollback(_, image) => self.become_image(image),
             other => apply_to_state(&mut self.state.borrow_mut(), other),
         }
@@ -308,6 +309,7 @@ fn apply_to_state(state: &mut State, record: &Record) {
         | Record::Checkpoint(_)
         | Record::Snapshot(_)
         | Record::DeleteSnapshot(_)
+        | Record::ConfirmSet(_)
         | Record::Rollback(..) => {}
     }
 }
