@@ -59,6 +59,7 @@ pub async fn pause(shard: Rc<Shard>, name: String, ids: Vec<u64>) -> Result<u64>
 pub async fn cut(shard: Rc<Shard>, set: u64, name: String, ids: Vec<u64>) -> Result<Vec<u64>> {
     let members: Vec<VdiskId> = ids.into_iter().map(id_of).collect::<Result<_>>()?;
     let made = shard.cut(snapshot_of(set)?, &name, members.clone()).await.map_err(to_block)?;
+    shard.confirm(snapshot_of(set)?, members.clone()).await.map_err(to_block)?;
     let of = |member| {
         let mut snapshots = made.iter().filter(|summary| summary.vdisk == member);
         let only = snapshots.next().expect("each member has its snapshot");
