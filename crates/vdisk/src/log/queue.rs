@@ -62,6 +62,10 @@ pub(crate) enum Item {
     Proof {
         done: OneshotSender<Result<Sequence>>,
     },
+    /// Everything that is to be appended once more has been.
+    Settle {
+        done: Done,
+    },
     /// Append what was not synced once more, elsewhere.
     Rewrite {
         done: Done,
@@ -148,6 +152,7 @@ pub(super) fn refuse(item: Item, error: Error) {
         | Item::Combine { done, .. }
         | Item::Clear { done, .. }
         | Item::Pages { done, .. }
+        | Item::Settle { done }
         | Item::Rewrite { done } => {
             done.send(Err(error));
         }

@@ -100,6 +100,7 @@ impl Vdisk {
                 }
             }
             Item::Proof { done } => done.send(self.append_nothing().await),
+            Item::Settle { done } => done.send(self.rewrite_first().await),
             Item::Rewrite { done } => done.send(self.rewrite_unsynced().await),
             Item::Stop { done } => {
                 // Whoever still waits for something hears that it will not come.
