@@ -146,8 +146,8 @@ impl Vdisk {
             let crc_first = crcs.len() as u32;
             let len = piece.payload().map_or(0, |bytes| bytes.len()) as u32;
             let (kind, level, block, count) = match piece {
-                Piece::Data { block, bytes } => {
-                    crcs.extend(bytes.chunks(BLOCK as usize).map(base::crc::crc32c));
+                Piece::Data { block, bytes, sums } => {
+                    sums.push_to(&mut crcs, bytes);
                     (RunKind::Data, 0, *block, len / BLOCK as u32)
                 }
                 Piece::Clear { block, count, fill } => {
@@ -223,7 +223,7 @@ impl Vdisk {
         let State { tree, accounts, .. } = &mut *state;
         for (piece, run) in pieces.iter().zip(&frame.runs) {
             let applied = match piece {
-                Piece::Data { block, bytes } => {
+                Piece::Data { block, bytes, .. } => {
                     let addresses = run_addresses(frame, run);
                     let set = tree
                         .set_run(*block, &addresses, &mut |old: Address| accounts.data_dead(old.group(), old.len()));

@@ -4,6 +4,7 @@ mod append;
 mod batch;
 mod combine;
 pub mod frame;
+mod payload;
 mod piece;
 mod queue;
 mod record;
@@ -12,6 +13,7 @@ mod walk;
 mod writer;
 
 pub(crate) use combine::Combine;
+pub(crate) use payload::{Payload, Sums};
 pub(crate) use piece::{piece_of, run_addresses};
 pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue};
 pub use record::{CheckpointRecord, GroupEntry, Record, SetRecord, SnapshotEntry, SnapshotRecord};

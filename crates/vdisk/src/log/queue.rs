@@ -1,6 +1,6 @@
 //! What waits for the log task of a vDisk, and how it is asked.
 
-use super::{Combine, Position, Record};
+use super::{Combine, Payload, Position, Record};
 use crate::account::Accounts;
 use crate::address::Address;
 use crate::map::{Node, PagePlace, Tree};
@@ -19,7 +19,7 @@ pub(crate) enum Item {
     /// Any multiple of 512 bytes.
     Write {
         offset: u64,
-        data: Bytes,
+        data: Payload,
         done: Done,
     },
     /// Any multiple of 512 bytes, at most [`Vdisk::atomic_bytes_max`].

@@ -204,7 +204,7 @@ impl Vdisk {
                 }
             };
             if here == wanted.from {
-                pieces.push(Piece::Data { block: wanted.block, bytes: wanted.data });
+                pieces.push(Piece::data(wanted.block, wanted.data));
             }
         }
         if pieces.is_empty() {
