@@ -6,6 +6,7 @@ use crate::engine::{Changed, Node, Side};
 use crate::oracle::history::{SECTORS_PER_BLOCK, Time};
 use crate::oracle::pattern::{SECTOR, Value};
 use crate::rng::Rng;
+use block::Kind;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -55,12 +56,13 @@ pub async fn compare(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
                 let is_there =
                     |known| !matches!(known, Known::Snapshot(other) if !model.borrow().snapshots[other].is_there());
                 if is_there(from) && is_there(to) {
-                    refused(model, "a comparison", number, &error, false);
+                    // What is compared is stored first: on a full disk that is a change.
+                    refused(model, "a comparison", number, &error, error.kind == Kind::Full);
                 }
             }
             _ => {
                 let mut model = model.borrow_mut();
-                if !model.excuses(error.kind, slot, false) {
+                if !model.excuses(error.kind, slot, error.kind == Kind::Full) {
                     model.fail(format!("a comparison was refused without need: {:?}, {error}", error.kind));
                 }
             }

@@ -157,7 +157,8 @@ async fn attach(model: &Shared, node: &Rc<dyn Node>, number: usize) -> Option<Rc
             Some(device)
         }
         Err(error) => {
-            refused(model, "reading", number, &error, false);
+            // It is stored before it is read: on a full disk that is a change.
+            refused(model, "reading", number, &error, error.kind == Kind::Full);
             None
         }
     }
