@@ -118,9 +118,10 @@ impl Vdisk {
     pub async fn leave(self: &Rc<Self>) -> Leftover {
         assert_eq!(self.health(), Health::Deleted, "only a deleted vDisk gives up its groups");
         self.stop().await;
-        // A checkpoint or a reclaim that was under way has been told that the log task is gone; let it end.
-        let _no_checkpoint = self.one_checkpoint.acquire(1).await;
+        // A checkpoint or a reclaim that was under way has been told that the log task is gone; let it end. A reclaim may be
+        // about to take a checkpoint, so it comes first.
         let _no_reclaim = self.one_reclaim.acquire(1).await;
+        let _no_checkpoint = self.one_checkpoint.acquire(1).await;
         let last = self.state.borrow().tombstone.expect("a deleted vDisk has its tombstone");
         let mut groups = self.groups();
         groups.extend(self.state.borrow_mut().superseded.drain(..).map(|(_, group)| group));
