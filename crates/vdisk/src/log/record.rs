@@ -55,6 +55,8 @@ pub struct SnapshotRecord {
     pub name: String,
     /// Wall time.
     pub created_ns: u64,
+    /// Of the vDisk at this moment.
+    pub size_bytes: u64,
     pub set: Option<SetRecord>,
 }
 
@@ -74,7 +76,6 @@ pub struct SnapshotEntry {
     pub record: SnapshotRecord,
     /// Of its frame.
     pub sequence: Sequence,
-    pub size_bytes: u64,
     pub mapped_bytes: u64,
     pub root: Address,
     pub height: u8,
@@ -402,7 +403,7 @@ fn put_snapshot(w: &mut Writer, snapshot: &SnapshotRecord) {
     w.u64_le(snapshot.id.raw());
     put_text(w, &snapshot.name);
     let set = snapshot.set.as_ref().map_or(0, |set| if set.confirmed { 2 } else { 1 });
-    w.u64_le(snapshot.created_ns).u8(set);
+    w.u64_le(snapshot.created_ns).u64_le(snapshot.size_bytes).u8(set);
     if let Some(set) = &snapshot.set {
         w.u64_le(set.id.raw());
         put_lineage(w, &set.members);
@@ -410,7 +411,7 @@ fn put_snapshot(w: &mut Writer, snapshot: &SnapshotRecord) {
 }
 
 fn take_snapshot(r: &mut Reader) -> Result<SnapshotRecord, RecordError> {
-    let (id, name, created_ns) = (take_snapshot_id(r)?, take_text(r)?, r.u64_le()?);
+    let (id, name, created_ns, size_bytes) = (take_snapshot_id(r)?, take_text(r)?, r.u64_le()?, r.u64_le()?);
     let set = match r.u8()? {
         0 => None,
         form @ (1 | 2) => {
@@ -419,12 +420,12 @@ fn take_snapshot(r: &mut Reader) -> Result<SnapshotRecord, RecordError> {
         }
         _ => return Err(RecordError::Field),
     };
-    Ok(SnapshotRecord { id, name, created_ns, set })
+    Ok(SnapshotRecord { id, name, created_ns, size_bytes, set })
 }
 
 fn put_snapshot_entry(w: &mut Writer, entry: &SnapshotEntry) {
     put_snapshot(w, &entry.record);
-    w.u64_le(entry.sequence.0).u64_le(entry.size_bytes).u64_le(entry.mapped_bytes);
+    w.u64_le(entry.sequence.0).u64_le(entry.mapped_bytes);
     w.u128_le(entry.root.raw()).u8(entry.height).u8(entry.place.is_some().into());
     if let Some(place) = entry.place {
         w.u64_le(place.group.raw()).u32_le(place.offset).u32_le(place.len).u64_le(place.sequence.0);
@@ -433,7 +434,7 @@ fn put_snapshot_entry(w: &mut Writer, entry: &SnapshotEntry) {
 
 fn take_snapshot_entry(r: &mut Reader) -> Result<SnapshotEntry, RecordError> {
     let record = take_snapshot(r)?;
-    let (sequence, size_bytes, mapped_bytes) = (Sequence(r.u64_le()?), r.u64_le()?, r.u64_le()?);
+    let (sequence, mapped_bytes) = (Sequence(r.u64_le()?), r.u64_le()?);
     let (root, height) = take_root(r)?;
     let place = if take_bool(r)? {
         let group = GroupId::from_raw(r.u64_le()?).ok_or(RecordError::Field)?;
@@ -442,7 +443,7 @@ fn take_snapshot_entry(r: &mut Reader) -> Result<SnapshotEntry, RecordError> {
     } else {
         None
     };
-    Ok(SnapshotEntry { record, sequence, size_bytes, mapped_bytes, root, height, place })
+    Ok(SnapshotEntry { record, sequence, mapped_bytes, root, height, place })
 }
 
 #[cfg(test)]
@@ -483,7 +484,7 @@ mod tests {
         let confirmed = members.len() == 1;
         let set = SetRecord { id: SnapshotId::new(1, 8), members: members.to_vec(), confirmed };
         let set = Some(set).filter(|set| !set.members.is_empty());
-        SnapshotRecord { id: SnapshotId::new(1, 7), name: "s".into(), created_ns: 5, set }
+        SnapshotRecord { id: SnapshotId::new(1, 7), name: "s".into(), created_ns: 5, size_bytes: 8192, set }
     }
 
     fn origin() -> Option<Box<Origin>> {
@@ -496,7 +497,7 @@ mod tests {
         let entry = |place| {
             let record = snapshot(&[VdiskId::new(1, 1)]);
             let (root, height) = (image().root, image().height);
-            SnapshotEntry { record, sequence: Sequence(7), size_bytes: 8192, mapped_bytes: 4096, root, height, place }
+            SnapshotEntry { record, sequence: Sequence(7), mapped_bytes: 4096, root, height, place }
         };
         let snapshots = vec![entry(Some(place)), entry(None)];
         CheckpointRecord { lineage: vec![VdiskId::new(1, 4)], snapshots, ..checkpoint() }

@@ -244,12 +244,15 @@ impl Vdisk {
         Ok(())
     }
 
-    async fn append_control(self: &Rc<Self>, record: Record) -> Result<ControlPlace> {
+    async fn append_control(self: &Rc<Self>, mut record: Record) -> Result<ControlPlace> {
         if record != Record::Delete {
             self.rewrite_first().await?;
         }
         if matches!(record, Record::Rollback(..)) && self.next_frozen().is_some() {
             return Err(Error::new(Kind::Invalid, "a snapshot is not stored yet"));
+        }
+        if let Record::Snapshot(snapshot) = &mut record {
+            snapshot.size_bytes = self.state.borrow().attributes.size_bytes;
         }
         let pieces = vec![Piece::Control { bytes: record.encode().into() }];
         let appended = self.append(FrameKind::Control, &pieces, Purpose::Emergency).await?;
