@@ -16,22 +16,27 @@
 //! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
-//! `kept` is about snapshots and clones.
+//! `kept` is about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
+//! order it goes, `barrier` about sets of several vDisks.
 //!
 //! `notes` is about what front-ends leave in the log; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
 //! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
 //! changes the bytes itself.
 
+mod keeper;
 mod machine;
 mod tap;
 
 mod again;
 mod append;
 mod atomic;
+mod barrier;
 mod bounds;
 mod copies;
+mod cut;
 mod deletion;
+mod family;
 mod fork;
 mod found;
 mod kept;
