@@ -23,9 +23,9 @@ fn is_append(o: &Operation) -> bool {
 
 /// Writes blocks 0 to 4, each a frame, all at once: the first two are under way together.
 fn write_five(machine: &Machine) -> Heard {
-    let heard = Heard::default();
+    let (heard, vdisk) = (Heard::default(), machine.vdisk());
     for block in 0..5 {
-        let (vdisk, heard) = (machine.vdisk(), heard.clone());
+        let (vdisk, heard) = (vdisk.clone(), heard.clone());
         machine.spawn(async move {
             let result = vdisk.write(block * BLOCK, Bytes::from(content(block, block + 1))).await;
             heard.borrow_mut().push((block, result));
