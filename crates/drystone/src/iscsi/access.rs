@@ -57,7 +57,8 @@ impl Directory for View<'_> {
         if !self.may_see(&found, initiator) {
             return Access::Forbidden;
         }
-        Access::Granted { chap: found.access.chap.map(secret), mutual: found.access.mutual.map(secret) }
+        let (chap, mutual) = (found.access.chap.map(secret), found.access.mutual.map(secret));
+        Access::Granted { target: found.found.key, chap, mutual }
     }
 
     fn discovery_secrets(&self, initiator: &str) -> Vec<Secret> {

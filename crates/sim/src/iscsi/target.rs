@@ -21,7 +21,7 @@ struct Everybody;
 
 impl Directory for Everybody {
     fn access(&self, target: &str, _initiator: &str) -> Access {
-        if target == NAME { Access::Granted { chap: None, mutual: None } } else { Access::NotFound }
+        if target == NAME { Access::Granted { target: 1, chap: None, mutual: None } } else { Access::NotFound }
     }
     fn discovery_secrets(&self, _initiator: &str) -> Vec<Secret> {
         Vec::new()

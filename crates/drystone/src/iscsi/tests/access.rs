@@ -9,6 +9,9 @@ fn status(answer: &Pdu) -> u16 {
     u16::from_be_bytes([answer.basic[36], answer.basic[37]])
 }
 
+const NAME: &str = "InitiatorName=iqn.2000-01.test:guest";
+const TO_DISK: &str = "TargetName=iqn.2026-11.io.drystone:disk";
+
 fn with_chap() -> IscsiAccess {
     IscsiAccess {
         initiators: Vec::new(),
@@ -94,6 +97,36 @@ fn chap_lets_in_those_who_know_the_secret() {
     let mut none = Initiator::connect(server.portals[0]);
     assert_eq!(status(&none.log_in("disk", &[])), 0x0201, "who skips it does not get in");
     assert_eq!(server.sessions.list().len(), 2);
+}
+
+#[test]
+fn rules_that_change_during_the_login_count() {
+    let server = Running::start(Setup::default());
+    let set = |access: IscsiAccess| *server.names.0.lock().expect("no panics") = access;
+    let others = || IscsiAccess { initiators: vec!["iqn.2000-01.test:other".to_string()], ..IscsiAccess::default() };
+    let begun = || {
+        let mut slow = Initiator::connect(server.portals[0]);
+        assert_eq!(status(&slow.login(0x81, &[NAME, TO_DISK, "AuthMethod=None"])), 0);
+        slow
+    };
+    for (rules, refused) in [(others(), 0x0202), (with_chap(), 0x0301)] {
+        set(IscsiAccess::default());
+        let mut slow = begun();
+        set(rules);
+        assert_eq!(status(&slow.login(0x87, &[])), refused);
+        assert!(slow.until_closed().is_empty());
+    }
+    // The recovery of the vDisk takes its time.
+    set(IscsiAccess::default());
+    *server.controls.attach_delay.lock().expect("no panics") = Duration::from_millis(500);
+    let mut slow = begun();
+    let pdu = slow.login_pdu(0x87, &[]);
+    slow.send(pdu);
+    std::thread::sleep(Duration::from_millis(200));
+    set(others());
+    assert_eq!(status(&slow.receive()), 0x0202);
+    assert!(slow.until_closed().is_empty());
+    assert!(server.sessions.list().is_empty());
 }
 
 #[test]

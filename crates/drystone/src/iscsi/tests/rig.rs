@@ -91,6 +91,7 @@ pub struct Running {
     pub controls: Arc<Controls>,
     pub portals: Vec<SocketAddr>,
     pub sessions: Arc<Sessions>,
+    pub names: Arc<Names>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -110,6 +111,7 @@ impl Running {
         let (report, addresses) = std::sync::mpsc::channel();
         let names = Arc::new(Names(Mutex::new(setup.access)));
         let sessions = Sessions::new();
+        let shown = names.clone();
         let listed = sessions.clone();
         let payload_bytes = setup.payload_bytes.unwrap_or(256 << 20);
         threads.push(std::thread::spawn(move || {
@@ -126,7 +128,7 @@ impl Running {
             });
         }));
         let portals = addresses.recv().expect("the server reports");
-        Running { controls, portals, sessions, stop: Some(stop), threads }
+        Running { controls, portals, sessions, names: shown, stop: Some(stop), threads }
     }
 
     /// Asks the server to stop, without waiting.
