@@ -56,7 +56,7 @@ impl Parted {
         let (channel, login, unread, about) = client.into_parts();
         let port = port_name(login.initiator());
         let mut out = Output::new();
-        let own = shared.view(&about).advertised(&found.target_name);
+        let own = shared.view(&about).advertised(&found);
         let session = login.accept(listed.tsih, Limits::default(), &mut out);
         info!(%peer, vdisk, initiator = info.initiator, "iSCSI session began");
         let key = found.found.key;

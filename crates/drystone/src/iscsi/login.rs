@@ -261,8 +261,9 @@ impl Shared {
             targets: &*self.targets as &dyn Targets,
             sessions: &self.sessions,
             portals: &self.portals,
+            portal: about.portal,
             local: about.local,
-            open_allowed: self.allow_open || about.portal.listen.ip().to_canonical().is_loopback(),
+            allow_open: self.allow_open,
         }
     }
 }

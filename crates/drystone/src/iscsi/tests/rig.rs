@@ -83,8 +83,8 @@ pub struct Setup {
     pub connections_max: Option<u32>,
     pub timeouts: Option<Timeouts>,
     pub payload_bytes: Option<u64>,
-    /// Listen on all addresses of the machine instead of loopback.
-    pub everywhere: bool,
+    /// Where the two portals listen, if not on loopback.
+    pub listen: Option<[&'static str; 2]>,
 }
 
 pub struct Running {
@@ -100,10 +100,9 @@ impl Running {
     pub fn start(setup: Setup) -> Running {
         let controls = Controls::new();
         let (workers, mut threads) = Threads::<dyn Units>::start(&controls, |opener| Rc::new(Here(opener)));
-        let listen = if setup.everywhere { "0.0.0.0:0" } else { "127.0.0.1:0" };
-        let listen: SocketAddr = listen.parse().expect("an address");
+        let listen = setup.listen.unwrap_or(["127.0.0.1:0"; 2]);
         let config = IscsiConfig {
-            listen: vec![listen, listen],
+            listen: listen.map(|address| address.parse().expect("an address")).to_vec(),
             connections_max: setup.connections_max.unwrap_or(100),
             ..crate::config::Config::defaults().iscsi
         };
