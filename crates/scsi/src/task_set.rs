@@ -66,6 +66,11 @@ pub(crate) struct TaskSet {
     counts: BTreeMap<PathId, usize>,
 }
 
+impl TaskKey {
+    /// Names no task.
+    pub(crate) const NONE: TaskKey = TaskKey { index: usize::MAX, sequence: 0 };
+}
+
 impl TaskSet {
     /// `None`: TASK SET FULL.
     pub(crate) fn enter(&mut self, path: PathId, tag: u64, attribute: Attribute) -> Option<TaskKey> {
