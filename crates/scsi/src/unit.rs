@@ -89,6 +89,12 @@ impl LogicalUnit {
         Ok(unit)
     }
 
+    /// Whether a logical unit for which the host keeps this has something to do at once, even if nobody comes: a sanitize
+    /// operation was cut short. Where it cannot be read, [`LogicalUnit::new`] says so.
+    pub fn goes_on(kept: &[u8]) -> bool {
+        crate::saved::decode(kept).is_ok_and(|saved| matches!(saved.sanitize, Sanitize::Running { .. }))
+    }
+
     pub fn identity(&self) -> &Identity {
         &self.identity
     }

@@ -31,6 +31,12 @@ pub fn geometry_may_have_changed(key: u64) {
     }
 }
 
+/// Goes on with what the logical unit of a vDisk has to do though nobody uses it: it is kept until that has ended. On the
+/// worker of the vDisk.
+pub async fn wake(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<()> {
+    target(key, device, units).await.map(drop)
+}
+
 /// This vDisk for a copy that another one's unit carries out for this initiator port. On the worker of this one.
 pub async fn visit(
     key: u64,
