@@ -67,7 +67,12 @@ impl<T> Session<T> {
             _ => task.expected,
         };
         let room = (limit as usize).saturating_sub(task.data.len());
-        Ok(Some((std::mem::take(&mut task.data), (len as usize).saturating_sub(room))))
+        let mut buffer = std::mem::take(&mut task.data);
+        if header.fifth() == RESERVED_TAG {
+            // Of a command that waits, once for all that may come unasked.
+            buffer.reserve(room.min(left as usize));
+        }
+        Ok(Some((buffer, (len as usize).saturating_sub(room))))
     }
 
     /// Such a Data-Out has come to its end; `right`: undamaged.

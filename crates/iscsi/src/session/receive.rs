@@ -3,7 +3,8 @@
 //! A data segment is appended to a buffer of its own size, or to that of the write it belongs to; an owner of a plain
 //! socket may read straight into it ([`Session::payload`]). What nobody wants is dropped as it comes in.
 
-use super::{Session, State};
+use super::order::Turn;
+use super::{EXPECTED_BYTES_MAX, Session, State};
 use crate::encode::Digests;
 use crate::keys::RECEIVE_BYTES_MAX;
 use crate::wire::{DIGEST, HEADER, Header, additional_bytes, padding, request};
@@ -149,7 +150,7 @@ impl<T> Session<T> {
             if self.receiver.amid.is_none() {
                 let begun = match self.receiver.header(input) {
                     Ok(None) => return None,
-                    Ok(Some(header)) => self.begin_data(header, input),
+                    Ok(Some(header)) => self.begin_data(header, input, out),
                     Err(why) => Err(why),
                 };
                 if let Err(why) = begun {
@@ -169,7 +170,7 @@ impl<T> Session<T> {
     }
 
     /// Decides where the data of a request goes.
-    fn begin_data(&mut self, header: Header, input: &[u8]) -> Result<(), &'static str> {
+    fn begin_data(&mut self, header: Header, input: &[u8], out: &Output) -> Result<(), &'static str> {
         let len = header.data_bytes();
         if len > RECEIVE_BYTES_MAX as usize {
             return Err("a data segment is longer than was declared");
@@ -179,7 +180,7 @@ impl<T> Session<T> {
                 Some((buffer, skip)) => (Some(buffer), skip),
                 None => (None, 0),
             },
-            request::COMMAND if len > 0 => (Some(self.command_buffer(&header, len, input)), 0),
+            request::COMMAND if len > 0 => (self.command_buffer(&header, len, input, out), 0),
             request::NOP_OUT | request::TEXT if len > 0 => (Some(BytesMut::with_capacity(len)), 0),
             // Nothing else has data; what comes with it means nothing.
             _ => (None, 0),
@@ -189,14 +190,18 @@ impl<T> Session<T> {
         Ok(())
     }
 
-    /// A command's data becomes the beginning of all the data that it is expected to have.
-    fn command_buffer(&self, header: &Header, len: usize, input: &[u8]) -> BytesMut {
-        let whole = header.fifth() as usize;
-        if len < whole && whole as u64 <= self.limits.payload_bytes {
-            // The rest is asked for only when it was admitted; until then only touched pages cost anything.
-            return room(whole);
+    /// A command's data becomes the beginning of all the data that it is expected to have, if there is room for that now.
+    /// `None`: more than may come unasked, which ends the command.
+    fn command_buffer(&self, header: &Header, len: usize, input: &[u8], out: &Output) -> Option<BytesMut> {
+        if !self.parameters.immediate_data || len > self.parameters.first_burst_bytes_max as usize {
+            return None;
         }
-        if input.len() >= len { BytesMut::with_capacity(len) } else { room(len) }
+        let whole = header.fifth().min(EXPECTED_BYTES_MAX);
+        let is_next = matches!(self.turn_of(header), Turn::Now | Turn::Unnumbered) && self.waiting.is_empty();
+        if len < whole as usize && is_next && self.admits(&self.limits, whole.into(), 0, out) {
+            return Some(room(whole as usize));
+        }
+        Some(if input.len() >= len { BytesMut::with_capacity(len) } else { room(len) })
     }
 }
 
