@@ -16,7 +16,7 @@
 //! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
-//! `notes` is about what front-ends leave in the log; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
+//! `notes` is about what front-ends leave in the log; `order` is about the order of requests and those that nobody waits for; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
 //! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
 //! changes the bytes itself.
@@ -34,6 +34,7 @@ mod fork;
 mod found;
 mod notes;
 mod old_disk;
+mod order;
 mod reclaim;
 mod room;
 mod rot;
