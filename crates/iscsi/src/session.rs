@@ -14,6 +14,7 @@ mod notice;
 mod order;
 mod receive;
 mod reply;
+mod room;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -23,7 +24,7 @@ pub use text::{Scope, TextTag};
 
 use crate::keys::Parameters;
 use crate::wire::{Header, Reason, request};
-use base::Output;
+use base::{Output, Room};
 use bytes::{Bytes, BytesMut};
 use data::Gathering;
 use order::Early;
@@ -38,15 +39,13 @@ pub struct Limits {
     /// The command window: commands with a number that are not answered. Never changed downwards while the session lives.
     pub commands: u32,
     /// Expected data of commands that were started, data of those that wait, and bytes of PDUs not yet sent.
-    pub payload_bytes: u64,
-    /// A command up to this is started, if it is larger than that, when nothing else is under way.
-    pub single_bytes: u64,
+    pub room: Room,
 }
 
 impl Default for Limits {
     /// 128 commands keep any disk busy (Linux queues 128 per session); 64 MiB as over NBD.
     fn default() -> Self {
-        Limits { commands: 128, payload_bytes: 64 << 20, single_bytes: 32 << 20 }
+        Limits { commands: 128, room: Room { payload_bytes: 64 << 20, single_bytes: 32 << 20 } }
     }
 }
 
@@ -270,30 +269,6 @@ impl<T> Session<T> {
         self.started
     }
 
-    /// Payload under way, data that waits for room, and bytes not yet sent: what the limits are measured against.
-    pub fn held_bytes(&self, out: &Output) -> u64 {
-        self.payload_bytes + self.waiting_bytes + self.early.bytes() + out.pending_bytes()
-    }
-
-    /// Whether [`Session::next`] gets on without input, or is held up by nothing but the want of it.
-    pub fn has_room(&self, out: &Output) -> bool {
-        self.has_room_within(&self.limits, out)
-    }
-
-    /// The same if these were the limits.
-    pub fn has_room_within(&self, limits: &Limits, out: &Output) -> bool {
-        let admitted = match self.waiting.front().and_then(|(task, _)| self.tasks.get(task)) {
-            Some(task) => self.admits(limits, task.room(), task.held, out),
-            None => true,
-        };
-        admitted && out.pending_bytes() < limits.payload_bytes.max(UNSENT_BYTES_MIN)
-    }
-
-    /// Whether a command that waited for room would get it now.
-    pub fn can_admit(&self, out: &Output) -> bool {
-        !self.waiting.is_empty() && self.has_room(out)
-    }
-
     /// Whether the next step is the initiator's: data that was asked for or announced has not come.
     pub fn waits_for_data(&self) -> bool {
         self.receiver.is_amid() || self.tasks.values().any(|task| matches!(task.stage, Stage::Gathering(_)))
@@ -319,7 +294,7 @@ impl<T> Session<T> {
                 }
                 continue;
             }
-            if out.pending_bytes() >= self.limits.payload_bytes.max(UNSENT_BYTES_MIN) {
+            if self.is_too_much_unsent(&self.limits, out) {
                 return Next::Full;
             }
             match self.receive(input, out) {
@@ -332,19 +307,6 @@ impl<T> Session<T> {
                 None => {}
             }
         }
-    }
-
-    /// Whether a command that takes `room` may be started, of which it holds `own` already. What waits behind it does not
-    /// hold it up when nothing is under way: else neither would ever get on.
-    fn admits(&self, limits: &Limits, room: u64, own: u64, out: &Output) -> bool {
-        let others = self.held_bytes(out) - own;
-        let under_way = self.payload_bytes + out.pending_bytes();
-        others + room <= limits.payload_bytes || under_way == 0 && room <= limits.single_bytes
-    }
-
-    /// Whether so much more that came unasked may be kept until there is room for its command.
-    fn keeps(&self, bytes: u64, out: &Output) -> bool {
-        bytes == 0 || self.held_bytes(out) + bytes <= self.limits.payload_bytes.max(UNSENT_BYTES_MIN)
     }
 
     fn break_off(&mut self, why: &'static str) {
@@ -435,8 +397,5 @@ impl<T> Session<T> {
     }
 }
 
-/// What may always be unsent, however small the limits are: answers that a window of commands makes. As much may always
-/// have come unasked: the first burst of a command.
-const UNSENT_BYTES_MIN: u64 = 64 << 10;
 /// Longest transfer of one command; what claims more is refused by the device server.
 const EXPECTED_BYTES_MAX: u32 = 32 << 20;

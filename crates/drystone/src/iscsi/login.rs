@@ -5,7 +5,7 @@ use super::listen::Shared;
 use super::seam::{FoundTarget, Targets};
 use super::sessions::SessionInfo;
 use crate::frontend::channel::{Channel, PartedChannel};
-use base::Output;
+use base::{Output, Room};
 use iscsi::wire::LoginStatus;
 use iscsi::{Chosen, Entropy, Initiator, Limits, Login, Next, Scope, Session, Step};
 use std::io;
@@ -144,7 +144,7 @@ impl Client {
         let initiator = self.login.initiator().name.clone();
         let login = std::mem::replace(&mut self.login, Login::new(0, Entropy { identifier: 0, challenge: [0; 32] }));
         // Nothing can be added to a discovery session, so that its handle names nothing.
-        let limits = Limits { commands: 16, payload_bytes: 1 << 20, single_bytes: 0 };
+        let limits = Limits { commands: 16, room: Room { payload_bytes: 1 << 20, single_bytes: 0 } };
         let mut session: Session<()> = login.accept(1, limits, &mut self.out);
         loop {
             let mut rest = self.unread.as_slice();

@@ -119,7 +119,7 @@ impl<T> Session<T> {
         let entry = self.tasks.get_mut(&number).expect("the caller found it");
         let missing = (total as usize).saturating_sub(entry.data.len());
         if entry.data.capacity() < total as usize && missing > 0 {
-            let mut whole = super::receive::room(total as usize);
+            let mut whole = base::payload::buffer(total as usize);
             whole.extend_from_slice(&entry.data);
             entry.data = whole;
         }

@@ -10,7 +10,8 @@ use crate::keys::RECEIVE_BYTES_MAX;
 use crate::wire::{DIGEST, HEADER, Header, additional_bytes, padding, request};
 use base::Output;
 use base::crc::{crc32c, crc32c_append};
-use bytes::{Buf, BytesMut};
+use base::payload::buffer;
+use bytes::BytesMut;
 
 /// A PDU whose data has arrived in part.
 #[derive(Debug)]
@@ -199,24 +200,8 @@ impl<T> Session<T> {
         let whole = header.fifth().min(EXPECTED_BYTES_MAX);
         let is_next = matches!(self.turn_of(header), Turn::Now | Turn::Unnumbered) && self.waiting.is_empty();
         if len < whole as usize && is_next && self.admits(&self.limits, whole.into(), 0, out) {
-            return Some(room(whole as usize));
+            return Some(buffer(whole as usize));
         }
-        Some(if input.len() >= len { BytesMut::with_capacity(len) } else { room(len) })
+        Some(if input.len() >= len { BytesMut::with_capacity(len) } else { buffer(len) })
     }
-}
-
-/// Data of this much, of whole pages, is received where it can go to a disk from without a copy. Less is copied sooner
-/// than that pays, and kept in caches, where each would take a page more.
-const ALIGNED_BYTES_MIN: usize = 128 << 10;
-
-/// Room for data; for much of it at an address that is a multiple of 4 KiB.
-pub(super) fn room(len: usize) -> BytesMut {
-    if len < ALIGNED_BYTES_MIN || len % base::buffer::ALIGN != 0 {
-        return BytesMut::with_capacity(len);
-    }
-    let mut buffer = BytesMut::with_capacity(len + base::buffer::ALIGN);
-    let skip = buffer.as_ptr().align_offset(base::buffer::ALIGN);
-    buffer.resize(skip, 0);
-    buffer.advance(skip);
-    buffer
 }

@@ -39,9 +39,12 @@ fn failed(ended: Poll<Ended>) {
     assert_eq!((sense.key as u8, sense.asc, sense.ascq), (0x0a, 0x0d, 1), "third party device failure");
 }
 
+/// True: it was carried out.
+type Stop = Box<dyn Fn(&Initiator) -> Completion<bool>>;
+
 /// What stops a copy, told to the destination through another initiator of its.
-fn stops() -> Vec<(&'static str, Box<dyn Fn(&Initiator) -> Completion<bool>>)> {
-    fn manage(function: Function) -> Box<dyn Fn(&Initiator) -> Completion<bool>> {
+fn stops() -> Vec<(&'static str, Stop)> {
+    fn manage(function: Function) -> Stop {
         Box::new(move |other| {
             let mut managed = other.nexus.manage(function, LUN0);
             match poll(&mut managed) {

@@ -7,7 +7,7 @@ const BURST: usize = 64 << 10;
 const TASK_SET_FULL: u8 = 0x28;
 
 fn limited(keys: &[&str], payload_bytes: u64) -> Host {
-    Host::with(keys, Limits { commands: 128, payload_bytes, single_bytes: 2 << 20 })
+    Host::with(keys, Limits { commands: 128, room: Room { payload_bytes, single_bytes: 2 << 20 } })
 }
 
 /// A write that takes all the room there is, and waits for its data.
