@@ -63,8 +63,8 @@ impl BlockDevice for Visit {
             return Completion::Ready(Err(Error::new(Kind::Unavailable, "the task set is full")));
         };
         let stay = Stay { unit: self.unit.clone(), visitor: self.visitor.clone(), key };
-        let may_run = self.unit.tasks.borrow().may_run(key);
-        if may_run {
+        let may_go = self.unit.tasks.borrow().may_visit(key);
+        if may_go {
             return stay.carry_out(request);
         }
         // Taken all the same: it does not depend on whether anybody waits for it.
@@ -97,7 +97,7 @@ impl Drop for Stay {
 
 impl Stay {
     async fn turn(&self) {
-        while !self.visitor.stopped.get() && !self.unit.tasks.borrow().may_run(self.key) {
+        while !self.visitor.stopped.get() && !self.unit.tasks.borrow().may_visit(self.key) {
             self.unit.tasks_changed.notified().await;
         }
     }

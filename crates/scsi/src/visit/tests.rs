@@ -17,6 +17,10 @@ fn benches() -> (Bench, Bench) {
 
 /// EXTENDED COPY of eight blocks from the beginning of the one to the beginning of the other, and of the next eight.
 fn copy(initiator: &Initiator) -> Completion<Ended> {
+    copy_as(initiator, Attribute::Simple, (7, 9))
+}
+
+fn copy_as(initiator: &Initiator, attribute: Attribute, (from, to): (u64, u64)) -> Completion<Ended> {
     let target = |id: u64| {
         let mut descriptor = [&[0xe4, 0, 0, 0, 1, 3, 0, 16][..], &identity(id).naa()].concat();
         descriptor.resize(32, 0);
@@ -29,8 +33,10 @@ fn copy(initiator: &Initiator) -> Completion<Ended> {
         descriptor.to_vec()
     };
     let head = vec![1, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 56, 0, 0, 0, 0];
-    let list = [head, target(7), target(9), segment(0), segment(8)].concat();
-    initiator.submit(&[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0, 0], &list)
+    let list = [head, target(from), target(to), segment(0), segment(8)].concat();
+    let cdb = [0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, list.len() as u8, 0, 0];
+    let (_, task) = initiator.start(&cdb, attribute, list.len());
+    task.run(list.into())
 }
 
 fn failed(ended: Poll<Ended>) {
@@ -156,6 +162,52 @@ fn a_copy_waits_for_what_a_lost_initiator_left_behind() {
     destination.keeper.run();
     destination.keeper.run();
     assert_eq!(destination.memory.content.borrow()[0], 2);
+}
+
+#[test]
+fn copies_to_and_fro_do_not_wait_for_each_other() {
+    let (source, destination) = benches();
+    destination.keeper.units.borrow_mut().push(source.unit.clone());
+    let (there, back) = (source.initiator(FROM), destination.initiator(FROM));
+    for lost in [false, true] {
+        // Both have read before either writes.
+        let (from, to) = (source.memory.clone(), destination.memory.clone());
+        [&from, &to].into_iter().for_each(|memory| memory.held.set(true));
+        let mut copies = [copy_as(&there, Attribute::Ordered, (7, 9)), copy_as(&back, Attribute::Ordered, (9, 7))];
+        copies.iter_mut().for_each(|copy| assert!(poll(copy).is_pending()));
+        [&from, &to].into_iter().for_each(|memory| memory.held.set(false));
+        if lost {
+            [&source, &destination].into_iter().for_each(|bench| {
+                bench.unit.abort(|_| Some(crate::task_set::Abort::Silent));
+            });
+        }
+        from.release();
+        to.release();
+        for _ in 0..10 {
+            copies.iter_mut().for_each(|copy| drop(poll(copy)));
+            [&source, &destination].into_iter().for_each(|bench| bench.keeper.run());
+            if [&source, &destination].into_iter().all(|bench| bench.unit.tasks.borrow().is_empty()) {
+                break;
+            }
+        }
+        assert!(source.unit.tasks.borrow().is_empty() && destination.unit.tasks.borrow().is_empty(), "{lost}");
+    }
+}
+
+#[test]
+fn what_a_lost_copy_does_elsewhere_holds_up_nothing_here() {
+    let (source, destination) = benches();
+    let initiator = source.initiator(FROM);
+    destination.memory.held.set(true);
+    let mut run = copy(&initiator);
+    assert!(poll(&mut run).is_pending());
+    drop(run);
+    drop(initiator);
+    let other = source.initiator("iqn.b,i,0x1");
+    assert_eq!(other.send(&WRITE, &[1; 512]).status, Status::Good);
+    destination.memory.release();
+    source.keeper.run();
+    assert!(source.unit.tasks.borrow().is_empty() && destination.unit.tasks.borrow().is_empty());
 }
 
 #[test]
