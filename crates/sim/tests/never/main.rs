@@ -17,7 +17,7 @@
 //! over many vDisks, punching).
 //!
 //! `kept` is about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
-//! order it goes, `barrier` about sets of several vDisks.
+//! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take.
 //!
 //! `notes` is about what front-ends leave in the log; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
@@ -39,6 +39,7 @@ mod deletion;
 mod family;
 mod fork;
 mod found;
+mod held;
 mod kept;
 mod notes;
 mod old_disk;
