@@ -48,6 +48,7 @@ impl ShardEngine {
         let log_max = pick(&[256 * KIB, 1024 * KIB, 4096 * KIB]);
         let settings = vdisk::Settings {
             frame_payload_bytes_max: pick(&[16 * KIB, 32 * KIB]) as u32,
+            overlap_bytes_min: pick(&[4 * KIB, 8 * KIB, 64 * KIB]) as u32,
             unsynced_bytes_soft: pick(&[64 * KIB, 256 * KIB]),
             unsynced_bytes_max: pick(&[256 * KIB, 1024 * KIB]),
             unsynced_age_ns_max: pick(&[1_000_000, 100_000_000]),

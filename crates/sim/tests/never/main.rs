@@ -16,7 +16,7 @@
 //! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
-//! `kept` is about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
+//! `overlap` is about two frames that are under way, `kept` about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
 //! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take.
 //!
 //! `notes` is about what front-ends leave in the log; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
@@ -43,6 +43,7 @@ mod held;
 mod kept;
 mod notes;
 mod old_disk;
+mod overlap;
 mod reclaim;
 mod room;
 mod rot;

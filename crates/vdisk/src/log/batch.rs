@@ -176,6 +176,41 @@ impl Vdisk {
         Ok(bytes.freeze())
     }
 
+    /// Takes whole requests of whole blocks, for which nothing has to be read, up to `payload_max` bytes; nothing if they
+    /// are fewer than `payload_min`.
+    pub(super) fn fill_with_blocks(&self, payload_min: u64, payload_max: u64) -> Option<Batch> {
+        let mut queue = self.queue.borrow_mut();
+        let (mut count, mut bytes) = (0, 0);
+        for item in queue.user.iter().take(PIECES_MAX) {
+            let Item::Write { offset, data, .. } = item else { break };
+            let len = data.len() as u64;
+            if offset % BLOCK != 0 || len % BLOCK != 0 || bytes + len > payload_max {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + len);
+        }
+        if bytes < payload_min.max(1) {
+            return None;
+        }
+        let mut batch = Batch::default();
+        for item in queue.user.drain(..count) {
+            let Item::Write { offset, mut data, done } = item else { unreachable!("counted above") };
+            let (bytes, sums) = data.split_to(data.len());
+            batch.push(Piece::Data { block: offset / BLOCK, bytes, sums });
+            batch.dones.push(done);
+        }
+        Some(batch)
+    }
+
+    /// To the front of the queue, in their order. Of whole requests, none of which is done.
+    pub(super) fn put_back(&self, batch: Batch) {
+        let mut queue = self.queue.borrow_mut();
+        for (piece, done) in batch.pieces.into_iter().zip(batch.dones).rev() {
+            let Piece::Data { block, bytes, sums } = piece else { unreachable!("made of writes of whole blocks") };
+            queue.user.push_front(Item::Write { offset: block * BLOCK, data: Payload::again(bytes, sums), done });
+        }
+    }
+
     /// As much as the open group still takes, if that is worth a frame: large frames would leave a quarter of each group
     /// empty otherwise.
     fn payload_that_fits(&self) -> u32 {

@@ -4,6 +4,7 @@ mod append;
 mod batch;
 mod combine;
 pub mod frame;
+mod overlap;
 mod payload;
 mod piece;
 mod queue;

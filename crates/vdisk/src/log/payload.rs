@@ -29,6 +29,11 @@ impl Payload {
         Payload { bytes, sums: Sums { all, first: 0 } }
     }
 
+    /// What [`Payload::split_to`] gave out.
+    pub fn again(bytes: Bytes, sums: Sums) -> Payload {
+        Payload { bytes, sums }
+    }
+
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
