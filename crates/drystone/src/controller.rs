@@ -14,6 +14,7 @@ mod layout;
 mod recover;
 mod remote;
 mod report;
+mod resume;
 mod shards;
 mod start;
 mod targets;

@@ -67,6 +67,7 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let fronts = Fronts { listeners: listeners.clone(), portals, sessions: sessions.clone(), groups: groups.clone() };
     let verbs = Arc::new(Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts));
     let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, realms });
+    super::resume::resume(&exported);
     nbd.serve(Serving { exported, sessions });
     let finishing = verbs.clone();
     tokio::spawn(async move { finishing.finish_group_changes().await });

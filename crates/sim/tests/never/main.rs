@@ -19,7 +19,7 @@
 //! `overlap` is about two frames that are under way, `kept` about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
 //! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take.
 //!
-//! `notes` is about what front-ends leave in the log; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
+//! `notes` is about what front-ends leave in the log; `order` is about the order of requests and those that nobody waits for; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
 //! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
 //! changes the bytes itself.
@@ -43,6 +43,7 @@ mod held;
 mod kept;
 mod notes;
 mod old_disk;
+mod order;
 mod overlap;
 mod reclaim;
 mod room;
