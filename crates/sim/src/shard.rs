@@ -1,6 +1,7 @@
 //! The engine under test that matters: the same `node::Shard` that production runs, on the simulated world, with
 //! limits so small that groups change, checkpoints are taken and space is reclaimed within hundreds of requests.
 
+mod sets;
 mod snapshots;
 
 use crate::disk::Crash;
@@ -116,6 +117,7 @@ impl ShardEngine {
                     return Err(to_block(error));
                 }
             }
+            sets::resolve(&shard, rebuild).await?;
             Ok(Rc::new(ShardNode { shard }) as Rc<dyn Node>)
         })
     }
@@ -304,11 +306,11 @@ impl Node for ShardNode {
     }
 
     fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>> {
-        Box::pin(snapshots::pause(self.shard.clone(), name, ids))
+        Box::pin(sets::pause(self.shard.clone(), name, ids))
     }
 
     fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>> {
-        Box::pin(snapshots::cut(self.shard.clone(), set, name, ids))
+        Box::pin(sets::cut(self.shard.clone(), set, name, ids))
     }
 
     fn release(&self, set: u64) {

@@ -358,18 +358,21 @@ impl Vdisk {
 
     /// What the log task does about a rollback.
     pub(crate) fn become_image(&self, image: &Image) {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        state.tree = Tree::new(image.root, image.height, self.context.load.map.clone());
-        state.tree.grow(state.attributes.size_bytes / BLOCK);
-        state.accounts.become_image(&image.groups);
+        {
+            let mut state = self.state.borrow_mut();
+            let state = &mut *state;
+            state.tree = Tree::new(image.root, image.height, self.context.load.map.clone());
+            state.tree.grow(state.attributes.size_bytes / BLOCK);
+            state.accounts.become_image(&image.groups);
+        }
+        // Those among them that were not needed for a while are held again, before the snapshot may go.
+        self.hold_foreign();
     }
 
     /// What the log task does about the birth of a clone.
     pub(crate) fn become_clone(&self, origin: &Origin) {
         self.become_image(&origin.image);
         self.state.borrow_mut().lineage = origin.lineage.clone();
-        self.hold_foreign();
         let Image { root, height, .. } = origin.image;
         self.maps.set(SnapshotId::NONE, Root { address: root, height, lineage: self.lineage(), until: None });
     }

@@ -66,8 +66,13 @@ pub fn run(arguments: &Exhaustive) -> ExitCode {
             let recovery = case.in_recovery.map_or(String::new(), |number| format!(",{number}"));
             println!("died as {:?}", DEATHS[case.death]);
             println!(
-                "to see it again: cargo run -p sim -- exhaustive --seed {} --steps {} --engine {} --case {},{}{recovery}",
-                arguments.seed, arguments.steps, arguments.common.engine, case.death, case.operation
+                "to see it again: cargo run -p sim -- exhaustive --seed {} --steps {} --profile {} --engine {} --case {},{}{recovery}",
+                arguments.seed,
+                arguments.steps,
+                arguments.common.profile.as_deref().unwrap_or("crash"),
+                arguments.common.engine,
+                case.death,
+                case.operation
             );
             ExitCode::FAILURE
         }

@@ -1,5 +1,4 @@
-//! The verbs on snapshots, as a front-end and the control plane use them: a device counts as a connection until it is
-//! dropped or asked to end, a set is cut when all its members are paused.
+//! The verbs on snapshots, as a front-end uses them: a device counts as a connection until it is dropped or asked to end.
 
 use super::{id_of, to_block};
 use crate::engine::{Changed, Side, SnapshotInfo};
@@ -47,26 +46,6 @@ pub async fn changed(shard: Rc<Shard>, id: u64, from: Side, to: Side) -> Result<
             None => return Ok(ranges),
         }
     }
-}
-
-pub async fn pause(shard: Rc<Shard>, name: String, ids: Vec<u64>) -> Result<u64> {
-    let set = shard.context.pool.next_snapshot_id().await.map_err(|error| to_block(error.into()))?;
-    let ids = ids.into_iter().map(id_of).collect::<Result<_>>()?;
-    shard.pause(set, &name, ids).await.map_err(to_block)?;
-    Ok(set.raw())
-}
-
-pub async fn cut(shard: Rc<Shard>, set: u64, name: String, ids: Vec<u64>) -> Result<Vec<u64>> {
-    let members: Vec<VdiskId> = ids.into_iter().map(id_of).collect::<Result<_>>()?;
-    let made = shard.cut(snapshot_of(set)?, &name, members.clone()).await.map_err(to_block)?;
-    shard.confirm(snapshot_of(set)?, members.clone()).await.map_err(to_block)?;
-    let of = |member| {
-        let mut snapshots = made.iter().filter(|summary| summary.vdisk == member);
-        let only = snapshots.next().expect("each member has its snapshot");
-        assert!(snapshots.next().is_none(), "two snapshots of {member} in one set");
-        only.id.raw()
-    };
-    Ok(members.into_iter().map(of).collect())
 }
 
 /// What a connection has: dropped when it ends, and with it the hold. Requests under way have it too.
