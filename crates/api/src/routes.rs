@@ -3,4 +3,5 @@
 pub mod data;
 pub mod iscsi;
 pub mod node;
+pub mod snapshots;
 pub mod vdisks;

@@ -81,6 +81,43 @@ impl Error {
         )
     }
 
+    pub fn no_snapshot(vdisk: &str, name: &str) -> Self {
+        let text =
+            format!("vDisk {vdisk:?} has no snapshot {name:?}; `drystone vdisk snapshots {vdisk}` shows those it has");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn snapshot_exists(vdisk: &str, name: &str) -> Self {
+        let text = format!(
+            "vDisk {vdisk:?} has a snapshot {name:?} already; choose another name, or delete that one first \
+             (`drystone vdisk snapshot-delete {vdisk} {name}`)"
+        );
+        Error::new(Kind::Exists, text)
+    }
+
+    pub fn snapshot_busy(vdisk: &str, name: &str, connections: u32) -> Self {
+        let clients = if connections == 1 { "client reads" } else { "clients read" };
+        let text = format!(
+            "{connections} {clients} snapshot {name:?} of vDisk {vdisk:?}; disconnect first, or use --force (force=true)"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
+    pub fn has_snapshots(vdisk: &str, count: usize) -> Self {
+        let snapshots = if count == 1 { "snapshot" } else { "snapshots" };
+        Error::invalid(format!(
+            "vDisk {vdisk:?} has {count} {snapshots}, which would go with it; delete them first, or say --snapshots (snapshots=true)"
+        ))
+    }
+
+    pub fn rollback_while_connected(vdisk: &str, connections: u32) -> Self {
+        let clients = if connections == 1 { "client is" } else { "clients are" };
+        let text = format!(
+            "{connections} {clients} connected to vDisk {vdisk:?}; a rollback would change its content under them: stop the VM first"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
     pub fn read_only(name: &str) -> Self {
         Error::new(
             Kind::ReadOnly,

@@ -10,7 +10,9 @@ mod metrics;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod rules;
+mod snapshot;
 mod status;
+pub mod utc;
 mod vdisk;
 mod verbs;
 
@@ -22,8 +24,9 @@ pub use iscsi::{
 pub use metrics::{
     BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, VdiskMetrics,
 };
+pub use snapshot::{Change, ChangesPage, CreateSnapshot, ListChanges, MakeClones, RollBack, RolledBack, SnapshotInfo};
 pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
 };
-pub use vdisk::{CreateVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
-pub use verbs::{Control, ControlFuture, IscsiControl};
+pub use vdisk::{CreateVdisk, DeleteVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
+pub use verbs::{Control, ControlFuture, IscsiControl, SnapshotControl};

@@ -1,6 +1,9 @@
 //! The trait between those who ask (REST, tests) and those who do (the running node).
 
-use crate::{CreateVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage};
+use crate::{ChangesPage, ListChanges, MakeClones, RolledBack, SnapshotInfo};
+use crate::{
+    CreateVdisk, DeleteVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage,
+};
 use crate::{InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, SetIscsiAccess};
 use bytes::Bytes;
 use std::future::Future;
@@ -31,8 +34,8 @@ pub trait Control: Send + Sync {
 
     fn set_vdisk<'a>(&'a self, name: &'a str, set: SetVdisk) -> ControlFuture<'a, VdiskInfo>;
 
-    /// `Kind::Busy` while clients are connected, unless `force`: then they are disconnected first.
-    fn delete_vdisk<'a>(&'a self, name: &'a str, force: bool) -> ControlFuture<'a, ()>;
+    /// `Kind::Busy` while clients are connected, `Kind::Invalid` while it has snapshots, unless `delete` says what to do then.
+    fn delete_vdisk<'a>(&'a self, name: &'a str, delete: DeleteVdisk) -> ControlFuture<'a, ()>;
 
     fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes>;
 
@@ -49,11 +52,34 @@ pub trait Control: Send + Sync {
     /// A page covers at least one byte; `ExtentPage::next` says where to go on.
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage>;
 
+    fn snapshots(&self) -> &dyn SnapshotControl;
+
     fn iscsi(&self) -> &dyn IscsiControl;
 
     fn status(&self) -> ControlFuture<'_, NodeStatus>;
 
     fn metrics(&self) -> ControlFuture<'_, Metrics>;
+}
+
+/// The verbs on snapshots of single vDisks, and on clones.
+pub trait SnapshotControl: Send + Sync {
+    /// In order of age.
+    fn list_snapshots<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, Vec<SnapshotInfo>>;
+
+    /// `Kind::Exists` if the vDisk has one of this name.
+    fn create_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str) -> ControlFuture<'a, SnapshotInfo>;
+
+    /// `Kind::Busy` while somebody reads it, unless `force`. Clones of it stay; space comes back in the background.
+    fn delete_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str, force: bool) -> ControlFuture<'a, ()>;
+
+    /// All or none; in the order in which they were named.
+    fn make_clones<'a>(&'a self, vdisk: &'a str, clones: MakeClones) -> ControlFuture<'a, Vec<VdiskInfo>>;
+
+    /// What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected.
+    fn roll_back<'a>(&'a self, vdisk: &'a str, snapshot: &'a str) -> ControlFuture<'a, RolledBack>;
+
+    /// What differs between two snapshots of a vDisk, or between one and what is there now.
+    fn changes<'a>(&'a self, vdisk: &'a str, request: ListChanges) -> ControlFuture<'a, ChangesPage>;
 }
 
 /// The verbs on iSCSI: who may log in to which vDisk, and who is.

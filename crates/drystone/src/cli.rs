@@ -12,6 +12,7 @@ pub mod output;
 mod progress;
 mod recover;
 mod secret;
+mod snapshots;
 mod sparse;
 mod status;
 mod transfer;

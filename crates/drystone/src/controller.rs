@@ -15,6 +15,7 @@ mod recover;
 mod remote;
 mod report;
 mod shards;
+mod snapshots;
 mod start;
 mod targets;
 mod verbs;

@@ -18,5 +18,5 @@ pub use attach::Attachment;
 pub use error::{Error, Kind, Result};
 pub use open::ShardConfig;
 pub use rebuild::{Rebuilt, RebuiltVdisk};
-pub use snapshots::{Changed, ChangedPage, Side, SnapshotSummary};
 pub use shard::{Entry, Listener, Shard, ShardSummary, Told, Totals, VdiskSummary};
+pub use snapshots::{Changed, ChangedPage, Side, SnapshotSummary};

@@ -73,7 +73,12 @@ impl Shard {
     /// Second step, when all members on all shards are paused: each vDisk of this shard gets its snapshot and goes on.
     /// Durable when it completes; they count when the metadata store has the set's record, and are to be taken back
     /// with [`Shard::delete_snapshot`] if it cannot be written. `members`: all, on whatever shard.
-    pub async fn cut(self: &Rc<Self>, _set: SnapshotId, _name: &str, _members: Vec<VdiskId>) -> Result<Vec<SnapshotSummary>> {
+    pub async fn cut(
+        self: &Rc<Self>,
+        _set: SnapshotId,
+        _name: &str,
+        _members: Vec<VdiskId>,
+    ) -> Result<Vec<SnapshotSummary>> {
         missing()
     }
 

@@ -7,4 +7,5 @@ mod iscsi;
 mod metrics;
 mod problems;
 mod server;
+mod snapshots;
 mod vdisks;

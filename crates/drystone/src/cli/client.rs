@@ -5,8 +5,9 @@ use crate::config::{API_DEFAULT, DATA_DEFAULT};
 use anyhow::{Context, Result, anyhow, bail};
 use api::{PatchVdisk, Problem, SetInitiators, ZeroRange};
 use control::{
-    CreateVdisk, Extent, ExtentPage, InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget,
-    NodeStatus, SetIscsiAccess, VdiskInfo, VdiskPage, rules,
+    Change, ChangesPage, CreateSnapshot, CreateVdisk, DeleteVdisk, Extent, ExtentPage, InitiatorGroup,
+    InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, MakeClones, NodeStatus, RollBack, RolledBack,
+    SetIscsiAccess, SnapshotInfo, VdiskInfo, VdiskPage, rules,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -86,8 +87,53 @@ impl Client {
         self.json(Method::PATCH, &vdisk(name, ""), patch)
     }
 
-    pub fn delete(&self, name: &str, force: bool) -> Result<()> {
-        done(self.send(Method::DELETE, &vdisk(name, &format!("?force={force}")), None, &[])?)
+    pub fn delete(&self, name: &str, delete: DeleteVdisk) -> Result<()> {
+        let DeleteVdisk { force, snapshots } = delete;
+        let query = format!("?force={force}&snapshots={snapshots}");
+        done(self.send(Method::DELETE, &vdisk(name, &query), None, &[])?)
+    }
+
+    pub fn snapshots(&self, name: &str) -> Result<Vec<SnapshotInfo>> {
+        self.get(&vdisk(name, "/snapshots"))
+    }
+
+    pub fn create_snapshot(&self, name: &str, snapshot: String) -> Result<SnapshotInfo> {
+        self.json(Method::POST, &vdisk(name, "/snapshots"), &CreateSnapshot { name: snapshot })
+    }
+
+    pub fn delete_snapshot(&self, name: &str, snapshot: &str, force: bool) -> Result<()> {
+        let path = vdisk(name, &format!("/snapshots/{}?force={force}", encode(snapshot)));
+        done(self.send(Method::DELETE, &path, None, &[])?)
+    }
+
+    pub fn make_clones(&self, name: &str, clones: &MakeClones) -> Result<Vec<VdiskInfo>> {
+        self.json(Method::POST, &vdisk(name, "/clones"), clones)
+    }
+
+    pub fn roll_back(&self, name: &str, snapshot: String) -> Result<RolledBack> {
+        self.json(Method::POST, &vdisk(name, "/rollback"), &RollBack { snapshot })
+    }
+
+    /// Page by page, each given to `take`.
+    pub fn changes(
+        &self,
+        name: &str,
+        from: Option<&str>,
+        to: Option<&str>,
+        mut take: impl FnMut(&[Change]) -> Result<()>,
+    ) -> Result<()> {
+        let side = |word: &str, name: Option<&str>| name.map(|name| format!("&{word}={}", encode(name)));
+        let sides = [side("from", from), side("to", to)].into_iter().flatten().collect::<String>();
+        let mut offset = 0;
+        loop {
+            let page: ChangesPage = self.get(&vdisk(name, &format!("/changes?offset={offset}{sides}")))?;
+            take(&page.changes)?;
+            match page.next {
+                Some(next) if next > offset => offset = next,
+                Some(_) => bail!("the controller does not go on behind offset {offset}"),
+                None => return Ok(()),
+            }
+        }
     }
 
     pub fn iscsi_targets(&self) -> Result<Vec<IscsiTarget>> {

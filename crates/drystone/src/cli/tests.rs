@@ -4,3 +4,4 @@ mod copies;
 mod iscsi;
 mod lines;
 mod server;
+mod snapshots;

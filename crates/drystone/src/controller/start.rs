@@ -70,6 +70,8 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     nbd.serve(Serving { exported, sessions });
     let finishing = verbs.clone();
     tokio::spawn(async move { finishing.finish_group_changes().await });
+    let learning = verbs.clone();
+    tokio::spawn(async move { learning.learn_snapshots().await });
     let nbd = Mutex::new(Some(nbd));
     let watch = tokio::spawn(super::health::watch(verbs.clone())).abort_handle();
     Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, watch, closing: AtomicUsize::new(0) }))

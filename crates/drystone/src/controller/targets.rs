@@ -70,8 +70,8 @@ pub(super) struct Here {
 }
 
 impl Attach for Here {
-    fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {
-        AttachHere.attach(key)
+    fn attach(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Attached>> {
+        AttachHere.attach(key, snapshot)
     }
 }
 

@@ -5,13 +5,14 @@ use super::errors::{from_block, from_node};
 use super::groups::Groups;
 use super::report;
 use super::shards::Shards;
+use super::snapshots::refuse_with_snapshots;
 use crate::config::Config;
 use crate::iscsi::Sessions;
 use block::{Allocation, Reply, Request, Segment, WriteZeroes};
 use bytes::{Bytes, BytesMut};
 use control::{
-    Control, ControlFuture, CreateVdisk, Error, Extent, ExtentPage, IscsiControl, IscsiPortal, Kind, ListVdisks,
-    Listener, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage, rules,
+    Control, ControlFuture, CreateVdisk, DeleteVdisk, Error, Extent, ExtentPage, IscsiControl, IscsiPortal, Kind,
+    ListVdisks, Listener, Metrics, NodeStatus, Result, SetVdisk, SnapshotControl, VdiskInfo, VdiskPage, rules,
 };
 use node::Shard;
 use pool::Cache;
@@ -88,7 +89,7 @@ impl Verbs {
         self.directory.find(name).ok_or_else(|| Error::not_found(name))
     }
 
-    async fn info(&self, name: &str, listed: &Listed) -> Result<VdiskInfo> {
+    pub(super) async fn info(&self, name: &str, listed: &Listed) -> Result<VdiskInfo> {
         let id = listed.id;
         let found = self.shards.on(listed.shard, move |shard| {
             Box::pin(async move {
@@ -165,14 +166,18 @@ impl Verbs {
         self.info(&name, &listed).await
     }
 
-    async fn delete(&self, name: &str, force: bool) -> Result<()> {
+    async fn delete(&self, name: &str, delete: DeleteVdisk) -> Result<()> {
         let _one = self.changing.lock().await;
         let listed = self.find(name)?;
         let id = listed.id;
         let named = name.to_string();
+        let DeleteVdisk { force, snapshots } = delete;
         self.shards
             .on(listed.shard, move |shard| {
                 Box::pin(async move {
+                    if !snapshots {
+                        refuse_with_snapshots(&shard, id, &named, force).await?;
+                    }
                     shard.delete(id, force).await.map_err(|error| match (error.kind, shard.summary_of(id)) {
                         (node::Kind::Busy, Some(summary)) if !force => Error::busy(&named, summary.connections),
                         _ => from_node(error),
@@ -288,8 +293,8 @@ impl Control for Verbs {
         })
     }
 
-    fn delete_vdisk<'a>(&'a self, name: &'a str, force: bool) -> ControlFuture<'a, ()> {
-        Box::pin(self.delete(name, force))
+    fn delete_vdisk<'a>(&'a self, name: &'a str, delete: DeleteVdisk) -> ControlFuture<'a, ()> {
+        Box::pin(self.delete(name, delete))
     }
 
     fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes> {
@@ -317,6 +322,10 @@ impl Control for Verbs {
 
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
         Box::pin(self.list_extents(name, offset, len))
+    }
+
+    fn snapshots(&self) -> &dyn SnapshotControl {
+        self
     }
 
     fn iscsi(&self) -> &dyn IscsiControl {
