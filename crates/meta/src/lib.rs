@@ -9,6 +9,7 @@ mod store;
 
 pub mod keys;
 mod record;
+mod vm;
 
 mod embedded;
 mod memory;
@@ -21,6 +22,7 @@ pub use error::{Error, Kind, Result};
 pub use memory::MemStore;
 pub use record::{CheckpointHint, InitiatorGroupRecord, NodeRecord, NoteRecord, ShardRecord, TailHint, VdiskRecord};
 pub use store::{Compare, KEY_BYTES_MAX, Outcome, Store, Transaction, VALUE_BYTES_MAX};
+pub use vm::{PlanRecord, PlannedVdisk, RollbackRecord, SetMember, SetRecord, SetVm, Source, VmRecord, VmVdisk};
 
 #[cfg(test)]
 mod tests;
