@@ -20,7 +20,9 @@ mod error;
 pub use embedded::{Job, RedbCore, RedbStore, Submit};
 pub use error::{Error, Kind, Result};
 pub use memory::MemStore;
-pub use record::{CheckpointHint, InitiatorGroupRecord, NodeRecord, NoteRecord, ShardRecord, TailHint, VdiskRecord};
+pub use record::{
+    CheckpointHint, CloneOf, InitiatorGroupRecord, NodeRecord, NoteRecord, ShardRecord, TailHint, VdiskRecord,
+};
 pub use store::{Compare, KEY_BYTES_MAX, Outcome, Store, Transaction, VALUE_BYTES_MAX};
 pub use vm::{PlanRecord, PlannedVdisk, RollbackRecord, SetMember, SetRecord, SetVm, Source, VmRecord, VmVdisk};
 

@@ -8,6 +8,8 @@ use base::{DiskId, Epoch, GroupId, Reader, Sequence, Truncated, VdiskId, Writer}
 use bytes::Bytes;
 
 const VERSION: u16 = 1;
+/// Of the record of a clone. Others have version 1, which builds from before there were clones can read.
+const VERSION_WITH_CLONE: u16 = 2;
 
 /// The node of this data directory.
 ///
@@ -79,6 +81,7 @@ pub struct TailHint {
 /// | checkpoint | optional: group u64, offset u32, len u32, sequence u64 |
 /// | tail | optional: group u64, len u32, sequence u64, chain u32, clean bool |
 /// | deleted | bool |
+/// | clone | version 2 only: family u64, parent u64 |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VdiskRecord {
     pub id: VdiskId,
@@ -93,6 +96,16 @@ pub struct VdiskRecord {
     pub tail: Option<TailHint>,
     /// A tombstone: the vDisk is gone, its groups may still have to be freed.
     pub deleted: bool,
+    pub clone: Option<CloneOf>,
+}
+
+/// Where a clone comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CloneOf {
+    /// The vDisk that it and all that may share extents with it descend from.
+    pub family: VdiskId,
+    /// The vDisk whose snapshot it began with.
+    pub parent: VdiskId,
 }
 
 /// A copy of a note in the log of a vDisk, so that it can be read before the log is.
@@ -179,7 +192,7 @@ impl VdiskRecord {
 
     /// Names are at most 65,535 bytes; the control plane allows far fewer.
     pub fn encode(&self) -> Bytes {
-        let mut w = begin(Self::KIND);
+        let mut w = begin_version(Self::KIND, if self.clone.is_some() { VERSION_WITH_CLONE } else { VERSION });
         let name_len = u16::try_from(self.name.len()).expect("names are limited where they come in");
         w.u64_le(self.id.raw()).u16_le(name_len).put(self.name.as_bytes());
         w.u64_le(self.size_bytes).u32_le(self.sector_bytes).u8(self.read_only.into());
@@ -193,12 +206,15 @@ impl VdiskRecord {
             w.u64_le(t.group.raw()).u32_le(t.len).u64_le(t.sequence.0).u32_le(t.chain).u8(t.clean.into());
         }
         w.u8(self.deleted.into());
+        if let Some(clone) = self.clone {
+            w.u64_le(clone.family.raw()).u64_le(clone.parent.raw());
+        }
         end(w)
     }
 
     /// As [`NodeRecord::decode`].
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes, Self::KIND, "vDisk", |r| {
+        decode_versions(bytes, Self::KIND, "vDisk", VERSION_WITH_CLONE, |r, version| {
             Ok(VdiskRecord {
                 id: VdiskId::from_raw(r.u64_le()?).ok_or(Bad::Value("vDisk id"))?,
                 name: text(r)?,
@@ -211,6 +227,7 @@ impl VdiskRecord {
                 checkpoint: if flag(r)? { Some(checkpoint(r)?) } else { None },
                 tail: if flag(r)? { Some(tail(r)?) } else { None },
                 deleted: flag(r)?,
+                clone: if version == VERSION_WITH_CLONE { Some(clone_of(r)?) } else { None },
             })
         })
     }
@@ -264,6 +281,11 @@ fn checkpoint(r: &mut Reader) -> Fields<CheckpointHint> {
     Ok(CheckpointHint { group: group(r)?, offset: r.u32_le()?, len: r.u32_le()?, sequence: Sequence(r.u64_le()?) })
 }
 
+fn clone_of(r: &mut Reader) -> Fields<CloneOf> {
+    let mut vdisk = || VdiskId::from_raw(r.u64_le()?).ok_or(Bad::Value("vDisk id"));
+    Ok(CloneOf { family: vdisk()?, parent: vdisk()? })
+}
+
 fn tail(r: &mut Reader) -> Fields<TailHint> {
     let (group, len, sequence) = (group(r)?, r.u32_le()?, Sequence(r.u64_le()?));
     Ok(TailHint { group, len, sequence, chain: r.u32_le()?, clean: flag(r)? })
@@ -293,8 +315,12 @@ pub(crate) fn text(r: &mut Reader) -> Fields<String> {
 }
 
 pub(crate) fn begin(kind: u8) -> Writer {
+    begin_version(kind, VERSION)
+}
+
+fn begin_version(kind: u8, version: u16) -> Writer {
     let mut w = Writer::with_capacity(128);
-    w.u16_le(VERSION).u8(kind);
+    w.u16_le(version).u8(kind);
     w
 }
 
@@ -310,6 +336,17 @@ pub(crate) fn decode<T>(
     what: &str,
     fields: impl FnOnce(&mut Reader) -> Fields<T>,
 ) -> Result<T> {
+    decode_versions(bytes, kind, what, VERSION, |r, _| fields(r))
+}
+
+/// `newest`: the last version of this kind of record.
+fn decode_versions<T>(
+    bytes: &[u8],
+    kind: u8,
+    what: &str,
+    newest: u16,
+    fields: impl FnOnce(&mut Reader, u16) -> Fields<T>,
+) -> Result<T> {
     let corrupt =
         |why: &str| Error::new(Kind::Corrupt, format!("the {what} record in the metadata store is damaged: {why}"));
     let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| corrupt("it is too short"))?;
@@ -319,14 +356,14 @@ pub(crate) fn decode<T>(
     let mut r = Reader::new(body);
     let head = r.u16_le().and_then(|version| Ok((version, r.u8()?)));
     let (version, found) = head.map_err(|_| corrupt("it is too short"))?;
-    if version != VERSION {
-        let text = format!("the {what} record has format version {version}; this build reads version {VERSION}");
+    if !(VERSION..=newest).contains(&version) {
+        let text = format!("the {what} record has format version {version}; this build reads versions to {newest}");
         return Err(Error::new(Kind::UnsupportedFormat, text));
     }
     if found != kind {
         return Err(corrupt("it is of another kind"));
     }
-    match fields(&mut r) {
+    match fields(&mut r, version) {
         Ok(record) if r.is_empty() => Ok(record),
         Ok(_) => Err(corrupt("it is too long")),
         Err(Bad::Truncated) => Err(corrupt("it is too short")),

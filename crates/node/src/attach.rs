@@ -66,6 +66,11 @@ impl Shard {
     /// Waits for the vDisk to be recovered, if it is not yet.
     pub async fn attach(self: &Rc<Self>, id: VdiskId) -> Result<Attachment> {
         let vdisk = self.vdisk(id).await?;
+        Ok(self.attachment(id, vdisk.device()))
+    }
+
+    /// `id`: under which it is counted.
+    pub(crate) fn attachment(&self, id: VdiskId, device: Rc<dyn BlockDevice>) -> Attachment {
         let number = self.attachments.next.get();
         self.attachments.next.set(number + 1);
         let (sender, receiver) = oneshot();
@@ -76,6 +81,6 @@ impl Shard {
                 std::future::pending::<()>().await;
             }
         });
-        Ok(Attachment { device: vdisk.device(), closed, hold: Hold { open, key: (id, number) } })
+        Attachment { device, closed, hold: Hold { open, key: (id, number) } }
     }
 }

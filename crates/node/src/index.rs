@@ -121,6 +121,24 @@ impl MetaIndex {
         Ok(())
     }
 
+    /// New clones, all of them or none. `Exists` if a name is taken.
+    pub async fn insert_all(&self, records: Vec<VdiskRecord>) -> Result<()> {
+        let _turn = self.turn.acquire(1).await;
+        let transaction = records.iter().fold(Transaction::new(), |transaction, record| {
+            let name = keys::name(&record.name);
+            transaction
+                .compare(name.clone(), None)
+                .put(name, keys::vdisk(record.id))
+                .put(keys::vdisk(record.id), record.encode())
+        });
+        match self.commit(transaction).await? {
+            Outcome::Committed => {}
+            Outcome::Conflict => return Err(Error::new(Kind::Exists, "a vDisk of one of the names exists already")),
+        }
+        self.records.borrow_mut().extend(records.into_iter().map(|record| (record.id, record)));
+        Ok(())
+    }
+
     /// A vDisk that never came to be: whatever of it is found later is to be freed.
     pub async fn put_deleted(&self, record: VdiskRecord) -> Result<()> {
         let _turn = self.turn.acquire(1).await;

@@ -1,8 +1,8 @@
 //! What concerns all vDisks of a shard together: bounds on the sum of their logs and of their map pages, the reserve.
 
 use crate::Shard;
-use std::rc::Rc;
-use vdisk::{Health, Vdisk};
+use std::rc::{Rc, Weak};
+use vdisk::{Health, Leftover, Vdisk, free_deleted};
 use world::local::oneshot;
 
 /// The reserve and the disk's free space are looked at this often, ns: once a second while the disk is full or the
@@ -22,6 +22,8 @@ impl Shard {
         self.context.world.spawn(async move { this.watch_space().await });
         let this = self.clone();
         self.context.world.spawn(async move { this.collect_when_full().await });
+        let this = self.clone();
+        self.context.world.spawn(async move { this.free_leftovers().await });
         loop {
             self.context.load.over_limit.notified().await;
             if self.stopping.get() {
@@ -50,9 +52,10 @@ impl Shard {
         }
         let goal = limit * EVICT_PERCENT / 100;
         let open = self.open_vdisks();
+        let views: Vec<Rc<Vdisk>> = self.views.borrow().values().filter_map(Weak::upgrade).collect();
         let evict = || {
             // Two rounds: the first takes the marks off what was used since the last time.
-            let all = open.iter().chain(&open);
+            let all = views.iter().chain(&open).chain(&views).chain(&open);
             all.map(|vdisk| if map.bytes() > goal { vdisk.evict_map(map.bytes() - goal) } else { 0 }).sum::<u64>()
         };
         let mut evicted = evict();
@@ -95,6 +98,39 @@ impl Shard {
             let _ = vdisk.checkpoint().await;
         }
         load.get() < before
+    }
+
+    /// Groups that were held come free when nobody needs them any more, of vDisks that are there and of deleted ones.
+    async fn free_leftovers(&self) {
+        loop {
+            self.context.references.released.notified().await;
+            if self.stopping.get() {
+                return;
+            }
+            for vdisk in self.open_vdisks() {
+                vdisk.room_may_have_come();
+            }
+            let all: Vec<Leftover> = self.leftovers.borrow().values().cloned().collect();
+            for mut leftover in all {
+                let id = leftover.vdisk;
+                let freed = async {
+                    let all_free = free_deleted(&self.context, &mut leftover).await?;
+                    if all_free {
+                        self.remove_record(id).await?;
+                    }
+                    Ok::<bool, crate::Error>(all_free)
+                };
+                match freed.await {
+                    Ok(true) => drop(self.leftovers.borrow_mut().remove(&id)),
+                    Ok(false) => drop(self.leftovers.borrow_mut().insert(id, leftover)),
+                    Err(error) => {
+                        tracing::error!(vdisk = %id, %error, "space of a deleted vDisk is not free yet; it is tried again later");
+                    }
+                }
+            }
+            // Releases come in swarms.
+            self.context.world.clock.sleep(PAUSE_NS).await;
+        }
     }
 
     /// A client's write found no room: whatever any vDisk of the shard can give back comes back now.

@@ -4,7 +4,7 @@ use crate::index::{MetaIndex, synced_tail};
 use crate::shard::{Entry, Listener, is_damaged};
 use crate::{Error, Kind, Result, Shard};
 use base::{DiskId, VdiskId};
-use meta::{ShardRecord, Store, TailHint};
+use meta::{ShardRecord, Store, TailHint, VdiskRecord};
 use pool::{Cache, FaultDomains, GroupHeader, Identity, Pool, PoolConfig};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -97,6 +97,7 @@ impl Shard {
             cache,
             settings: Rc::new(config.settings),
             load: Rc::new(Load::default()),
+            references: Rc::default(),
         };
         let shard = Rc::new(Shard {
             number: identity.shard,
@@ -108,6 +109,9 @@ impl Shard {
             generation_before: opened.generation_before,
             opened: Default::default(),
             attachments: Default::default(),
+            leftovers: Default::default(),
+            views: Default::default(),
+            paused: Default::default(),
             listener,
             stopping: Default::default(),
             quarantined: opened.quarantined.len(),
@@ -130,6 +134,16 @@ impl Shard {
         let found = self.headers.borrow().keys().copied().collect::<Vec<_>>();
         for id in known.chain(found) {
             entries.insert(id, Entry::Closed);
+        }
+        let references = &self.context.references;
+        for id in entries.keys() {
+            match records.get(id) {
+                None => references.expect(*id, None),
+                Some(VdiskRecord { deleted: false, clone: Some(clone), .. }) => {
+                    references.expect(*id, Some(clone.family));
+                }
+                Some(_) => {}
+            }
         }
     }
 
@@ -190,6 +204,7 @@ impl Shard {
         self.context.pool.close().await?;
         self.context.load.over_limit.notify();
         self.context.load.full.notify();
+        self.context.references.released.notify();
         if let Some(error) = first_error {
             return Err(error);
         }

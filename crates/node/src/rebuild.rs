@@ -82,6 +82,7 @@ impl Shard {
             cache,
             settings: Rc::new(config.settings),
             load: Rc::new(Load::default()),
+            references: Rc::default(),
         };
         let mut rebuilt =
             Rebuilt { groups: opened.groups.len(), quarantined: opened.quarantined.len(), ..Rebuilt::default() };

@@ -5,15 +5,16 @@
 
 use crate::attach::Attachments;
 use crate::index::{CheckpointIndex, MetaIndex, clean_tail, place};
+use crate::snapshots::Pending;
 use crate::{Error, Kind, Result};
-use base::VdiskId;
+use base::{SnapshotId, VdiskId};
 use bytes::Bytes;
-use meta::VdiskRecord;
+use meta::{CloneOf, VdiskRecord};
 use pool::GroupHeader;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use vdisk::{Context, Found, Health, NoteKind, Recovered, Space, Vdisk, free_in_order};
+use std::rc::{Rc, Weak};
+use vdisk::{Context, Found, Health, Leftover, NoteKind, Recovered, Space, Vdisk};
 use world::local::Notify;
 
 /// Hears of vDisks whose record changed for another reason than a verb: found, renamed back, gone.
@@ -54,6 +55,12 @@ pub struct Shard {
     pub(crate) generation_before: u64,
     pub(crate) opened: Rc<Notify>,
     pub(crate) attachments: Attachments,
+    /// Deleted vDisks whose groups are not all free yet.
+    pub(crate) leftovers: RefCell<BTreeMap<VdiskId, Leftover>>,
+    /// Snapshots that are being read.
+    pub(crate) views: RefCell<BTreeMap<SnapshotId, Weak<Vdisk>>>,
+    /// vDisks that are about to be cut, by set.
+    pub(crate) paused: RefCell<BTreeMap<SnapshotId, Vec<Pending>>>,
     pub(crate) listener: Listener,
     pub(crate) stopping: Cell<bool>,
     pub quarantined: usize,
@@ -170,6 +177,9 @@ impl Shard {
                             None => drop(entries.remove(&id)),
                         }
                     }
+                    if !self.may_still_hold(id) {
+                        self.context.references.heard(id);
+                    }
                     self.opened.notify();
                     match result {
                         Ok(Some(vdisk)) => return Ok(vdisk),
@@ -235,11 +245,9 @@ impl Shard {
         }
         if recovered.vdisk.health() == Health::Deleted {
             recovered.vdisk.stop().await;
-            // First the record: once the groups are gone, nothing else says that this was a deletion.
-            self.index.tombstone(id).await?;
-            (self.listener)(id, None);
-            free_in_order(&self.context, &recovered.void).await?;
-            self.forget(id).await?;
+            let groups = recovered.void.clone();
+            let (tombstone, family) = (groups.last().copied(), Some(recovered.vdisk.family().unwrap_or(id)));
+            self.leave(Leftover::new(id, family, groups, tombstone)).await?;
             return Ok(None);
         }
         if matches!(recovered.vdisk.health(), Health::Damaged(_)) {
@@ -250,6 +258,12 @@ impl Shard {
                 self.finish_deletion(id, headers, record.as_ref()).await?;
                 return Ok(None);
             }
+        }
+        if record.is_none() && self.hints_are_good && recovered.vdisk.family().is_some() {
+            // Clones are made all or none, and count when they are on record.
+            recovered.vdisk.delete().await?;
+            self.leave(recovered.vdisk.leave().await).await?;
+            return Ok(None);
         }
         self.settle(recovered, record, was_clean).await?;
         Ok(Some(recovered.vdisk.clone()))
@@ -370,12 +384,31 @@ impl Shard {
         if tombstone.is_none() && !record.is_some_and(|record| record.deleted) {
             return Ok(false);
         }
-        let mut groups: Vec<_> =
-            headers.iter().map(|header| header.group).filter(|group| Some(*group) != tombstone).collect();
-        groups.extend(tombstone);
-        free_in_order(&self.context, &groups).await?;
-        self.forget(id).await?;
+        let groups = headers.iter().map(|header| header.group).collect();
+        let family = record.map(|record| record.clone.map_or(id, |clone| clone.family));
+        self.leave(Leftover::new(id, family, groups, tombstone)).await?;
         Ok(true)
+    }
+
+    /// A deleted vDisk: its groups come free when nobody needs them, then its record goes. First the record says that it
+    /// is deleted: once the groups are gone, nothing else does.
+    pub(crate) async fn leave(&self, leftover: Leftover) -> Result<()> {
+        let id = leftover.vdisk;
+        self.headers.borrow_mut().remove(&id);
+        (self.listener)(id, None);
+        if self.index.record(id).is_some_and(|record| !record.deleted) {
+            self.index.tombstone(id).await?;
+        }
+        self.leftovers.borrow_mut().insert(id, leftover);
+        self.context.references.released.notify();
+        Ok(())
+    }
+
+    /// Could the vDisk hold groups of others, and has it not said so?
+    fn may_still_hold(&self, id: VdiskId) -> bool {
+        let broken = matches!(self.entries.borrow().get(&id), Some(Entry::Broken { .. }));
+        // Of a vDisk that a trustworthy index does not know nothing was ever acknowledged.
+        broken && (self.index.record(id).is_some() || !self.hints_are_good)
     }
 
     pub(crate) async fn forget(&self, id: VdiskId) -> Result<()> {
@@ -477,7 +510,12 @@ pub(crate) fn record_of(recovered: &Recovered, shard: u16, epoch: base::Epoch) -
         checkpoint: recovered.checkpoint.filter(|_| !is_damaged(&recovered.vdisk)).map(crate::index::hint),
         tail: None,
         deleted: false,
+        clone: clone_of(&recovered.vdisk),
     }
+}
+
+pub(crate) fn clone_of(vdisk: &Vdisk) -> Option<CloneOf> {
+    Some(CloneOf { family: vdisk.family()?, parent: vdisk.parent()? })
 }
 
 /// `name` with the id behind it, cut to the 63 characters that a name may have.

@@ -1,9 +1,14 @@
 //! Snapshots, clones, rollbacks and differences of a shard's vDisks, and sets of snapshots that are cut at one instant.
 
+use crate::index::{CheckpointIndex, synced_tail};
+use crate::shard::{Entry, clone_of};
 use crate::{Attachment, Error, Kind, Result, Shard};
+use base::units::BLOCK;
 use base::{SnapshotId, VdiskId};
 use meta::VdiskRecord;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use vdisk::{Attributes, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
+use world::local::{OneshotReceiver, oneshot};
 
 /// What is said of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,76 +54,279 @@ pub enum Side {
     Now,
 }
 
-fn missing<T>() -> Result<T> {
-    Err(Error::new(Kind::Unavailable, "snapshots are not there yet"))
+/// How long vDisks stay paused for a set that is not cut, ns: 1 s. Clients wait meanwhile.
+const PAUSE_NS_MAX: u64 = 1_000_000_000;
+
+/// A member that is about to be cut.
+pub(crate) struct Pending {
+    vdisk: Rc<Vdisk>,
+    paused: Paused,
+    snapshot: SnapshotId,
 }
 
 impl Shard {
     /// In order of their age.
-    pub async fn snapshots(self: &Rc<Self>, _vdisk: VdiskId) -> Result<Vec<SnapshotSummary>> {
-        missing()
+    pub async fn snapshots(self: &Rc<Self>, vdisk: VdiskId) -> Result<Vec<SnapshotSummary>> {
+        let vdisk = self.vdisk(vdisk).await?;
+        Ok(vdisk.snapshots().into_iter().map(|info| self.snapshot_summary(&vdisk, info)).collect())
+    }
+
+    fn snapshot_summary(&self, vdisk: &Vdisk, info: SnapshotInfo) -> SnapshotSummary {
+        SnapshotSummary {
+            id: info.id,
+            vdisk: vdisk.id,
+            name: info.name,
+            created_ns: info.created_ns,
+            size_bytes: info.size_bytes,
+            sector_bytes: vdisk.attributes().sector_bytes,
+            mapped_bytes: info.mapped_bytes,
+            set: info.set.map(|set| set.id),
+            stored: info.stored,
+            connections: self.attachments.count(hold_of(info.id)),
+        }
     }
 
     /// Durable when it completes. `Exists` if the vDisk has a snapshot of this name.
-    pub async fn snapshot(self: &Rc<Self>, _vdisk: VdiskId, _name: &str) -> Result<SnapshotSummary> {
-        missing()
+    pub async fn snapshot(self: &Rc<Self>, vdisk: VdiskId, name: &str) -> Result<SnapshotSummary> {
+        let vdisk = self.vdisk(vdisk).await?;
+        check_new(&vdisk, name)?;
+        let id = self.context.pool.next_snapshot_id().await?;
+        let info = vdisk.snapshot(id, name).await?;
+        Ok(self.snapshot_summary(&vdisk, info))
     }
 
     /// First step of a set: the vDisks acknowledge no more writes when it completes, until [`Shard::cut`],
-    /// [`Shard::release`] or a second has passed.
-    pub async fn pause(self: &Rc<Self>, _set: SnapshotId, _vdisks: Vec<VdiskId>) -> Result<()> {
-        missing()
+    /// [`Shard::release`] or a second has passed. `Exists` if one has a snapshot of this name.
+    pub async fn pause(self: &Rc<Self>, set: SnapshotId, name: &str, vdisks: Vec<VdiskId>) -> Result<()> {
+        let mut members = Vec::with_capacity(vdisks.len());
+        for id in vdisks {
+            let vdisk = self.vdisk(id).await?;
+            check_new(&vdisk, name)?;
+            members.push((vdisk, self.context.pool.next_snapshot_id().await?));
+        }
+        let mut pending = Vec::with_capacity(members.len());
+        for (vdisk, snapshot) in members {
+            let paused = vdisk.pause().await?;
+            pending.push(Pending { vdisk, paused, snapshot });
+        }
+        self.paused.borrow_mut().insert(set, pending);
+        let this = self.clone();
+        self.context.world.spawn(async move {
+            this.context.world.clock.sleep(PAUSE_NS_MAX).await;
+            this.release(set);
+        });
+        Ok(())
     }
 
     /// Second step, when all members on all shards are paused: each vDisk of this shard gets its snapshot and goes on.
     /// Durable when it completes; they count when the metadata store has the set's record, and are to be taken back
-    /// with [`Shard::delete_snapshot`] if it cannot be written. `members`: all, on whatever shard.
+    /// with [`Shard::delete_snapshot`] if it cannot be written. `members`: all, on whatever shard. `Unavailable`: it took
+    /// too long.
     pub async fn cut(
         self: &Rc<Self>,
-        _set: SnapshotId,
-        _name: &str,
-        _members: Vec<VdiskId>,
+        set: SnapshotId,
+        name: &str,
+        members: Vec<VdiskId>,
     ) -> Result<Vec<SnapshotSummary>> {
-        missing()
+        let pending = self.paused.borrow_mut().remove(&set);
+        let pending = pending.ok_or_else(|| {
+            Error::new(Kind::Unavailable, "the vDisks did not come to rest together in time; try again")
+        })?;
+        let mut cuts = Vec::with_capacity(pending.len());
+        for Pending { vdisk, paused, snapshot } in pending {
+            let set = SetRecord { id: set, members: members.clone() };
+            cuts.push((vdisk, paused.cut(snapshot, name, set)));
+        }
+        let mut taken = Vec::with_capacity(cuts.len());
+        for (vdisk, cut) in cuts {
+            taken.push((vdisk, cut.await?));
+        }
+        // Syncs that begin together are shared.
+        let flushed: Vec<_> = taken.iter().map(|(vdisk, _)| self.started(vdisk.clone().flush_owned())).collect();
+        for flushed in flushed {
+            ended(flushed.await)??;
+        }
+        Ok(taken.into_iter().map(|(vdisk, info)| self.snapshot_summary(&vdisk, info)).collect())
     }
 
     /// Gives the set up.
-    pub fn release(&self, _set: SnapshotId) {}
-
-    /// `Busy` while somebody reads it, unless `force`. Its space comes back in the background.
-    pub async fn delete_snapshot(self: &Rc<Self>, _vdisk: VdiskId, _snapshot: SnapshotId, _force: bool) -> Result<()> {
-        missing()
+    pub fn release(&self, set: SnapshotId) {
+        let pending = self.paused.borrow_mut().remove(&set);
+        drop(pending);
     }
 
-    /// New vDisks with the snapshot's content, all of them or none. Durable when it completes.
+    /// `Busy` while somebody reads it, unless `force`. Its space comes back in the background.
+    pub async fn delete_snapshot(self: &Rc<Self>, vdisk: VdiskId, snapshot: SnapshotId, force: bool) -> Result<()> {
+        let vdisk = self.vdisk(vdisk).await?;
+        find(&vdisk, snapshot)?;
+        let hold = hold_of(snapshot);
+        if self.attachments.count(hold) > 0 {
+            if !force {
+                let text = format!("{} clients read it", self.attachments.count(hold));
+                return Err(Error::new(Kind::Busy, text));
+            }
+            self.end_connections(hold).await?;
+        }
+        vdisk.delete_snapshot(snapshot).await?;
+        self.views.borrow_mut().remove(&snapshot);
+        Ok(())
+    }
+
+    /// New vDisks with the snapshot's content, all of them or none. Durable when it completes. `Exists` if a name is
+    /// taken.
     pub async fn clone_snapshot(
         self: &Rc<Self>,
-        _vdisk: VdiskId,
-        _snapshot: SnapshotId,
-        _names: Vec<String>,
+        vdisk: VdiskId,
+        snapshot: SnapshotId,
+        names: Vec<String>,
     ) -> Result<Vec<VdiskRecord>> {
-        missing()
+        if self.stopping.get() {
+            return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
+        }
+        let source = self.vdisk(vdisk).await?;
+        find(&source, snapshot)?;
+        let (info, origin, _pin) = source.origin_of(snapshot).await?;
+        let created_ns = self.context.world.clock.wall().0;
+        let mut births = Vec::with_capacity(names.len());
+        for name in names {
+            let attributes =
+                Attributes { name, size_bytes: info.size_bytes, read_only: false, created_ns, ..source.attributes() };
+            let id = self.context.pool.next_vdisk_id().await?;
+            let index = Rc::new(CheckpointIndex(self.index.clone()));
+            let born = Vdisk::create_clone(self.context.clone(), index, id, attributes, origin.clone());
+            births.push((id, self.started(born)));
+        }
+        let mut born = Vec::with_capacity(births.len());
+        let mut failed = None;
+        for (_, birth) in births {
+            match ended(birth.await) {
+                Ok(Ok(vdisk)) => born.push(vdisk),
+                Ok(Err(error)) => failed = Some(error.into()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let records: Vec<VdiskRecord> = born.iter().map(|vdisk| self.record_of_clone(vdisk)).collect();
+        let result = match failed {
+            Some(error) => Err(error),
+            None => self.index.insert_all(records.clone()).await,
+        };
+        if let Err(error) = result {
+            // Nobody has heard of them yet. Those whose birth failed may be in the log all the same: without a record
+            // the next start frees them.
+            for vdisk in &born {
+                self.take_back(vdisk).await?;
+            }
+            return Err(error);
+        }
+        let mut entries = self.entries.borrow_mut();
+        entries.extend(born.into_iter().map(|vdisk| (vdisk.id, Entry::Open(vdisk))));
+        Ok(records)
+    }
+
+    fn record_of_clone(&self, vdisk: &Vdisk) -> VdiskRecord {
+        let Attributes { name, size_bytes, sector_bytes, read_only, created_ns } = vdisk.attributes();
+        VdiskRecord {
+            id: vdisk.id,
+            name,
+            size_bytes,
+            sector_bytes,
+            read_only,
+            created_wall_ns: created_ns,
+            shard: self.number,
+            epoch: self.context.pool.epoch(),
+            checkpoint: None,
+            tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())),
+            deleted: false,
+            clone: clone_of(vdisk),
+        }
     }
 
     /// The vDisk's content becomes the snapshot's; its size stays. `Busy` while connected.
-    pub async fn rollback(self: &Rc<Self>, _vdisk: VdiskId, _snapshot: SnapshotId) -> Result<()> {
-        missing()
+    pub async fn rollback(self: &Rc<Self>, vdisk: VdiskId, snapshot: SnapshotId) -> Result<()> {
+        let id = vdisk;
+        let vdisk = self.vdisk(id).await?;
+        find(&vdisk, snapshot)?;
+        if self.attachments.count(id) > 0 {
+            return Err(Error::new(Kind::Busy, format!("{} clients are connected", self.attachments.count(id))));
+        }
+        Ok(vdisk.rollback(snapshot).await?)
     }
 
     /// A read-only device.
-    pub async fn attach_snapshot(self: &Rc<Self>, _vdisk: VdiskId, _snapshot: SnapshotId) -> Result<Attachment> {
-        missing()
+    pub async fn attach_snapshot(self: &Rc<Self>, vdisk: VdiskId, snapshot: SnapshotId) -> Result<Attachment> {
+        let vdisk = self.vdisk(vdisk).await?;
+        find(&vdisk, snapshot)?;
+        let known = self.views.borrow().get(&snapshot).and_then(Weak::upgrade);
+        let view = match known {
+            Some(view) => view,
+            None => {
+                let view = vdisk.view(snapshot).await?;
+                let mut views = self.views.borrow_mut();
+                views.retain(|_, view| view.strong_count() > 0);
+                views.insert(snapshot, Rc::downgrade(&view));
+                view
+            }
+        };
+        Ok(self.attachment(hold_of(snapshot), view.device()))
     }
 
-    /// What differs from `offset` on, at most `ranges_max` ranges.
+    /// What differs from `offset` on, in at most `ranges_max` ranges. Never too little; a block that was stored anew with
+    /// the same content may be in it.
     pub async fn changed(
         self: &Rc<Self>,
-        _vdisk: VdiskId,
-        _from: Side,
-        _to: Side,
-        _offset: u64,
-        _ranges_max: usize,
+        vdisk: VdiskId,
+        from: Side,
+        to: Side,
+        offset: u64,
+        ranges_max: usize,
     ) -> Result<ChangedPage> {
-        missing()
+        let vdisk = self.vdisk(vdisk).await?;
+        for side in [from, to] {
+            if let Side::Snapshot(id) = side {
+                find(&vdisk, id)?;
+            }
+        }
+        let found = vdisk.changed(version(from), version(to), offset, ranges_max).await?;
+        let ranges =
+            found.ranges.into_iter().map(|range| Changed { offset: range.offset, len: range.len, data: range.data });
+        Ok(ChangedPage { ranges: ranges.collect(), next: found.next.map(|block| block * BLOCK) })
     }
+
+    /// Starts a piece of work beside this one.
+    fn started<T: 'static>(&self, work: impl Future<Output = T> + 'static) -> OneshotReceiver<T> {
+        let (sender, receiver) = oneshot();
+        self.context.world.spawn(async move { sender.send(work.await) });
+        receiver
+    }
+}
+
+fn ended<T>(result: Option<T>) -> Result<T> {
+    result.ok_or_else(|| Error::new(Kind::Unavailable, "the shard is shutting down"))
+}
+
+fn version(side: Side) -> Version {
+    match side {
+        Side::Empty => Version::Empty,
+        Side::Snapshot(id) => Version::Snapshot(id),
+        Side::Now => Version::Now,
+    }
+}
+
+/// Under which readers of a snapshot are counted: no vDisk has its number.
+fn hold_of(snapshot: SnapshotId) -> VdiskId {
+    VdiskId::from_raw(snapshot.raw()).expect("both have 48 bits")
+}
+
+fn find(vdisk: &Vdisk, snapshot: SnapshotId) -> Result<SnapshotInfo> {
+    let name = || vdisk.attributes().name;
+    let missing = || Error::new(Kind::NotFound, format!("vDisk {:?} has no snapshot {snapshot}", name()));
+    vdisk.snapshot_info(snapshot).ok_or_else(missing)
+}
+
+fn check_new(vdisk: &Vdisk, name: &str) -> Result<()> {
+    if vdisk.snapshots().iter().any(|snapshot| snapshot.name == name) {
+        let text = format!("vDisk {:?} has a snapshot {name:?} already", vdisk.attributes().name);
+        return Err(Error::new(Kind::Exists, text));
+    }
+    Ok(())
 }

@@ -36,6 +36,7 @@ impl Shard {
             checkpoint: None,
             tail: None,
             deleted: false,
+            clone: None,
         };
         let vdisk = match created {
             Ok(vdisk) => vdisk,
@@ -50,8 +51,7 @@ impl Shard {
         let record = VdiskRecord { tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())), ..record };
         if let Err(error) = self.index.insert(record.clone()).await {
             // Nobody has heard of it yet: take it back.
-            vdisk.delete().await?;
-            vdisk.free_groups().await?;
+            self.take_back(&vdisk).await?;
             return Err(error);
         }
         self.entries.borrow_mut().insert(id, Entry::Open(vdisk));
@@ -113,11 +113,8 @@ impl Shard {
                 self.gone.set(gone);
                 let shard = self.clone();
                 self.context.world.spawn(async move {
-                    let freed = async {
-                        vdisk.free_groups().await?;
-                        shard.remove_record(id).await
-                    };
-                    if let Err(error) = freed.await {
+                    let leftover = vdisk.leave().await;
+                    if let Err(error) = shard.leave(leftover).await {
                         tracing::error!(vdisk = %id, %error, "space of a deleted vDisk is not free yet; the next start goes on");
                     }
                 });
@@ -126,13 +123,20 @@ impl Shard {
             Err(error) if error.kind == Kind::Damaged && force => {
                 self.index.tombstone(id).await?;
                 self.entries.borrow_mut().remove(&id);
+                self.context.references.heard(id);
             }
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    async fn end_connections(&self, id: VdiskId) -> Result<()> {
+    /// A vDisk of which nobody has heard yet.
+    pub(crate) async fn take_back(&self, vdisk: &Rc<Vdisk>) -> Result<()> {
+        vdisk.delete().await?;
+        self.leave(vdisk.leave().await).await
+    }
+
+    pub(crate) async fn end_connections(&self, id: VdiskId) -> Result<()> {
         self.attachments.end(Some(id));
         let mut waited = 0;
         while self.attachments.count(id) > 0 {

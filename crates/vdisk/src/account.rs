@@ -24,6 +24,10 @@ impl GroupAccount {
     pub fn occupied(&self) -> u64 {
         u64::from(self.len.saturating_sub(self.punched))
     }
+    /// Of another vDisk: nothing was ever appended to it here.
+    pub fn is_foreign(&self) -> bool {
+        self.len == 0
+    }
 }
 
 #[derive(Clone, Default)]

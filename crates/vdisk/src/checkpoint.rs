@@ -5,11 +5,14 @@
 
 use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
-use crate::log::{CheckpointRecord, Frozen, GroupEntry, Item, PageWrite, Record};
+use crate::log::{CheckpointRecord, Frozen, GroupEntry, Item, PageWrite, Record, SnapshotEntry};
 use crate::map::encode_page;
+use crate::references::Root;
+use crate::snapshot::{Kept, Snapshot, Stage};
 use crate::stats::Stats;
-use crate::vdisk::{Checkpoint, Health, Vdisk, meta_hint};
+use crate::vdisk::{Checkpoint, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
+use base::SnapshotId;
 use bytes::Bytes;
 use std::rc::Rc;
 
@@ -27,36 +30,47 @@ impl Vdisk {
         if self.health() != Health::Online {
             return Err(Error::new(Kind::ReadOnly, "a vDisk that is not online takes no checkpoint"));
         }
-        let nothing_new = {
-            let state = self.state.borrow();
-            state.log_bytes == 0 && !state.tree.is_dirty() && !state.checkpoint_failed
-        };
-        if nothing_new {
-            return Ok(());
+        loop {
+            // Snapshots first, in their order: each is a checkpoint of its own.
+            while let Some((id, frozen)) = self.next_frozen() {
+                self.try_to_store(&frozen, Some(id)).await?;
+            }
+            if self.state.borrow().is_stored() {
+                return Ok(());
+            }
+            // One that is taken meanwhile would be lost behind a checkpoint that covers its frame and does not name it.
+            let Some(frozen) = self.ask(|done| Item::Freeze { done }).await?? else { continue };
+            let result = self.try_to_store(&frozen, None).await;
+            if result.is_err() {
+                self.state.borrow_mut().tree.dropped.extend(frozen.dropped.iter().cloned());
+            }
+            return result;
         }
-        let frozen = self.ask(|done| Item::Freeze { done }).await??;
-        let result = self.store_checkpoint(&frozen).await;
+    }
+
+    async fn try_to_store(self: &Rc<Self>, frozen: &Frozen, snapshot: Option<SnapshotId>) -> Result<()> {
+        frozen.rewrites.set(self.state.borrow().rewrites);
+        let result = self.store_checkpoint(frozen, snapshot).await;
         self.state.borrow_mut().checkpoint_failed = result.is_err();
         match &result {
             Ok(()) => Stats::add(&self.stats.checkpoints, 1),
             Err(error) => {
                 Stats::add(&self.stats.checkpoint_failures, 1);
                 tracing::warn!(vdisk = %self.id, %error, "checkpoint failed; the last one stays in force");
-                self.state.borrow_mut().tree.dropped.extend(frozen.dropped.iter().cloned());
             }
         }
         result
     }
 
-    async fn store_checkpoint(self: &Rc<Self>, frozen: &Frozen) -> Result<()> {
-        for level in 0..frozen.tree.height {
+    async fn store_checkpoint(self: &Rc<Self>, frozen: &Frozen, snapshot: Option<SnapshotId>) -> Result<()> {
+        let height = frozen.tree.borrow().height;
+        for level in 0..height {
             self.store_level(frozen, level).await?;
         }
         self.check_not_rewritten(frozen)?;
-        let root = frozen.tree.root.address();
-        let record = self.record(frozen, root);
-        let accounts = accounts_of(&record);
-        let record = Record::Checkpoint(Box::new(record));
+        let root = frozen.tree.borrow().root.address();
+        let stored = self.record(frozen, root, snapshot);
+        let record = Record::Checkpoint(Box::new(stored.clone()));
         let placed = self.ask(|done| Item::Control { record, done }).await??;
         self.flush_through(placed.at.sequence).await?;
         self.check_not_rewritten(frozen)?;
@@ -67,14 +81,18 @@ impl Vdisk {
             sequence: placed.at.sequence,
         };
         self.index.checkpointed(self.id, place).await?;
-        self.adopt(frozen, root, place, accounts);
+        self.adopt(frozen, place, &stored);
+        if let Some(id) = snapshot {
+            self.kept(id, Kept { root, height, place }, &stored);
+        }
         Ok(())
     }
 
     async fn store_level(self: &Rc<Self>, frozen: &Frozen, level: u8) -> Result<()> {
         let pages_max = (self.frame_payload_max() / 4096).min(64) as usize;
         let mut batch = Vec::new();
-        for (place, node) in frozen.tree.dirty_pages(level) {
+        let dirty = frozen.tree.borrow().dirty_pages(level);
+        for (place, node) in dirty {
             if node.entries().all(Address::is_none) {
                 self.drop_page(&node.stored);
                 node.set_stored(Address::NONE);
@@ -96,7 +114,7 @@ impl Vdisk {
 
     /// After a failed sync the pages are gone with it: begin again later.
     fn check_not_rewritten(&self, frozen: &Frozen) -> Result<()> {
-        if self.state.borrow().rewrites == frozen.rewrites {
+        if self.state.borrow().rewrites == frozen.rewrites.get() {
             return Ok(());
         }
         Err(Error::new(Kind::Io, "a sync failed while the checkpoint was written"))
@@ -109,10 +127,12 @@ impl Vdisk {
         }
     }
 
-    fn record(&self, frozen: &Frozen, root: Address) -> CheckpointRecord {
+    /// `snapshot`: it is the one that this checkpoint is kept for.
+    fn record(&self, frozen: &Frozen, root: Address, snapshot: Option<SnapshotId>) -> CheckpointRecord {
         // The places of dropped subtrees: their pages are not part of this checkpoint any more.
         frozen.dropped.iter().for_each(|stored| self.drop_page(stored));
         let state = self.state.borrow();
+        let (height, then) = (frozen.tree.borrow().height, frozen.accounts.borrow());
         let mut groups: Vec<GroupEntry> = state
             .accounts
             .groups
@@ -122,30 +142,45 @@ impl Vdisk {
                 len: account.len,
                 last_sequence: account.last_sequence,
                 // Data as of the map that is stored here; pages as of now, which is the same moment for pages.
-                data: frozen.accounts.groups.get(&group).map_or(0, |then| then.data),
+                data: then.groups.get(&group).map_or(0, |then| then.data),
                 pages: account.pages,
                 punched: account.punched,
             })
             .collect();
         groups.sort_unstable_by_key(|entry| entry.group);
+        let entry = |snapshot: &Snapshot| SnapshotEntry { root, height, place: None, ..snapshot.to_be_stored() };
+        let this = snapshot.and_then(|id| state.snapshots.get(&id)).map(entry);
+        let snapshots = state.snapshots.values().filter_map(Snapshot::entry).chain(this).collect();
         CheckpointRecord {
             attributes: state.attributes.clone(),
             notes: state.notes.clone(),
-            covers: frozen.covers,
+            covers: frozen.covers.get(),
             root,
-            height: frozen.tree.height,
+            height,
             groups,
+            lineage: state.lineage.clone(),
+            snapshots,
         }
     }
 
-    fn adopt(&self, frozen: &Frozen, root: Address, place: meta_hint::Place, accounts: Accounts) {
+    fn adopt(&self, frozen: &Frozen, place: meta_hint::Place, record: &CheckpointRecord) {
+        let CheckpointRecord { covers, root, height, .. } = *record;
+        let covered = frozen.log_bytes.get();
         let mut state = self.state.borrow_mut();
-        state.checkpoint = Some(Checkpoint { covers: frozen.covers, root, height: frozen.tree.height, place });
-        state.checkpoint_accounts = accounts;
+        state.checkpoint = Some(Checkpoint { covers, root, height, place });
+        state.checkpoint_accounts = accounts_of(record);
         state.emptied.clear();
-        state.log_bytes -= frozen.log_bytes;
+        state.snapshots_changed = false;
+        state.log_bytes -= covered;
+        for snapshot in state.snapshots.values() {
+            if let Stage::Frozen(later) = &snapshot.stage {
+                later.log_bytes.set(later.log_bytes.get().saturating_sub(covered));
+            }
+        }
+        drop(state);
+        self.maps.set(SnapshotId::NONE, Root { address: root, height, lineage: self.lineage(), until: None });
         let load = &self.context.load.log_bytes;
-        load.set(load.get().saturating_sub(frozen.log_bytes));
+        load.set(load.get().saturating_sub(covered));
     }
 
     /// A vDisk that has gone quiet gets its checkpoint soon: then it costs nothing at the next start.
@@ -195,7 +230,10 @@ impl Vdisk {
             if self.health() != Health::Online {
                 continue;
             }
-            let due = self.state.borrow().log_bytes >= self.checkpoint_interval();
+            let due = {
+                let state = self.state.borrow();
+                state.log_bytes >= self.checkpoint_interval() || state.snapshots_changed
+            };
             if due && self.checkpoint().await.is_err() {
                 // Not at once again: what failed (a full disk, a failing one) takes time to change.
                 self.context.world.clock.sleep(RETRY_NS).await;
@@ -208,6 +246,13 @@ impl Vdisk {
                 self.maintenance.notify();
             }
         }
+    }
+}
+
+impl State {
+    /// The last checkpoint says all that there is to say.
+    fn is_stored(&self) -> bool {
+        self.log_bytes == 0 && !self.tree.is_dirty() && !self.checkpoint_failed && !self.snapshots_changed
     }
 }
 

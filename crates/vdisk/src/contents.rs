@@ -4,7 +4,7 @@
 //! live is asked of a synced checkpoint all the same; this only says what to ask for.
 
 use crate::log::frame::{Frame, Run, RunKind};
-use base::GroupId;
+use base::{GroupId, Sequence};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -18,10 +18,18 @@ pub(crate) struct Held {
     pub count: u32,
 }
 
+/// All that a group holds.
+#[derive(Clone)]
+pub(crate) struct Listed {
+    /// Of its first frame.
+    pub first: Sequence,
+    pub held: Vec<Held>,
+}
+
 const HELD_BYTES: u64 = size_of::<Held>() as u64;
 
 pub(crate) struct Contents {
-    groups: BTreeMap<GroupId, Vec<Held>>,
+    groups: BTreeMap<GroupId, Listed>,
     /// Sum over the vDisks of a shard, bytes.
     shared: Rc<Cell<u64>>,
     max_bytes: u64,
@@ -33,12 +41,12 @@ impl Contents {
     }
 
     /// Nothing is in it yet.
-    pub fn opened(&mut self, group: GroupId) {
-        self.groups.insert(group, Vec::new());
+    pub fn opened(&mut self, group: GroupId, first: Sequence) {
+        self.groups.insert(group, Listed { first, held: Vec::new() });
     }
 
     pub fn appended(&mut self, frame: &Frame) {
-        let Some(held) = self.groups.get_mut(&frame.group) else { return };
+        let Some(Listed { held, .. }) = self.groups.get_mut(&frame.group) else { return };
         let before = held.len();
         frame.runs.iter().filter_map(held_by).for_each(|run| push(held, run));
         self.shared.set(self.shared.get() + (held.len() - before) as u64 * HELD_BYTES);
@@ -46,19 +54,19 @@ impl Contents {
     }
 
     /// Found by reading the whole group.
-    pub fn learn(&mut self, group: GroupId, held: Vec<Held>) {
+    pub fn learn(&mut self, group: GroupId, listed: Listed) {
         self.forget(group);
-        self.shared.set(self.shared.get() + held.len() as u64 * HELD_BYTES);
-        self.groups.insert(group, held);
+        self.shared.set(self.shared.get() + listed.held.len() as u64 * HELD_BYTES);
+        self.groups.insert(group, listed);
         self.keep_within();
     }
 
-    pub fn of(&self, group: GroupId) -> Option<&[Held]> {
-        self.groups.get(&group).map(Vec::as_slice)
+    pub fn of(&self, group: GroupId) -> Option<&Listed> {
+        self.groups.get(&group)
     }
 
     pub fn forget(&mut self, group: GroupId) {
-        if let Some(held) = self.groups.remove(&group) {
+        if let Some(Listed { held, .. }) = self.groups.remove(&group) {
             self.shared.set(self.shared.get() - held.len() as u64 * HELD_BYTES);
         }
     }
@@ -75,7 +83,7 @@ impl Contents {
 
 impl Drop for Contents {
     fn drop(&mut self) {
-        let all: u64 = self.groups.values().map(|held| held.len() as u64 * HELD_BYTES).sum();
+        let all: u64 = self.groups.values().map(|listed| listed.held.len() as u64 * HELD_BYTES).sum();
         self.shared.set(self.shared.get() - all);
     }
 }
@@ -128,11 +136,12 @@ mod tests {
         let shared = Rc::new(Cell::new(0));
         let mut contents = Contents::new(shared.clone(), 4 * HELD_BYTES);
         let group = |counter| GroupId::new(1, counter);
-        contents.learn(group(1), vec![data(0, 1); 3]);
-        contents.learn(group(2), vec![data(0, 1); 3]);
+        let listed = |count| Listed { first: Sequence(1), held: vec![data(0, 1); count] };
+        contents.learn(group(1), listed(3));
+        contents.learn(group(2), listed(3));
         assert!(contents.of(group(1)).is_none() && contents.of(group(2)).is_some());
         assert_eq!(shared.get(), 3 * HELD_BYTES);
-        contents.learn(group(3), vec![data(0, 1); 5]);
+        contents.learn(group(3), listed(5));
         assert!(contents.of(group(3)).is_none(), "more than all may hold");
         drop(contents);
         assert_eq!(shared.get(), 0);

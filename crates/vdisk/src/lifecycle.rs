@@ -1,8 +1,11 @@
 //! Birth, change of attributes, close and deletion of a vDisk: each first a control frame in its log.
 
 use crate::address::Address;
+use crate::image::Origin;
+use crate::leftover::Leftover;
 use crate::log::{Item, Record};
 use crate::map::{Tree, height_for};
+use crate::references::Holds;
 use crate::vdisk::{Attributes, Context, Health, Index, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
 use base::units::{BLOCK, VDISK_SIZE_MAX};
@@ -24,12 +27,33 @@ impl Vdisk {
         id: VdiskId,
         attributes: Attributes,
     ) -> Result<Rc<Vdisk>> {
+        Vdisk::born(context, index, id, attributes, None).await
+    }
+
+    /// A new vDisk with the content of a snapshot, which is there until this completes ([`Vdisk::origin_of`]).
+    pub async fn create_clone(
+        context: Context,
+        index: Rc<dyn Index>,
+        id: VdiskId,
+        attributes: Attributes,
+        origin: Origin,
+    ) -> Result<Rc<Vdisk>> {
+        Vdisk::born(context, index, id, attributes, Some(Box::new(origin))).await
+    }
+
+    async fn born(
+        context: Context,
+        index: Rc<dyn Index>,
+        id: VdiskId,
+        attributes: Attributes,
+        origin: Option<Box<Origin>>,
+    ) -> Result<Rc<Vdisk>> {
         check_size(attributes.size_bytes)?;
         let height = height_for(attributes.size_bytes / BLOCK);
         let tree = Tree::new(Address::NONE, height, context.load.map.clone());
         let vdisk = Vdisk::assemble(context, index, id, State::new(attributes.clone(), tree));
         vdisk.start();
-        let born = async { vdisk.control(Record::Birth(attributes)).await };
+        let born = async { vdisk.control(Record::Birth(attributes, origin)).await };
         if let Err(error) = born.await {
             vdisk.stop().await;
             return Err(error);
@@ -79,7 +103,7 @@ impl Vdisk {
         if self.attributes().read_only == on { Ok(()) } else { self.control(Record::ReadOnly(on)).await }
     }
 
-    /// Writes the tombstone. What is left to do is [`Vdisk::free_groups`], after the metadata store was told. A damaged
+    /// Writes the tombstone. What is left to do is [`Vdisk::leave`], after the metadata store was told. A damaged
     /// vDisk can be deleted too.
     pub async fn delete(self: &Rc<Self>) -> Result<()> {
         match self.health() {
@@ -90,8 +114,8 @@ impl Vdisk {
         self.control(Record::Delete).await
     }
 
-    /// Gives all space of a deleted vDisk back, the tombstone's group last.
-    pub async fn free_groups(self: &Rc<Self>) -> Result<()> {
+    /// Ends a deleted vDisk and gives up what it holds of others. What is left of it is to be freed by [`free_deleted`].
+    pub async fn leave(self: &Rc<Self>) -> Leftover {
         assert_eq!(self.health(), Health::Deleted, "only a deleted vDisk gives up its groups");
         self.stop().await;
         // A checkpoint or a reclaim that was under way has been told that the log task is gone; let it end.
@@ -100,14 +124,17 @@ impl Vdisk {
         let last = self.state.borrow().tombstone.expect("a deleted vDisk has its tombstone");
         let mut groups = self.groups();
         groups.extend(self.state.borrow_mut().superseded.drain(..).map(|(_, group)| group));
-        groups.sort_unstable();
-        groups.retain(|group| *group != last);
-        groups.push(last);
-        free_in_order(&self.context, &groups).await?;
-        let freed: Vec<GroupId> = groups;
-        let mut state = self.state.borrow_mut();
-        freed.into_iter().for_each(|group| state.accounts.remove(group));
-        Ok(())
+        {
+            let mut state = self.state.borrow_mut();
+            let foreign = |group: &GroupId| state.accounts.groups.get(group).is_some_and(|a| a.is_foreign());
+            groups.retain(|group| !foreign(group));
+            state.snapshots.clear();
+            state.letting_go.clear();
+        }
+        self.foreign.replace(Holds::new(&self.context.references, []));
+        self.maps.clear();
+        let family = self.family().unwrap_or(self.id);
+        Leftover::new(self.id, Some(family), groups, Some(last))
     }
 
     /// Checkpoint and end of all tasks. New writes are refused from the first moment; those under way are finished.
@@ -151,19 +178,6 @@ impl Vdisk {
     pub fn shrink(&self) -> u64 {
         self.evict_map(u64::MAX)
     }
-}
-
-/// Frees groups so that the last one goes only when all others that the vDisk ever had are durably gone, those too that
-/// it gave up long ago and whose slabs were not synced since: one that came back without the tombstone would pass for a
-/// living vDisk.
-pub async fn free_in_order(context: &Context, groups: &[GroupId]) -> Result<()> {
-    let Some((last, others)) = groups.split_last() else { return Ok(()) };
-    for group in others {
-        context.pool.free(*group).await?;
-    }
-    context.pool.sync_all().await?;
-    context.pool.free(*last).await?;
-    Ok(())
 }
 
 fn check_size(size_bytes: u64) -> Result<()> {

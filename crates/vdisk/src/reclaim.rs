@@ -8,6 +8,8 @@ mod empty;
 mod free;
 mod view;
 
+pub(crate) use free::{find_any_in, list};
+
 use crate::account::GroupAccount;
 use crate::address::Address;
 use crate::log::frame::RunKind;
@@ -25,6 +27,14 @@ const DEAD_PART: u64 = 7;
 /// How often the space rule is looked at, bytes of log.
 const LOOK_EVERY: u64 = 8 << 20;
 
+/// Bytes and number of the groups that re-packing is about.
+#[derive(Default)]
+struct OwnRoom {
+    occupied: u64,
+    live: u64,
+    groups: u64,
+}
+
 impl Vdisk {
     /// Whether it is worth waking the maintenance: cheap, asked after each frame of a client. Frames of the maintenance
     /// itself do not count, or it would be the reason for more of it.
@@ -32,14 +42,35 @@ impl Vdisk {
         if self.user_log_bytes.get() < self.next_space_look.get() {
             return false;
         }
-        let state = self.state.borrow();
-        let live = state.accounts.live_bytes();
-        let over = state.accounts.occupied_bytes() > self.space_limit(live);
-        let many = state.accounts.groups.len() as u64 > self.groups_limit(live);
+        let own = self.own_room();
+        let over = own.occupied > self.space_limit(own.live);
+        let many = own.groups > self.groups_limit(own.live);
         if over || many {
             self.look_later();
         }
         over || many
+    }
+
+    /// What its own groups hold that nobody else needs. (Of the others nothing comes free by re-packing.)
+    fn own_room(&self) -> OwnRoom {
+        let state = self.state.borrow();
+        let accounts = &state.accounts;
+        if !self.context.references.is_any_held() {
+            let groups = accounts.groups.len() as u64;
+            return OwnRoom { occupied: accounts.occupied_bytes(), live: accounts.live_bytes(), groups };
+        }
+        let mut own = OwnRoom::default();
+        for (_, account) in accounts.groups.iter().filter(|(id, account)| self.is_own(**id, account)) {
+            own.occupied += account.occupied();
+            own.live += account.live();
+            own.groups += 1;
+        }
+        own
+    }
+
+    /// Written by this vDisk and needed by nobody else.
+    fn is_own(&self, group: GroupId, account: &GroupAccount) -> bool {
+        !account.is_foreign() && !self.context.references.is_held(group)
     }
 
     fn look_later(&self) {
@@ -52,7 +83,7 @@ impl Vdisk {
         if self.urgent.get() {
             return 0;
         }
-        let live = self.state.borrow().accounts.live_bytes();
+        let live = self.own_room().live;
         (self.context.settings.space_slack_bytes / 2).max(live / DEAD_PART)
     }
 
@@ -74,7 +105,7 @@ impl Vdisk {
         if self.closing.get() {
             return Ok(());
         }
-        let before = self.state.borrow().accounts.occupied_bytes();
+        let before = self.own_room().occupied;
         self.free_dead_groups().await?;
         while let Some(victim) = self.pick_victim() {
             self.state.borrow_mut().emptied.insert(victim);
@@ -96,7 +127,7 @@ impl Vdisk {
         }
         self.look_later();
         // Go on only while it pays: moving what lives and a checkpoint write too, and could feed each other for ever.
-        let after = self.state.borrow().accounts.occupied_bytes();
+        let after = self.own_room().occupied;
         if after + u64::from(self.context.pool.group_size()) / 2 < before && self.pick_victim().is_some() {
             self.maintenance.notify();
         }
@@ -122,18 +153,22 @@ impl Vdisk {
     fn dead_bytes(&self) -> u64 {
         let state = self.state.borrow();
         let dead = state.accounts.groups.iter().filter(|(id, account)| {
-            **id != state.position.group && (account.live() == 0 || state.emptied.contains(*id))
+            **id != state.position.group
+                && (account.live() == 0 || state.emptied.contains(*id))
+                && self.is_own(**id, account)
         });
         dead.map(|(_, account)| account.occupied()).sum()
     }
 
     fn pick_victim(&self) -> Option<GroupId> {
         let dead = self.dead_bytes();
+        let OwnRoom { occupied, live, .. } = self.own_room();
         let state = self.state.borrow();
-        let live = state.accounts.live_bytes();
-        let over = state.accounts.occupied_bytes().saturating_sub(dead) > self.space_limit(live);
+        let over = occupied.saturating_sub(dead) > self.space_limit(live);
         let living =
-            state.accounts.groups.iter().filter(|(id, account)| account.live() > 0 && !state.emptied.contains(*id));
+            state.accounts.groups.iter().filter(|(id, account)| {
+                account.live() > 0 && !state.emptied.contains(*id) && self.is_own(**id, account)
+            });
         let living = living.count() as u64;
         let many = living > self.groups_limit(live);
         if !over && !many {
@@ -145,7 +180,8 @@ impl Vdisk {
             let settled = **id != state.position.group
                 && Some(**id) != open
                 && !state.unreadable.contains(*id)
-                && !state.emptied.contains(*id);
+                && !state.emptied.contains(*id)
+                && self.is_own(**id, account);
             let worth =
                 fullness(account) < FULL_PERCENT * 10 || (many && account.len < self.context.pool.group_size() / 2);
             settled && account.live() > 0 && worth

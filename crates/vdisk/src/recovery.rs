@@ -21,6 +21,7 @@ use crate::log::{CheckpointRecord, GroupWalk, Record, Step};
 use crate::vdisk::{Attributes, Context, Health, Index, Vdisk, meta_hint};
 use base::{GroupId, Sequence, VdiskId};
 use pool::GroupHeader;
+pub(crate) use read::read_checkpoint;
 use read::{Read, Recovery};
 use replay::Replayed;
 use std::rc::Rc;
@@ -77,6 +78,9 @@ impl Vdisk {
         let end = frames.last().map_or(start.sequence, |frame| frame.sequence);
         let vdisk = Vdisk::assemble(context.clone(), index, id, state);
         vdisk.replay(&frames).await?;
+        vdisk.hold_foreign();
+        vdisk.hold_snapshots().await?;
+        vdisk.tell_root();
         {
             let mut state = vdisk.state.borrow_mut();
             let at = |count: usize| frames[..count].last().map_or(start, |frame| frame.at);

@@ -9,16 +9,19 @@ use crate::account::Accounts;
 use crate::address::Address;
 use crate::contents::Contents;
 use crate::log::{Position, Queue, Unsynced};
-use crate::map::{MapMemory, NeedPage, Tree, decode_page};
+use crate::map::{FANOUT, MapMemory, NeedPage, Tree, decode_page};
 use crate::notes::Notes;
+use crate::references::{Holds, References, ToldMaps};
+use crate::snapshot::Snapshot;
 use crate::stats::Stats;
+use crate::stored::page_bytes;
 use crate::{Error, Kind, Result, Settings};
 use base::units::BLOCK;
-use base::{GroupId, Sequence, VdiskId};
+use base::{GroupId, Sequence, SnapshotId, VdiskId};
 use bytes::Bytes;
 use pool::{Cache, OpenGroup, Pool, SlabId};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use world::World;
@@ -32,6 +35,7 @@ pub struct Context {
     pub cache: Arc<Cache>,
     pub settings: Rc<Settings>,
     pub load: Rc<Load>,
+    pub references: Rc<References>,
 }
 
 /// Sums over the vDisks of a shard, and the bell that wakes its maintenance.
@@ -146,6 +150,13 @@ pub(crate) struct State {
     /// What the groups held as of `checkpoint`: a group that it still needs is not free, whatever has happened since.
     pub checkpoint_accounts: Accounts,
     pub log_bytes: u64,
+    /// Of a clone: whose groups its map may refer to besides its own, oldest first.
+    pub lineage: Vec<VdiskId>,
+    pub snapshots: BTreeMap<SnapshotId, Snapshot>,
+    /// One was deleted since the last checkpoint.
+    pub snapshots_changed: bool,
+    /// What deleted snapshots held, each with the frame that deleted it.
+    pub letting_go: Vec<(Sequence, Holds)>,
     /// Groups that were emptied since the last checkpoint: what still counts as living there is map pages, which move with
     /// the next one.
     pub emptied: BTreeSet<GroupId>,
@@ -195,8 +206,12 @@ pub struct Vdisk {
     /// One checkpoint, one reclaim pass at a time.
     pub(crate) one_checkpoint: Rc<Semaphore>,
     pub(crate) one_reclaim: Rc<Semaphore>,
-    /// Told of every checkpoint before anything it makes free is freed.
+    /// ToldMaps of every checkpoint before anything it makes free is freed.
     pub(crate) index: Rc<dyn Index>,
+    /// Groups of others that the map, or that of the last checkpoint, refers to.
+    pub(crate) foreign: RefCell<Holds>,
+    /// Where its maps are, for those who free what they refer to.
+    pub(crate) maps: ToldMaps,
     pub stats: Stats,
 }
 
@@ -272,10 +287,14 @@ impl Vdisk {
         self.attach(need, &bytes)
     }
 
+    /// What a page says that is not in the tree.
+    pub(crate) async fn page_entries(&self, need: NeedPage) -> Result<Box<[Address; FANOUT]>> {
+        entries_of(need, &self.page_bytes(need.address).await?)
+    }
+
     /// `bytes`: the page, checked.
     pub(crate) fn attach(&self, need: NeedPage, bytes: &[u8]) -> Result<()> {
-        let entries = decode_page(bytes)
-            .map_err(|error| Error::corrupt(format!("map page {:?} at {:?}: {error}", need.place, need.address)))?;
+        let entries = entries_of(need, bytes)?;
         Stats::add(&self.stats.map_page_loads, 1);
         self.state.borrow_mut().tree.attach(need, entries);
         self.watch_map_memory();
@@ -284,18 +303,11 @@ impl Vdisk {
 
     /// The bytes of a map page, checked.
     pub(crate) async fn page_bytes(&self, address: Address) -> Result<Bytes> {
-        let cache = &self.context.cache;
-        if let Some(bytes) = cache.get(address.group(), address.grain()) {
-            return Ok(bytes);
-        }
-        let bytes = self.context.pool.read(address.group(), address.offset(), address.len()).await?;
-        if base::crc::crc32c(&bytes) != address.crc() {
+        let read = page_bytes(&self.context, address).await;
+        if read.as_ref().is_err_and(|error| error.kind == Kind::Corrupt) {
             Stats::add(&self.stats.checksum_failures, 1);
-            return Err(Error::corrupt(format!("map page at {address:?} fails its checksum")));
         }
-        let bytes = Bytes::copy_from_slice(&bytes);
-        cache.insert(address.group(), address.grain(), bytes.clone());
-        Ok(bytes)
+        read
     }
 
     pub(crate) fn watch_map_memory(&self) {
@@ -313,6 +325,11 @@ impl Vdisk {
         let State { tree, evict_hand, .. } = &mut *state;
         tree.evict(evict_hand, want_bytes)
     }
+}
+
+fn entries_of(need: NeedPage, bytes: &[u8]) -> Result<Box<[Address; FANOUT]>> {
+    decode_page(bytes)
+        .map_err(|error| Error::corrupt(format!("map page {:?} at {:?}: {error}", need.place, need.address)))
 }
 
 impl State {
@@ -339,6 +356,10 @@ impl State {
             checkpoint_failed: false,
             checkpoint_accounts: Accounts::default(),
             log_bytes: 0,
+            lineage: Vec::new(),
+            snapshots: Default::default(),
+            snapshots_changed: false,
+            letting_go: Vec::new(),
             emptied: Default::default(),
             unreadable: Default::default(),
             rewrites: 0,
@@ -349,6 +370,8 @@ impl State {
 
 impl Vdisk {
     pub(crate) fn assemble(context: Context, index: Rc<dyn Index>, id: VdiskId, state: State) -> Rc<Vdisk> {
+        let foreign = Holds::new(&context.references, []).into();
+        let maps = ToldMaps::new(&context.references);
         let contents = Contents::new(context.load.contents_bytes.clone(), context.settings.contents_bytes_max);
         Rc::new(Vdisk {
             id,
@@ -378,6 +401,8 @@ impl Vdisk {
             one_checkpoint: world::local::Semaphore::new(1),
             one_reclaim: world::local::Semaphore::new(1),
             index,
+            foreign,
+            maps,
             stats: Default::default(),
         })
     }

@@ -21,6 +21,7 @@ fn vdisk() -> VdiskRecord {
             clean: true,
         }),
         deleted: false,
+        clone: None,
     }
 }
 
@@ -46,6 +47,11 @@ fn golden_bytes() {
             "adde0100da5014f6"
         )
     );
+    let clone = Some(CloneOf { family: VdiskId::new(1, 2), parent: VdiskId::new(1, 3) });
+    let (plain, encoded) = (hex(&vdisk().encode()), hex(&VdiskRecord { clone, ..vdisk() }.encode()));
+    let fields = &plain[4..plain.len() - 8];
+    assert!(encoded.starts_with(&format!("0200{fields}02000000010000000300000001000000")), "{encoded}");
+    assert_eq!(encoded.len(), plain.len() + 32);
     let note = NoteRecord { vdisk: VdiskId::new(7, 9), kind: 2, bytes: Bytes::from_static(b"abc") };
     let body = "01000409000000070000000203000000616263";
     let encoded = hex(&note.encode());
@@ -79,7 +85,8 @@ fn records_come_back() {
         assert_eq!(NoteRecord::decode(&note.encode()).expect("good"), note);
         assert!(note.encode().len() <= crate::VALUE_BYTES_MAX);
     }
-    for record in [vdisk(), bare] {
+    let clone = Some(CloneOf { family: VdiskId::new(1, 2), parent: VdiskId::new(1, 3) });
+    for record in [vdisk(), bare, VdiskRecord { clone, ..vdisk() }] {
         assert_eq!(VdiskRecord::decode(&record.encode()).expect("good"), record);
     }
 }

@@ -309,7 +309,7 @@ impl Machine {
     }
 }
 
-fn bytes_of(segment: &Segment) -> Vec<u8> {
+pub fn bytes_of(segment: &Segment) -> Vec<u8> {
     match segment {
         Segment::Bytes(bytes) => bytes.to_vec(),
         Segment::Zeros(len) => vec![0; *len as usize],

@@ -16,6 +16,8 @@
 //! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
+//! `kept` is about snapshots and clones.
+//!
 //! `notes` is about what front-ends leave in the log; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
 //! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
@@ -32,6 +34,7 @@ mod copies;
 mod deletion;
 mod fork;
 mod found;
+mod kept;
 mod notes;
 mod old_disk;
 mod reclaim;

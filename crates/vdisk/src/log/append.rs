@@ -210,7 +210,7 @@ impl Vdisk {
                 }
             };
             let group = self.context.pool.open_group(new).await?;
-            self.contents.borrow_mut().opened(group.id());
+            self.contents.borrow_mut().opened(group.id(), new.first_sequence);
             self.state.borrow_mut().open = Some(group);
         }
         let reserved = self.state.borrow_mut().open.as_mut().expect("opened above").reserve(len, purpose);

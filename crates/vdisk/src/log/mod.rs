@@ -13,11 +13,10 @@ mod writer;
 
 pub(crate) use combine::Combine;
 pub(crate) use piece::{piece_of, run_addresses};
-pub(crate) use queue::{Frozen, Item, Move, PageWrite, Queue};
-pub use record::{CheckpointRecord, GroupEntry, Record};
+pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue};
+pub use record::{CheckpointRecord, GroupEntry, Record, SetRecord, SnapshotEntry, SnapshotRecord};
 pub(crate) use rewrite::Unsynced;
 pub use walk::{GroupWalk, Step, WalkedFrame, frames_beyond};
-pub(crate) use writer::apply_record;
 
 use base::{GroupId, Sequence};
 

@@ -8,7 +8,7 @@ use crate::vdisk::Vdisk;
 use crate::{Error, Kind, Result};
 use base::Sequence;
 use bytes::Bytes;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use world::local::{OneshotReceiver, OneshotSender, oneshot};
@@ -48,9 +48,15 @@ pub(crate) enum Item {
         record: Record,
         done: OneshotSender<Result<ControlPlace>>,
     },
-    /// The state between two frames.
+    /// The state between two frames; `None` if a snapshot is waiting to be stored before it.
     Freeze {
-        done: OneshotSender<Result<Frozen>>,
+        done: OneshotSender<Result<Option<Frozen>>>,
+    },
+    /// Nothing is appended until `go` comes, or its sender goes away.
+    Cut {
+        paused: OneshotSender<Result<()>>,
+        go: OneshotReceiver<Record>,
+        done: OneshotSender<Result<ControlPlace>>,
     },
     /// A frame without runs, whose only content is that what came before is synced.
     Proof {
@@ -87,14 +93,15 @@ pub(crate) struct PageWrite {
     pub bytes: Bytes,
 }
 
-/// What a checkpoint starts from.
+/// What a checkpoint starts from. What is in cells changes when frames that were not synced are appended elsewhere.
 pub(crate) struct Frozen {
-    pub tree: Tree,
-    pub covers: Position,
-    pub accounts: Accounts,
+    pub tree: RefCell<Tree>,
+    pub covers: Cell<Position>,
+    pub accounts: RefCell<Accounts>,
     pub dropped: Vec<Rc<Cell<Address>>>,
-    pub rewrites: u64,
-    pub log_bytes: u64,
+    pub rewrites: Cell<u64>,
+    /// Log that need not be replayed any more when it is stored.
+    pub log_bytes: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -148,6 +155,7 @@ pub(super) fn refuse(item: Item, error: Error) {
         Item::Proof { done } => done.send(Err(error)),
         Item::Control { done, .. } => done.send(Err(error)),
         Item::Freeze { done } => done.send(Err(error)),
+        Item::Cut { paused, .. } => paused.send(Err(error)),
         Item::Stop { .. } => {}
     }
 }

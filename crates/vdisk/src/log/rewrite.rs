@@ -2,13 +2,14 @@
 
 use super::frame::FrameKind;
 use super::piece::{Piece, old_addresses, run_addresses};
-use super::{Position, Record};
+use super::{Frozen, Position, Record};
 use crate::address::Address;
-use crate::map::Node;
+use crate::map::{NeedPage, Node};
+use crate::snapshot::Stage;
 use crate::stats::Stats;
 use crate::vdisk::{Health, State, Vdisk};
 use crate::{Error, Kind, Result};
-use base::Sequence;
+use base::{Sequence, SnapshotId};
 use bytes::Bytes;
 use pool::{Purpose, SlabId};
 use std::rc::Rc;
@@ -141,12 +142,15 @@ impl Vdisk {
         if pieces.iter().any(is_delete) {
             self.state.borrow_mut().tombstone = Some(appended.frame.group);
         }
+        let now = Position::behind(&appended.frame);
         for (index, (piece, run)) in pieces.iter().zip(&appended.frame.runs).enumerate() {
             if let Piece::Data { block, .. } = piece {
                 let new = run_addresses(&appended.frame, run);
                 self.replace_addresses(*block, &old_addresses[index], &new).await?;
+                self.replace_in_frozen(*block, &old_addresses[index], &new, now.sequence).await?;
             }
         }
+        self.frames_moved(now);
         self.note_unsynced(appended, pieces, Vec::new());
         Ok(())
     }
@@ -174,4 +178,55 @@ impl Vdisk {
         }
         Ok(())
     }
+
+    /// The same in every map that was frozen behind the frame `sequence` and is not stored yet.
+    async fn replace_in_frozen(&self, block: u64, old: &[Address], new: &[Address], sequence: Sequence) -> Result<()> {
+        for (id, frozen) in self.frozen_since(sequence) {
+            for (i, (old, new)) in old.iter().zip(new).enumerate() {
+                let block = block + i as u64;
+                loop {
+                    let replaced = replace_one(&frozen, block, *old, *new);
+                    match replaced {
+                        Ok(()) => break,
+                        Err(need) => {
+                            let entries = self.page_entries(need).await?;
+                            frozen.tree.borrow_mut().attach(need, entries);
+                        }
+                    }
+                }
+            }
+            if let (Some(snapshot), Some(new)) = (self.state.borrow_mut().snapshots.get_mut(&id), new.first()) {
+                snapshot.holds.add(new.group());
+            }
+        }
+        Ok(())
+    }
+
+    fn frozen_since(&self, sequence: Sequence) -> Vec<(SnapshotId, Rc<Frozen>)> {
+        let state = self.state.borrow();
+        let frozen = state.snapshots.iter().filter_map(|(id, snapshot)| match &snapshot.stage {
+            Stage::Frozen(frozen) if frozen.covers.get().sequence >= sequence => Some((*id, frozen.clone())),
+            _ => None,
+        });
+        frozen.collect()
+    }
+
+    /// The frame of this number is at another place now.
+    fn frames_moved(&self, now: Position) {
+        for (_, frozen) in self.frozen_since(now.sequence) {
+            if frozen.covers.get().sequence == now.sequence {
+                frozen.covers.set(now);
+            }
+        }
+    }
+}
+
+fn replace_one(frozen: &Frozen, block: u64, old: Address, new: Address) -> std::result::Result<(), NeedPage> {
+    let (mut tree, mut accounts) = (frozen.tree.borrow_mut(), frozen.accounts.borrow_mut());
+    if tree.lookup(block)? != old {
+        return Ok(());
+    }
+    tree.set_run(block, &[new], &mut |dead: Address| accounts.data_dead(dead.group(), dead.len()))?;
+    accounts.data_live(new.group(), new.len());
+    Ok(())
 }

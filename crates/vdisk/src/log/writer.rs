@@ -4,11 +4,11 @@
 //! taking and acknowledging nothing else of this vDisk changes, so that conditions (re-packing: "if the entry still says
 //! so") and read-modify-write of partial blocks need no locks.
 
-use super::Record;
 use super::batch::Batch;
 use super::frame::FrameKind;
 use super::piece::{Piece, run_addresses};
 use super::queue::{ControlPlace, Frozen, Item, Move, PageWrite, refuse};
+use super::{Position, Record};
 use crate::flush::first_of;
 use crate::stats::Stats;
 use crate::vdisk::{Health, State, Vdisk};
@@ -92,7 +92,13 @@ impl Vdisk {
             Item::Relocate { moves, done } => done.send(self.relocate(moves).await),
             Item::Pages { pages, done } => done.send(self.append_pages(pages).await),
             Item::Control { record, done } => done.send(self.append_control(record).await),
-            Item::Freeze { done } => done.send(self.rewrite_first().await.map(|()| self.freeze())),
+            Item::Freeze { done } => done.send(self.rewrite_first().await.map(|()| self.freeze_here())),
+            Item::Cut { paused, go, done } => {
+                paused.send(Ok(()));
+                if let Some(record) = go.await {
+                    done.send(self.append_control(record).await);
+                }
+            }
             Item::Proof { done } => done.send(self.append_nothing().await),
             Item::Rewrite { done } => done.send(self.rewrite_unsynced().await),
             Item::Stop { done } => {
@@ -123,17 +129,22 @@ impl Vdisk {
         if allowed { Ok(()) } else { Err(Error::new(Kind::ReadOnly, format!("the vDisk is {health:?}"))) }
     }
 
-    fn freeze(&self) -> Frozen {
+    pub(crate) fn freeze(&self, covers: Position) -> Frozen {
         let mut state = self.state.borrow_mut();
         let dropped = std::mem::take(&mut state.tree.dropped);
         Frozen {
-            tree: state.tree.clone(),
-            covers: state.position,
-            accounts: state.accounts.clone(),
+            tree: state.tree.clone().into(),
+            covers: covers.into(),
+            accounts: state.accounts.clone().into(),
             dropped,
-            rewrites: state.rewrites,
-            log_bytes: state.log_bytes,
+            rewrites: state.rewrites.into(),
+            log_bytes: state.log_bytes.into(),
         }
+    }
+
+    fn freeze_here(&self) -> Option<Frozen> {
+        let position = self.state.borrow().position;
+        self.next_frozen().is_none().then(|| self.freeze(position))
     }
 
     /// One frame from what is waiting in the foreground.
@@ -236,19 +247,19 @@ impl Vdisk {
         if record != Record::Delete {
             self.rewrite_first().await?;
         }
+        if matches!(record, Record::Rollback(..)) && self.next_frozen().is_some() {
+            return Err(Error::new(Kind::Invalid, "a snapshot is not stored yet"));
+        }
         let pieces = vec![Piece::Control { bytes: record.encode().into() }];
         let appended = self.append(FrameKind::Control, &pieces, Purpose::Emergency).await?;
-        {
-            let mut state = self.state.borrow_mut();
-            apply_record(&mut state, &record);
-            if record == Record::Delete {
-                state.tombstone = Some(appended.frame.group);
-            }
-        }
         if !matches!(record, Record::Checkpoint(_)) {
             self.count_log(&appended.frame);
         }
         let at = self.state.borrow().position;
+        self.apply_record(&record, at);
+        if record == Record::Delete {
+            self.state.borrow_mut().tombstone = Some(appended.frame.group);
+        }
         let offset = appended.frame.offset;
         self.note_unsynced(appended, pieces, Vec::new());
         Ok(ControlPlace { at, offset })
@@ -263,13 +274,27 @@ impl Vdisk {
     }
 }
 
-/// What a control record changes in memory; the same for the running vDisk and for replay.
-pub(crate) fn apply_record(state: &mut State, record: &Record) {
-    match record {
-        Record::Birth(attributes) => {
-            state.attributes = attributes.clone();
-            state.tree.grow(attributes.size_bytes / BLOCK);
+impl Vdisk {
+    /// What a control record, whose frame ends at `at`, changes in memory; the same for the running vDisk and for replay.
+    pub(crate) fn apply_record(&self, record: &Record, at: Position) {
+        match record {
+            Record::Birth(attributes, origin) => {
+                self.state.borrow_mut().attributes = attributes.clone();
+                self.state.borrow_mut().tree.grow(attributes.size_bytes / BLOCK);
+                if let Some(origin) = origin {
+                    self.become_clone(origin);
+                }
+            }
+            Record::Snapshot(snapshot) => self.keep(snapshot, self.freeze(at)),
+            Record::DeleteSnapshot(id) => self.unkeep(*id, at.sequence),
+            Record::Rollback(_, image) => self.become_image(image),
+            other => apply_to_state(&mut self.state.borrow_mut(), other),
         }
+    }
+}
+
+fn apply_to_state(state: &mut State, record: &Record) {
+    match record {
         Record::Rename(name) => state.attributes.name = name.clone(),
         Record::Resize(size) => {
             state.attributes.size_bytes = *size;
@@ -279,6 +304,10 @@ pub(crate) fn apply_record(state: &mut State, record: &Record) {
         Record::Note(kind, bytes) => drop(state.notes.insert(*kind, bytes.clone())),
         Record::ReadOnly(on) => state.attributes.read_only = *on,
         Record::Delete => state.health = Health::Deleted,
-        Record::Checkpoint(_) => {}
+        Record::Birth(..)
+        | Record::Checkpoint(_)
+        | Record::Snapshot(_)
+        | Record::DeleteSnapshot(_)
+        | Record::Rollback(..) => {}
     }
 }

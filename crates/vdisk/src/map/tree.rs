@@ -84,6 +84,11 @@ impl Tree {
         !self.dropped.is_empty() || matches!(&self.root, Child::Loaded(node) if node.is_dirty())
     }
 
+    /// What is stored for all of it, if nothing has changed since.
+    pub fn root_if_clean(&self) -> Option<Address> {
+        if self.is_dirty() { None } else { Some(self.root.address()) }
+    }
+
     pub fn lookup(&self, block: u64) -> Result<Address, NeedPage> {
         let mut child = &self.root;
         for level in (0..self.height).rev() {

@@ -4,7 +4,7 @@ use super::view::View;
 use super::{extents, yield_now};
 use crate::account::GroupAccount;
 use crate::address::Address;
-use crate::contents::{held_by, push};
+use crate::contents::{Listed, held_by, push};
 use crate::log::frame::RunKind;
 use crate::log::{GroupWalk, Item, Move, Step, WalkedFrame};
 use crate::map::{NeedPage, PagePlace};
@@ -31,9 +31,10 @@ impl Vdisk {
             return Ok(());
         }
         let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, account.len);
-        let (mut moves, mut held) = (Vec::new(), Vec::new());
+        let (mut moves, mut held, mut first) = (Vec::new(), Vec::new(), None);
         while let Step::Frame(walked) = walk.next().await? {
             yield_now().await;
+            first.get_or_insert(walked.frame.sequence);
             walked.frame.runs.iter().filter_map(held_by).for_each(|run| push(&mut held, run));
             for run in walked.frame.runs.clone() {
                 match run.kind {
@@ -59,7 +60,7 @@ impl Vdisk {
             tracing::error!(vdisk = %self.id, %group, at = walk.at.end, len = account.len, "a sealed group cannot be read to its end");
             state.unreadable.insert(group);
         } else {
-            self.contents.borrow_mut().learn(group, held);
+            self.contents.borrow_mut().learn(group, Listed { first: first.unwrap_or_default(), held });
             // All that lived here has moved: now the counter can be made exact.
             let left = state.accounts.groups.get(&group).map_or(0, |account| account.data);
             state.accounts.data_dead(group, left);
@@ -124,7 +125,7 @@ impl Vdisk {
     /// most of what is dead.
     async fn punch_dead_ranges(self: &Rc<Self>, group: GroupId, account: GroupAccount) -> Result<bool> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(false) };
-        let mut view = View { vdisk: self, root: checkpoint.root, height: checkpoint.height, leaf: None };
+        let mut view = View::new(&self.context, checkpoint.root, checkpoint.height);
         let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, group, account.len);
         let mut ranges = Vec::new();
         while let Step::Frame(walked) = walk.next().await? {

@@ -1,16 +1,16 @@
 //! Freeing groups that a synced checkpoint proves dead.
 
 use super::view::View;
-use super::{extents, yield_now};
+use super::yield_now;
 use crate::Result;
-use crate::account::GroupAccount;
-use crate::contents::Held;
-use crate::log::frame::RunKind;
+use crate::account::{Accounts, GroupAccount};
+use crate::address::Address;
+use crate::contents::{Held, Listed, held_by, push};
 use crate::log::{GroupWalk, Item, Step};
-use crate::map::PagePlace;
 use crate::stats::Stats;
-use crate::vdisk::{Checkpoint, Vdisk};
-use base::GroupId;
+use crate::vdisk::{Checkpoint, Context, Health, Vdisk};
+use base::{GroupId, Sequence, VdiskId};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 impl Vdisk {
@@ -18,6 +18,7 @@ impl Vdisk {
     pub(crate) async fn free_dead_groups(self: &Rc<Self>) -> Result<u64> {
         let mut freed = 0;
         self.free_superseded().await?;
+        self.let_go().await?;
         for (group, account) in self.dead_candidates() {
             let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(freed) };
             let found = match self.find_reachable(group, account.len, checkpoint).await {
@@ -28,6 +29,9 @@ impl Vdisk {
             match found {
                 None => {
                     self.prove_in_log(checkpoint).await?;
+                    if !self.is_own(group, &account) || !self.may_free() {
+                        continue;
+                    }
                     self.state.borrow_mut().accounts.remove(group);
                     self.contents.borrow_mut().forget(group);
                     self.context.pool.free(group).await?;
@@ -42,6 +46,53 @@ impl Vdisk {
             }
         }
         Ok(freed)
+    }
+
+    /// What is held for snapshots that were deleted, and for the map of a clone in groups of others, is given up when the
+    /// last checkpoint, which no longer has it, is proven.
+    async fn let_go(self: &Rc<Self>) -> Result<()> {
+        let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(()) };
+        let foreign = self.foreign_dead();
+        let (wait, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.borrow_mut().letting_go)
+            .into_iter()
+            .partition(|(at, _)| *at > checkpoint.covers.sequence);
+        self.state.borrow_mut().letting_go.extend(wait);
+        if go.is_empty() && foreign.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.prove_in_log(checkpoint).await {
+            self.state.borrow_mut().letting_go.extend(go);
+            return Err(error);
+        }
+        let still_dead = self.foreign_dead();
+        for group in foreign.into_iter().filter(|group| still_dead.contains(group)) {
+            self.state.borrow_mut().accounts.remove(group);
+            self.state.borrow_mut().checkpoint_accounts.remove(group);
+            self.foreign.borrow_mut().remove(group);
+        }
+        Ok(())
+    }
+
+    /// Groups of others that neither the map nor the last checkpoint refers to any more.
+    fn foreign_dead(&self) -> Vec<GroupId> {
+        let state = self.state.borrow();
+        let lives = |accounts: &Accounts, group: &GroupId| accounts.groups.get(group).is_some_and(|a| a.live() > 0);
+        let held = self.foreign.borrow();
+        let dead = |group: &&GroupId| !lives(&state.accounts, group) && !lives(&state.checkpoint_accounts, group);
+        held.groups().iter().filter(dead).copied().collect()
+    }
+
+    /// Somebody has given groups up: wakes the maintenance if one of them was only waiting for that.
+    pub fn room_may_have_come(&self) {
+        if self.health() == Health::Online && !self.dead_candidates().is_empty() {
+            self.maintenance.notify();
+        }
+    }
+
+    /// Everybody who may need a group of this vDisk was heard.
+    fn may_free(&self) -> bool {
+        let family = self.state.borrow().lineage.first().copied().unwrap_or(self.id);
+        self.context.references.may_free(Some(family))
     }
 
     async fn free_superseded(&self) -> Result<()> {
@@ -61,7 +112,7 @@ impl Vdisk {
 
     /// Before anything goes that an earlier checkpoint may need, the log itself says that this one is synced: who has
     /// nothing but the log starts from the last checkpoint of which that can be said.
-    pub(super) async fn prove_in_log(self: &Rc<Self>, checkpoint: Checkpoint) -> Result<()> {
+    pub(crate) async fn prove_in_log(self: &Rc<Self>, checkpoint: Checkpoint) -> Result<()> {
         if self.state.borrow().proof_logged >= checkpoint.place.sequence {
             return Ok(());
         }
@@ -70,6 +121,9 @@ impl Vdisk {
     }
 
     fn dead_candidates(&self) -> Vec<(GroupId, GroupAccount)> {
+        if !self.may_free() {
+            return Vec::new();
+        }
         let state = self.state.borrow();
         let Some(checkpoint) = state.checkpoint else { return Vec::new() };
         let open = state.open.as_ref().map(|group| group.id());
@@ -81,6 +135,7 @@ impl Vdisk {
             .iter()
             .filter(|(id, account)| {
                 account.live() == 0
+                    && self.is_own(**id, account)
                     && account.last_sequence <= checkpoint.covers.sequence
                     && dead_then(id)
                     && **id != state.position.group
@@ -95,32 +150,61 @@ impl Vdisk {
         dead
     }
 
-    /// Looks every extent of the group up in the checkpoint's tree. `Some`: something lives, or cannot be ruled out.
+    /// Looks every extent of the group up in every stored map that can reach it. `Some`: something lives, or cannot be
+    /// ruled out.
     async fn find_reachable(&self, group: GroupId, len: u32, checkpoint: Checkpoint) -> Result<Option<String>> {
-        let mut view = View { vdisk: self, root: checkpoint.root, height: checkpoint.height, leaf: None };
-        let known = self.contents.borrow().of(group).map(<[Held]>::to_vec);
-        if let Some(held) = known {
-            return view.find_any(group, held).await;
-        }
-        let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, group, len);
-        while let Step::Frame(walked) = walk.next().await? {
-            let frame = &walked.frame;
-            yield_now().await;
-            for run in &frame.runs {
-                for (i, address) in extents(&walked, run).into_iter().enumerate() {
-                    let found = match run.kind {
-                        RunKind::Page => view.page(PagePlace { level: run.level, index: run.block }).await?,
-                        _ => view.block(run.block + i as u64).await?,
-                    };
-                    if found == address {
-                        return Ok(Some(format!("{:?} {} + {i} is at {address:?}", run.kind, run.block)));
-                    }
-                }
-            }
-        }
-        if walk.at.end < len {
-            return Ok(Some(format!("its frames can be read up to {:#x} of {len:#x} only", walk.at.end)));
-        }
-        Ok(None)
+        let known = self.contents.borrow().of(group).cloned();
+        let listed = match known {
+            Some(listed) => listed,
+            None => match list(&self.context, self.id, group, Some(len)).await? {
+                Ok(listed) => listed,
+                Err(why) => return Ok(Some(why)),
+            },
+        };
+        let mut roots = self.context.references.roots_of(self.id, listed.first);
+        roots.retain(|root| root.address != checkpoint.root);
+        let roots = roots.iter().map(|root| (root.address, root.height));
+        let roots: Vec<_> = [(checkpoint.root, checkpoint.height)].into_iter().chain(roots).collect();
+        find_any_in(&self.context, &roots, group, listed.held).await
     }
+}
+
+/// What the group of `owner` holds, all of it; or why that cannot be said. `len`: up to where it has frames, if known.
+pub(crate) async fn list(
+    context: &Context,
+    owner: VdiskId,
+    group: GroupId,
+    len: Option<u32>,
+) -> Result<std::result::Result<Listed, String>> {
+    let mut walk = GroupWalk::headers(context.pool.clone(), owner, group, len.unwrap_or(u32::MAX));
+    let mut listed = Listed { first: Sequence(u64::MAX), held: Vec::new() };
+    while let Step::Frame(walked) = walk.next().await? {
+        yield_now().await;
+        listed.first = listed.first.min(walked.frame.sequence);
+        walked.frame.runs.iter().filter_map(held_by).for_each(|run| push(&mut listed.held, run));
+    }
+    let end = walk.at.end;
+    match len {
+        Some(len) if end < len => Ok(Err(format!("its frames can be read up to {end:#x} of {len:#x} only"))),
+        _ => Ok(Ok(listed)),
+    }
+}
+
+/// Does any of the maps reach anything in `group`, which holds `held`? `Some`: that.
+pub(crate) async fn find_any_in(
+    context: &Context,
+    roots: &[(Address, u8)],
+    group: GroupId,
+    mut held: Vec<Held>,
+) -> Result<Option<String>> {
+    // Neighbours share a page of the map, and roots share pages.
+    held.sort_unstable();
+    let mut seen = BTreeSet::new();
+    for (root, height) in roots {
+        let mut view = View::new(context, *root, *height);
+        if let Some(found) = view.find_any(group, &held, &mut seen).await? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }

@@ -1,52 +1,81 @@
-//! Lookups in the map of a checkpoint, as it is stored.
+//! Lookups in a map as it is stored.
 
 use super::yield_now;
 use crate::address::Address;
 use crate::contents::Held;
 use crate::map::{PagePlace, address_at};
-use crate::vdisk::Vdisk;
+use crate::stored::page_bytes;
+use crate::vdisk::Context;
 use crate::{Error, Result};
 use base::GroupId;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
-/// Lookups in the tree of a checkpoint, page by page through the cache.
+/// Lookups in a stored tree, page by page through the cache.
 pub(super) struct View<'a> {
-    pub vdisk: &'a Vdisk,
-    pub root: Address,
-    pub height: u8,
-    /// The leaf looked at last, with its index.
-    pub leaf: Option<(u64, Option<Bytes>)>,
+    context: &'a Context,
+    root: Address,
+    height: u8,
+    leaf: Option<Leaf>,
 }
 
-impl View<'_> {
-    /// Does the checkpoint reach anything in `group`, which holds `held`? `Some`: that.
-    pub async fn find_any(&mut self, group: GroupId, mut held: Vec<Held>) -> Result<Option<String>> {
-        // Neighbours share a page of the map.
-        held.sort_unstable();
+/// The leaf looked at last.
+struct Leaf {
+    index: u64,
+    address: Address,
+    /// `None`: nothing is there, or zeros, or nothing that is looked for.
+    bytes: Option<Bytes>,
+}
+
+impl<'a> View<'a> {
+    pub fn new(context: &'a Context, root: Address, height: u8) -> View<'a> {
+        View { context, root, height, leaf: None }
+    }
+
+    /// Does the map reach anything in `group`, which holds `held`, in order? `Some`: that. `seen`: leaves of other maps in
+    /// which nothing was found for the same `held`; those of this one are added.
+    pub async fn find_any(
+        &mut self,
+        group: GroupId,
+        held: &[Held],
+        seen: &mut BTreeSet<u128>,
+    ) -> Result<Option<String>> {
+        let mut mine = BTreeSet::new();
         for run in held {
             yield_now().await;
             for block in run.block..run.block + u64::from(run.count) {
                 let found = match run.level {
                     Some(level) => self.page(PagePlace { level, index: block }).await?,
-                    None => self.block(block).await?,
+                    None => self.block_unless(block, seen).await?,
                 };
                 if found.is_stored() && found.group() == group {
                     return Ok(Some(format!("{run:?}: {block} is at {found:?}")));
                 }
+                if let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.bytes.is_some()) {
+                    mine.insert(leaf.address.raw());
+                }
             }
         }
+        seen.append(&mut mine);
         Ok(None)
     }
 
+    /// Where the block is.
     pub async fn block(&mut self, block: u64) -> Result<Address> {
+        self.block_unless(block, &BTreeSet::new()).await
+    }
+
+    /// As [`View::block`]; nothing, if its leaf is one of `seen`.
+    async fn block_unless(&mut self, block: u64, seen: &BTreeSet<u128>) -> Result<Address> {
         let index = block >> 8;
-        if self.leaf.as_ref().is_none_or(|(have, _)| *have != index) {
+        if self.leaf.as_ref().is_none_or(|leaf| leaf.index != index) {
             let address = self.page(PagePlace { level: 0, index }).await?;
-            let bytes = if address.is_stored() { Some(self.vdisk.page_bytes(address).await?) } else { None };
-            self.leaf = Some((index, bytes));
+            let wanted = address.is_stored() && !seen.contains(&address.raw());
+            let bytes = if wanted { Some(page_bytes(self.context, address).await?) } else { None };
+            self.leaf = Some(Leaf { index, address, bytes });
         }
         match &self.leaf {
-            Some((_, Some(bytes))) => entry(bytes, (block & 0xff) as usize),
+            Some(Leaf { bytes: Some(bytes), .. }) => entry(bytes, (block & 0xff) as usize),
             // Nothing there, or zeros: no extent either way.
             _ => Ok(Address::NONE),
         }
@@ -61,7 +90,7 @@ impl View<'_> {
             if !address.is_stored() {
                 return Ok(address);
             }
-            let bytes = self.vdisk.page_bytes(address).await?;
+            let bytes = page_bytes(self.context, address).await?;
             let slot = place.index >> (8 * u32::from(level - 1 - place.level)) & 0xff;
             address = entry(&bytes, slot as usize)?;
         }

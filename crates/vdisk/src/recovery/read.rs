@@ -8,8 +8,11 @@ use crate::account::GroupAccount;
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
 use crate::log::frame::{FrameKind, RunKind};
-use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, Unsynced, WalkedFrame, frames_beyond};
+use crate::log::{
+    CheckpointRecord, GroupWalk, Position, Record, SnapshotEntry, Step, Unsynced, WalkedFrame, frames_beyond,
+};
 use crate::map::Tree;
+use crate::snapshot::Snapshot;
 use crate::vdisk::{Attributes, Checkpoint, Context, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
 use base::units::BLOCK;
@@ -106,36 +109,13 @@ impl Recovery<'_> {
     /// `Io` is for another try: what cannot be read today may tomorrow.
     async fn hinted_checkpoint(&mut self) -> Result<Option<PlacedRecord>> {
         let Some(place) = self.found.checkpoint else { return Ok(None) };
-        match self.read_checkpoint(place).await {
+        match read_checkpoint(self.context, self.id, place).await {
             Ok(record) => Ok(Some((record, place))),
             Err(error) if error.kind == Kind::Io => Err(error),
             Err(error) => {
                 self.damage.push(format!("the last checkpoint cannot be read: {error}"));
                 Ok(None)
             }
-        }
-    }
-
-    async fn read_checkpoint(&self, place: meta_hint::Place) -> Result<CheckpointRecord> {
-        let bytes = self.context.pool.read(place.group, place.offset, place.len).await?;
-        let frame = crate::log::frame::decode(&bytes).map_err(|error| Error::corrupt(error.to_string()))?;
-        let bad =
-            |what: &str| Error::corrupt(format!("checkpoint record at {} {:#x}: {what}", place.group, place.offset));
-        if frame.len != place.len {
-            return Err(bad("its length is not the one on record"));
-        }
-        if frame.vdisk != self.id || frame.sequence != place.sequence || frame.group != place.group {
-            return Err(bad("a frame of something else lies there"));
-        }
-        let run = frame.runs.first().copied().ok_or_else(|| bad("no payload"))?;
-        let walked = WalkedFrame { frame, bytes };
-        if run.kind != RunKind::Control || !walked.payload_is_whole() {
-            return Err(bad("its payload fails the checksum"));
-        }
-        match Record::decode(&walked.payload(&run)) {
-            Ok(Record::Checkpoint(record)) => Ok(*record),
-            Ok(_) => Err(bad("another record lies there")),
-            Err(error) => Err(bad(&error.to_string())),
         }
     }
 
@@ -231,6 +211,33 @@ impl Recovery<'_> {
     }
 }
 
+/// The checkpoint record of the vDisk at `place`, checked.
+pub(crate) async fn read_checkpoint(
+    context: &Context,
+    vdisk: VdiskId,
+    place: meta_hint::Place,
+) -> Result<CheckpointRecord> {
+    let bytes = context.pool.read(place.group, place.offset, place.len).await?;
+    let frame = crate::log::frame::decode(&bytes).map_err(|error| Error::corrupt(error.to_string()))?;
+    let bad = |what: &str| Error::corrupt(format!("checkpoint record at {} {:#x}: {what}", place.group, place.offset));
+    if frame.len != place.len {
+        return Err(bad("its length is not the one on record"));
+    }
+    if frame.vdisk != vdisk || frame.sequence != place.sequence || frame.group != place.group {
+        return Err(bad("a frame of something else lies there"));
+    }
+    let run = frame.runs.first().copied().ok_or_else(|| bad("no payload"))?;
+    let walked = WalkedFrame { frame, bytes };
+    if run.kind != RunKind::Control || !walked.payload_is_whole() {
+        return Err(bad("its payload fails the checksum"));
+    }
+    match Record::decode(&walked.payload(&run)) {
+        Ok(Record::Checkpoint(record)) => Ok(*record),
+        Ok(_) => Err(bad("another record lies there")),
+        Err(error) => Err(bad(&error.to_string())),
+    }
+}
+
 fn initial_state(context: &Context, record: Option<&PlacedRecord>) -> State {
     let memory = context.load.map.clone();
     let Some((record, place)) = record else {
@@ -243,6 +250,9 @@ fn initial_state(context: &Context, record: Option<&PlacedRecord>) -> State {
     tree.grow(record.attributes.size_bytes / BLOCK);
     let mut state = State::new(record.attributes.clone(), tree);
     state.notes = record.notes.clone();
+    state.lineage = record.lineage.clone();
+    let snapshot = |entry: &SnapshotEntry| (entry.record.id, Snapshot::of_entry(entry, *place, &context.references));
+    state.snapshots = record.snapshots.iter().map(snapshot).collect();
     state.checkpoint_accounts = accounts.clone();
     state.accounts = accounts;
     state.checkpoint =

@@ -2,7 +2,7 @@
 
 use crate::address::Address;
 use crate::log::frame::{Frame, FrameKind, Run, RunKind};
-use crate::log::{Position, Record, Unsynced, WalkedFrame, apply_record, piece_of, run_addresses};
+use crate::log::{Position, Record, Unsynced, WalkedFrame, piece_of, run_addresses};
 use crate::map::NeedPage;
 use crate::vdisk::{Context, State, Vdisk};
 use crate::{Error, Result};
@@ -205,7 +205,7 @@ impl Vdisk {
         }
         match &frame.change {
             Change::Nothing => {}
-            Change::Record(record) => apply_record(&mut self.state.borrow_mut(), record),
+            Change::Record(record) => self.apply_record(record, frame.at),
             Change::Runs(runs) => {
                 for (block, addresses) in runs.iter() {
                     while let Err(need) = self.replay_run(*block, addresses) {

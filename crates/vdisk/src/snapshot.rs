@@ -1,0 +1,416 @@
+//! Snapshots of one vDisk: the state of its map at one position of the log, kept.
+//!
+//! Frozen by the log task at its frame, stored by the next checkpoint as a checkpoint of its own
+//! ([decision 0009](../../../docs/decisions/0009-snapshots-and-clones.md)). Holds the groups that it needs from its
+//! first moment on, until a checkpoint without it is proven.
+
+use crate::address::Address;
+use crate::checkpoint::accounts_of;
+use crate::image::{Image, Origin};
+use crate::log::{CheckpointRecord, Frozen, Item, Record, SetRecord, SnapshotEntry, SnapshotRecord};
+use crate::map::Tree;
+use crate::recovery::read_checkpoint;
+use crate::references::{Holds, References, Root};
+use crate::vdisk::{Attributes, Checkpoint, State, Vdisk, meta_hint};
+use crate::{Error, Kind, Result};
+use base::units::BLOCK;
+use base::{GroupId, Sequence, SnapshotId, VdiskId};
+use std::rc::Rc;
+use world::local::{OneshotSender, oneshot};
+
+/// Snapshots of one vDisk: an hourly one for a month, with room. Each is some 60 bytes of every checkpoint.
+pub const SNAPSHOTS_MAX: usize = 1024;
+
+/// What is said of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    pub id: SnapshotId,
+    pub name: String,
+    pub created_ns: u64,
+    pub size_bytes: u64,
+    pub mapped_bytes: u64,
+    pub sequence: Sequence,
+    /// The set it was taken with, and all members of that.
+    pub set: Option<SetRecord>,
+    /// A checkpoint has stored its map.
+    pub stored: bool,
+}
+
+pub(crate) struct Snapshot {
+    pub record: SnapshotRecord,
+    pub sequence: Sequence,
+    pub size_bytes: u64,
+    pub mapped_bytes: u64,
+    pub stage: Stage,
+    pub holds: Holds,
+}
+
+pub(crate) enum Stage {
+    Frozen(Rc<Frozen>),
+    Stored(Kept),
+}
+
+/// A checkpoint that is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    pub root: Address,
+    pub height: u8,
+    /// Where its record is.
+    pub place: meta_hint::Place,
+}
+
+/// Keeps groups from being freed.
+pub struct Pin(#[allow(dead_code)] Holds);
+
+/// A vDisk whose log task has stopped between two frames; dropping it lets the task go on.
+pub struct Paused {
+    vdisk: Rc<Vdisk>,
+    go: OneshotSender<Record>,
+    done: world::local::OneshotReceiver<Result<crate::log::ControlPlace>>,
+}
+
+impl Snapshot {
+    fn info(&self) -> SnapshotInfo {
+        SnapshotInfo {
+            id: self.record.id,
+            name: self.record.name.clone(),
+            created_ns: self.record.created_ns,
+            size_bytes: self.size_bytes,
+            mapped_bytes: self.mapped_bytes,
+            sequence: self.sequence,
+            set: self.record.set.clone(),
+            stored: matches!(self.stage, Stage::Stored(_)),
+        }
+    }
+
+    /// As a checkpoint names it whose record lies at `here`. It holds nothing yet.
+    pub fn of_entry(entry: &SnapshotEntry, here: meta_hint::Place, references: &Rc<References>) -> Snapshot {
+        let kept = Kept { root: entry.root, height: entry.height, place: entry.place.unwrap_or(here) };
+        Snapshot {
+            record: entry.record.clone(),
+            sequence: entry.sequence,
+            size_bytes: entry.size_bytes,
+            mapped_bytes: entry.mapped_bytes,
+            stage: Stage::Stored(kept),
+            holds: Holds::new(references, []),
+        }
+    }
+
+    /// As the next checkpoint names it. `None`: not stored yet.
+    pub fn entry(&self) -> Option<SnapshotEntry> {
+        let Stage::Stored(Kept { root, height, place }) = self.stage else { return None };
+        Some(SnapshotEntry { root, height, place: Some(place), ..self.to_be_stored() })
+    }
+
+    /// As the checkpoint names it that stores it, but for where.
+    pub fn to_be_stored(&self) -> SnapshotEntry {
+        SnapshotEntry {
+            record: self.record.clone(),
+            sequence: self.sequence,
+            size_bytes: self.size_bytes,
+            mapped_bytes: self.mapped_bytes,
+            root: Address::NONE,
+            height: 1,
+            place: None,
+        }
+    }
+}
+
+impl Vdisk {
+    /// In order of age.
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
+        let mut all: Vec<SnapshotInfo> = self.state.borrow().snapshots.values().map(Snapshot::info).collect();
+        all.sort_unstable_by_key(|snapshot| snapshot.sequence);
+        all
+    }
+
+    pub fn snapshot_info(&self, id: SnapshotId) -> Option<SnapshotInfo> {
+        self.state.borrow().snapshots.get(&id).map(Snapshot::info)
+    }
+
+    /// The vDisk's content of one instant between call and completion is kept; durable when it completes. `Invalid`: too
+    /// many of them. Names are the caller's to keep apart.
+    pub async fn snapshot(self: &Rc<Self>, id: SnapshotId, name: &str) -> Result<SnapshotInfo> {
+        self.check_snapshot()?;
+        self.control(Record::Snapshot(self.snapshot_record(id, name, None))).await?;
+        self.taken(id)
+    }
+
+    fn check_snapshot(&self) -> Result<()> {
+        self.changeable()?;
+        if self.state.borrow().snapshots.len() >= SNAPSHOTS_MAX {
+            let text = format!("the vDisk has {SNAPSHOTS_MAX} snapshots, more are not possible; delete one first");
+            return Err(Error::new(Kind::Invalid, text));
+        }
+        Ok(())
+    }
+
+    fn snapshot_record(&self, id: SnapshotId, name: &str, set: Option<SetRecord>) -> SnapshotRecord {
+        SnapshotRecord { id, name: name.to_string(), created_ns: self.context.world.clock.wall().0, set }
+    }
+
+    fn taken(&self, id: SnapshotId) -> Result<SnapshotInfo> {
+        self.snapshot_info(id).ok_or_else(|| Error::new(Kind::Closed, "the snapshot was deleted meanwhile"))
+    }
+
+    /// The frame under way ends, and no other one begins: nothing is acknowledged until [`Paused::cut`] or until the
+    /// result is dropped.
+    pub async fn pause(self: &Rc<Self>) -> Result<Paused> {
+        self.check_snapshot()?;
+        let (go, receiver) = oneshot();
+        let (done_sender, done) = oneshot();
+        self.ask(|paused| Item::Cut { paused, go: receiver, done: done_sender }).await??;
+        Ok(Paused { vdisk: self.clone(), go, done })
+    }
+
+    /// What the log task does about a snapshot: keeps the map as it is behind the frame at `covers`.
+    pub(crate) fn keep(&self, record: &SnapshotRecord, frozen: Frozen) {
+        let frozen = Rc::new(frozen);
+        let needed = frozen.accounts.borrow().needed();
+        let holds = Holds::new(&self.context.references, needed.iter().map(|needed| needed.group));
+        let mut state = self.state.borrow_mut();
+        let snapshot = Snapshot {
+            record: record.clone(),
+            sequence: frozen.covers.get().sequence,
+            size_bytes: state.attributes.size_bytes,
+            mapped_bytes: needed.iter().map(|needed| u64::from(needed.data)).sum(),
+            stage: Stage::Frozen(frozen),
+            holds,
+        };
+        state.snapshots.insert(record.id, snapshot);
+    }
+
+    /// What the log task does about a deletion: what the snapshot holds is let go when a checkpoint without it is proven.
+    pub(crate) fn unkeep(&self, id: SnapshotId, at: Sequence) {
+        let mut state = self.state.borrow_mut();
+        if let Some(snapshot) = state.snapshots.remove(&id) {
+            state.letting_go.push((at, snapshot.holds));
+            state.snapshots_changed = true;
+        }
+        self.maps.remove(id);
+    }
+
+    /// The oldest snapshot that no checkpoint has stored.
+    pub(crate) fn next_frozen(&self) -> Option<(SnapshotId, Rc<Frozen>)> {
+        let state = self.state.borrow();
+        let frozen = state.snapshots.iter().filter_map(|(id, snapshot)| match &snapshot.stage {
+            Stage::Frozen(frozen) => Some((*id, frozen.clone())),
+            Stage::Stored(_) => None,
+        });
+        frozen.min_by_key(|(_, frozen)| frozen.covers.get().sequence)
+    }
+
+    /// A synced checkpoint has stored the snapshot's map.
+    pub(crate) fn kept(&self, id: SnapshotId, kept: Kept, record: &CheckpointRecord) {
+        let holds = Holds::new(&self.context.references, groups_of(record, kept.place));
+        let mut state = self.state.borrow_mut();
+        let Some(snapshot) = state.snapshots.get_mut(&id) else { return };
+        snapshot.stage = Stage::Stored(kept);
+        snapshot.holds = holds;
+        let until = Some(snapshot.sequence);
+        drop(state);
+        self.maps.set(id, Root { address: kept.root, height: kept.height, lineage: self.lineage(), until });
+    }
+
+    /// Of a clone: the vDisk that all of its family descends from.
+    pub fn family(&self) -> Option<VdiskId> {
+        self.state.borrow().lineage.first().copied()
+    }
+
+    /// Of a clone: the vDisk whose snapshot it began with.
+    pub fn parent(&self) -> Option<VdiskId> {
+        self.state.borrow().lineage.last().copied()
+    }
+
+    /// Whose groups its maps may refer to.
+    pub(crate) fn lineage(&self) -> Rc<[VdiskId]> {
+        self.state.borrow().lineage.iter().copied().chain([self.id]).collect()
+    }
+
+    /// After the log was read: the stored snapshots hold what their records say.
+    pub(crate) async fn hold_snapshots(&self) -> Result<()> {
+        let stored: Vec<(SnapshotId, Kept)> = {
+            let state = self.state.borrow();
+            let kept = |snapshot: &Snapshot| if let Stage::Stored(kept) = snapshot.stage { Some(kept) } else { None };
+            state.snapshots.iter().filter_map(|(id, snapshot)| Some((*id, kept(snapshot)?))).collect()
+        };
+        for (id, kept) in stored {
+            match read_checkpoint(&self.context, self.id, kept.place).await {
+                Ok(record) => self.kept(id, kept, &record),
+                Err(error) => self.hold_all(id, kept, &error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the snapshot needs cannot be said, so everything is kept for it that there is.
+    fn hold_all(&self, id: SnapshotId, kept: Kept, error: &Error) {
+        tracing::error!(vdisk = %self.id, snapshot = %id, %error, "the record of a snapshot cannot be read; no group comes free before it is deleted");
+        let groups = self.groups();
+        let mut state = self.state.borrow_mut();
+        if let Some(snapshot) = state.snapshots.get_mut(&id) {
+            groups.into_iter().for_each(|group| snapshot.holds.add(group));
+            let until = Some(snapshot.sequence);
+            drop(state);
+            self.maps.set(id, Root { address: kept.root, height: kept.height, lineage: self.lineage(), until });
+        }
+    }
+
+    /// After the log was read: where the last checkpoint is.
+    pub(crate) fn tell_root(&self) {
+        let checkpoint = self.state.borrow().checkpoint;
+        if let Some(Checkpoint { root, height, .. }) = checkpoint {
+            self.maps.set(SnapshotId::NONE, Root { address: root, height, lineage: self.lineage(), until: None });
+        }
+    }
+
+    /// Groups of others that the map refers to are held, the live map's and the last checkpoint's.
+    pub(crate) fn hold_foreign(&self) {
+        let state = self.state.borrow();
+        let both = state.accounts.groups.iter().chain(&state.checkpoint_accounts.groups);
+        let foreign = both.filter(|(_, account)| account.is_foreign() && account.live() > 0);
+        let mut holds = self.foreign.borrow_mut();
+        foreign.for_each(|(group, _)| holds.add(*group));
+    }
+
+    /// Where its map is stored; that comes first if it is not yet.
+    async fn kept_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Kept)> {
+        let find = || {
+            let state = self.state.borrow();
+            let snapshot = state.snapshots.get(&id);
+            let snapshot = snapshot.ok_or_else(|| Error::new(Kind::Closed, format!("there is no snapshot {id}")))?;
+            let kept = if let Stage::Stored(kept) = snapshot.stage { Some(kept) } else { None };
+            Ok::<_, Error>((snapshot.info(), kept))
+        };
+        if let (info, Some(kept)) = find()? {
+            return Ok((info, kept));
+        }
+        self.checkpoint().await?;
+        match find()? {
+            (info, Some(kept)) => Ok((info, kept)),
+            _ => Err(Error::new(Kind::Io, "the snapshot could not be stored yet")),
+        }
+    }
+
+    async fn image_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Image)> {
+        let (info, kept) = self.kept_of(id).await?;
+        let record = read_checkpoint(&self.context, self.id, kept.place).await?;
+        let groups = accounts_of(&record).needed();
+        Ok((info, Image { root: kept.root, height: kept.height, groups }))
+    }
+
+    /// What a clone of the snapshot begins with. It stays there as long as the third of the results does.
+    pub async fn origin_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Origin, Pin)> {
+        let (info, image) = self.image_of(id).await?;
+        let pin = Pin(Holds::new(&self.context.references, image.groups.iter().map(|needed| needed.group)));
+        if self.snapshot_info(id).is_none() {
+            return Err(Error::new(Kind::Closed, "the snapshot was deleted meanwhile"));
+        }
+        Ok((info, Origin { snapshot: id, lineage: self.lineage().to_vec(), image }, pin))
+    }
+
+    pub async fn delete_snapshot(self: &Rc<Self>, id: SnapshotId) -> Result<()> {
+        self.changeable()?;
+        if self.snapshot_info(id).is_none() {
+            // It may be the deletion of an attempt whose sync failed.
+            return self.flush().await;
+        }
+        self.control(Record::DeleteSnapshot(id)).await?;
+        self.maintenance.notify();
+        Ok(())
+    }
+
+    /// The content becomes the snapshot's; the size stays. Durable when it completes. Requests that are under way meanwhile
+    /// take effect before or after.
+    pub async fn rollback(self: &Rc<Self>, id: SnapshotId) -> Result<()> {
+        self.changeable()?;
+        let (_, image) = self.image_of(id).await?;
+        loop {
+            // A checkpoint whose start a recovery would go back behind has been proven, and none is under way: their
+            // accounts of pages are those of the map that goes.
+            self.checkpoint().await?;
+            let _no_checkpoint = self.one_checkpoint.acquire(1).await;
+            let checkpoint = self.state.borrow().checkpoint;
+            if let Some(checkpoint) = checkpoint {
+                self.prove_in_log(checkpoint).await?;
+            }
+            let record = Record::Rollback(id, Box::new(image.clone()));
+            let placed = self.ask(|done| Item::Control { record, done }).await?;
+            match placed {
+                Ok(placed) => return self.flush_through(placed.at.sequence).await,
+                // A snapshot came between.
+                Err(error) if error.kind == Kind::Invalid && self.next_frozen().is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What the log task does about a rollback.
+    pub(crate) fn become_image(&self, image: &Image) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.tree = Tree::new(image.root, image.height, self.context.load.map.clone());
+        state.tree.grow(state.attributes.size_bytes / BLOCK);
+        state.accounts.become_image(&image.groups);
+    }
+
+    /// What the log task does about the birth of a clone.
+    pub(crate) fn become_clone(&self, origin: &Origin) {
+        self.become_image(&origin.image);
+        self.state.borrow_mut().lineage = origin.lineage.clone();
+        self.hold_foreign();
+        let Image { root, height, .. } = origin.image;
+        self.maps.set(SnapshotId::NONE, Root { address: root, height, lineage: self.lineage(), until: None });
+    }
+
+    /// The snapshot as a vDisk that can only be read.
+    pub async fn view(self: &Rc<Self>, id: SnapshotId) -> Result<Rc<Vdisk>> {
+        let (info, kept) = self.kept_of(id).await?;
+        let attributes = Attributes {
+            name: format!("{}@{}", self.attributes().name, info.name),
+            size_bytes: info.size_bytes,
+            read_only: true,
+            ..self.attributes()
+        };
+        let tree = Tree::new(kept.root, kept.height, self.context.load.map.clone());
+        let view = Vdisk::assemble(self.context.clone(), self.index.clone(), self.id, State::new(attributes, tree));
+        view.state.borrow_mut().tree.grow(info.size_bytes / BLOCK);
+        // It has no log: nothing is ever queued.
+        view.ended.set(true);
+        view.stopped.set(true);
+        Ok(view)
+    }
+
+    /// Root and height of a stored map that has everything written before the call.
+    pub(crate) async fn current_root(self: &Rc<Self>) -> Result<(Address, u8)> {
+        self.checkpoint().await?;
+        let state = self.state.borrow();
+        match (state.checkpoint, state.tree.root_if_clean()) {
+            (Some(checkpoint), _) => Ok((checkpoint.root, checkpoint.height)),
+            // Nothing was ever written.
+            (None, Some(root)) => Ok((root, state.tree.height)),
+            (None, None) => Err(Error::new(Kind::Io, "the map could not be stored yet")),
+        }
+    }
+
+    pub(crate) async fn root_of(self: &Rc<Self>, id: SnapshotId) -> Result<(Address, u8)> {
+        let (_, kept) = self.kept_of(id).await?;
+        Ok((kept.root, kept.height))
+    }
+}
+
+impl Paused {
+    /// Appends the snapshot's frame; the log task goes on. Not durable before [`Vdisk::flush`].
+    pub async fn cut(self, id: SnapshotId, name: &str, set: SetRecord) -> Result<SnapshotInfo> {
+        let Paused { vdisk, go, done } = self;
+        go.send(Record::Snapshot(vdisk.snapshot_record(id, name, Some(set))));
+        done.await.ok_or_else(|| Error::new(Kind::Closed, "the vDisk was closed meanwhile"))??;
+        vdisk.taken(id)
+    }
+}
+
+/// Everything that a kept checkpoint needs, its own record included.
+fn groups_of(record: &CheckpointRecord, place: meta_hint::Place) -> impl Iterator<Item = GroupId> {
+    let needed = accounts_of(record).needed();
+    needed.into_iter().map(|needed| needed.group).chain([place.group])
+}
