@@ -5,3 +5,4 @@ pub mod iscsi;
 pub mod node;
 pub mod snapshots;
 pub mod vdisks;
+pub mod vms;

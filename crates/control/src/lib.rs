@@ -15,6 +15,7 @@ mod status;
 pub mod utc;
 mod vdisk;
 mod verbs;
+mod vm;
 
 pub use error::{Error, Kind, Result};
 pub use iscsi::{
@@ -29,4 +30,7 @@ pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
 };
 pub use vdisk::{CreateVdisk, DeleteVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
-pub use verbs::{Control, ControlFuture, IscsiControl, SnapshotControl};
+pub use verbs::{Control, ControlFuture, IscsiControl, SnapshotControl, VmControl};
+pub use vm::{
+    AttachVdisk, CreateVm, DeleteVm, ListVms, NewVmVdisk, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, VmVdisk,
+};

@@ -4,11 +4,12 @@
 
 mod iscsi;
 mod snapshots;
+mod vms;
 
 use crate::{
     Control, ControlFuture, CreateVdisk, DeleteVdisk, Error, Extent, ExtentPage, Health, IscsiControl, Kind,
     ListVdisks, MemoryStatus, Metrics, NodeStatus, Result, SetVdisk, SnapshotControl, VdiskCounts, VdiskInfo,
-    VdiskMetrics, VdiskPage, VdiskState, rules,
+    VdiskMetrics, VdiskPage, VdiskState, VmControl, rules,
 };
 use base::units::BLOCK;
 use bytes::{Bytes, BytesMut};
@@ -32,6 +33,8 @@ struct State {
     health: Option<Health>,
     failures: VecDeque<(Verb, Error)>,
     iscsi: iscsi::Iscsi,
+    vms: BTreeMap<String, vms::Vm>,
+    sets: Vec<vms::Set>,
 }
 
 /// The verbs that can be made to fail.
@@ -142,6 +145,7 @@ impl State {
 
     fn delete(&mut self, name: &str, delete: DeleteVdisk) -> Result<()> {
         self.due(Verb::Delete)?;
+        self.check_belongs_to_none(name)?;
         let vdisk = self.vdisk(name)?;
         if !vdisk.snapshots.is_empty() && !delete.snapshots {
             return Err(Error::has_snapshots(name, vdisk.snapshots.len()));
@@ -156,6 +160,11 @@ impl State {
 }
 
 impl Vdisk {
+    fn set_read_only(&mut self, read_only: bool) {
+        self.info.read_only = read_only;
+        self.info.state = if read_only { VdiskState::ReadOnly } else { VdiskState::Online };
+    }
+
     fn writable(&self) -> Result<()> {
         if self.info.read_only { Err(Error::read_only(&self.info.name)) } else { Ok(()) }
     }
@@ -266,12 +275,12 @@ impl Control for Model {
     }
 
     fn set_vdisk<'a>(&'a self, name: &'a str, set: SetVdisk) -> ControlFuture<'a, VdiskInfo> {
-        ready(self.lock().vdisk(name).map(|vdisk| {
-            if let Some(read_only) = set.read_only {
-                vdisk.info.read_only = read_only;
-                vdisk.info.state = if read_only { VdiskState::ReadOnly } else { VdiskState::Online };
-            }
-            vdisk.info.clone()
+        let mut state = self.lock();
+        let checked = if set.read_only == Some(false) { state.check_no_template(name) } else { Ok(()) };
+        ready(checked.and_then(|()| {
+            let vdisk = state.vdisk(name)?;
+            set.read_only.into_iter().for_each(|read_only| vdisk.set_read_only(read_only));
+            Ok(vdisk.info.clone())
         }))
     }
 
@@ -304,6 +313,10 @@ impl Control for Model {
     }
 
     fn snapshots(&self) -> &dyn SnapshotControl {
+        self
+    }
+
+    fn vms(&self) -> &dyn VmControl {
         self
     }
 

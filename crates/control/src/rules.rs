@@ -2,6 +2,7 @@
 
 pub mod iscsi;
 pub mod snapshots;
+pub mod vms;
 
 use crate::{Error, Result};
 use base::units::{BLOCK, MIB, SECTOR, VDISK_SIZE_MAX, format_size, round_down, round_up};

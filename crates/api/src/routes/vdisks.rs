@@ -17,11 +17,11 @@ pub(crate) type Name = Result<Path<String>, PathRejection>;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
-    /// vDisks on this page.
+    /// Entries on this page.
     #[param(minimum = 1, maximum = 1000, default = 100)]
-    limit: Option<u32>,
+    pub limit: Option<u32>,
     /// Names greater than this one: `next` of the page before.
-    after: Option<String>,
+    pub after: Option<String>,
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

@@ -9,3 +9,4 @@ mod problems;
 mod server;
 mod snapshots;
 mod vdisks;
+mod vms;

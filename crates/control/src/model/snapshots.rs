@@ -37,8 +37,12 @@ impl Vdisk {
         self.snapshots.iter_mut().find(|snapshot| snapshot.info.name == name).ok_or(missing)
     }
 
+    pub(super) fn as_writable(&self) -> VdiskInfo {
+        VdiskInfo { read_only: false, state: VdiskState::Online, connections: 0, ..self.info.clone() }
+    }
+
     /// `None`: as it is now.
-    fn blocks_of(&self, side: Option<&str>) -> Result<&Blocks> {
+    pub(super) fn blocks_of(&self, side: Option<&str>) -> Result<&Blocks> {
         match side {
             None => Ok(&self.blocks),
             Some(name) => Ok(&self.snapshot(name)?.blocks),
@@ -106,7 +110,8 @@ impl State {
     }
 
     fn delete_snapshot(&mut self, vdisk: &str, name: &str, force: bool) -> Result<()> {
-        let connections = self.vdisk(vdisk)?.snapshot(name)?.info.connections;
+        let SnapshotInfo { connections, set, .. } = self.vdisk(vdisk)?.snapshot(name)?.info.clone();
+        self.check_no_part(vdisk, name, set.as_deref())?;
         if connections > 0 && !force {
             return Err(Error::snapshot_busy(vdisk, name, connections));
         }
@@ -121,7 +126,7 @@ impl State {
         }
         let source = self.vdisk(vdisk)?;
         let blocks = source.blocks_of(clones.snapshot.as_deref())?.clone();
-        let info = VdiskInfo { read_only: false, state: VdiskState::Online, connections: 0, ..source.info.clone() };
+        let info = source.as_writable();
         Ok(names.into_iter().map(|name| self.insert_clone(&info, name, &blocks)).collect())
     }
 
@@ -135,6 +140,7 @@ impl State {
 
     fn roll_back(&mut self, vdisk: &str, snapshot: &str) -> Result<RolledBack> {
         let number = self.next_number();
+        self.check_no_template(vdisk)?;
         let vdisk = self.vdisk(vdisk)?;
         vdisk.snapshot(snapshot)?;
         vdisk.writable()?;

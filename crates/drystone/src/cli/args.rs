@@ -1,5 +1,7 @@
 //! Every command, flag and help text.
 
+pub mod vm;
+
 use super::output::Format;
 use crate::config::{OnOff, UpFlags};
 use crate::logging::LogFormat;
@@ -93,6 +95,17 @@ pub enum Command {
     Vdisk {
         #[command(subcommand)]
         verb: Vdisk,
+    },
+    /// Create, list, change and delete VMs, which are named sets of vDisks; their snapshots, clones, templates
+    #[command(after_help = "Examples:\n  \
+        drystone vm create web01 --vdisk root=20GiB --vdisk data=100GiB\n  \
+        drystone vm snapshot web01 before-upgrade\n  \
+        drystone vm rollback web01 before-upgrade\n  \
+        drystone vm template desktop on\n  \
+        drystone vm clone desktop 'desk-{001..500}'")]
+    Vm {
+        #[command(subcommand)]
+        verb: vm::Vm,
     },
     /// Say who may use vDisks over iSCSI, and who does
     #[command(after_help = "Examples:\n  \

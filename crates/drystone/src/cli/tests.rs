@@ -5,3 +5,4 @@ mod iscsi;
 mod lines;
 mod server;
 mod snapshots;
+mod vms;

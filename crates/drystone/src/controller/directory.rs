@@ -17,6 +17,8 @@ pub struct Listed {
     pub access: Result<Arc<AccessNote>, Unreadable>,
     /// By name. Empty until the vDisk's log has been read after a start.
     pub snapshots: Arc<BTreeMap<String, ListedSnapshot>>,
+    /// It is being rolled back: nobody is to connect.
+    pub held: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +58,8 @@ impl Directory {
     pub fn put(&self, record: &VdiskRecord) {
         let mut names = self.lock();
         let before = names.values().find(|listed| listed.id == record.id);
-        let before = before.map(|listed| (listed.access.clone(), listed.snapshots.clone()));
-        let (access, snapshots) = before.unwrap_or_else(|| (Ok(Arc::default()), Arc::default()));
+        let before = before.map(|listed| (listed.access.clone(), listed.snapshots.clone(), listed.held));
+        let (access, snapshots, held) = before.unwrap_or_else(|| (Ok(Arc::default()), Arc::default(), false));
         names.retain(|name, listed| listed.id != record.id || *name == record.name);
         let listed = Listed {
             id: record.id,
@@ -67,6 +69,7 @@ impl Directory {
             read_only: record.read_only,
             access,
             snapshots,
+            held,
         };
         names.insert(record.name.clone(), listed);
     }
@@ -90,6 +93,12 @@ impl Directory {
     pub fn set_snapshots(&self, id: VdiskId, snapshots: BTreeMap<String, ListedSnapshot>) {
         if let Some(listed) = self.lock().values_mut().find(|listed| listed.id == id) {
             listed.snapshots = Arc::new(snapshots);
+        }
+    }
+
+    pub fn hold(&self, vdisks: &[(VdiskId, SnapshotId)], held: bool) {
+        for listed in self.lock().values_mut().filter(|listed| vdisks.iter().any(|(id, _)| *id == listed.id)) {
+            listed.held = held;
         }
     }
 

@@ -70,6 +70,7 @@ impl Exports for Exported {
         let (vdisk, snapshot) = split(name);
         let listed = self.directory.find(vdisk)?;
         match snapshot {
+            None if listed.held => None,
             None => Some(self.found(name.to_string(), listed)),
             Some(snapshot) => {
                 let about = *listed.snapshots.get(snapshot)?;

@@ -1,11 +1,13 @@
 //! The verbs on snapshots of single vDisks, on clones and rollbacks.
 
-use super::directory::{Directory, Listed, ListedSnapshot};
+use super::directory::{Listed, ListedSnapshot};
 use super::errors::from_node;
 use super::report;
+use super::sets::{is_left_behind, listed};
 use super::verbs::Verbs;
-use base::VdiskId;
+use super::vms::Vms;
 use base::units::{BLOCK, round_down};
+use base::{SnapshotId, VdiskId};
 use control::rules::snapshots as rules;
 use control::{
     Change, ChangesPage, ControlFuture, Error, ListChanges, MakeClones, Result, RolledBack, SnapshotControl,
@@ -20,13 +22,6 @@ use world::LocalFuture;
 
 pub(super) fn now_unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
-/// Snapshots that somebody asked for; what a call made for itself is not shown.
-pub(super) async fn listed(shard: &Rc<Shard>, id: VdiskId) -> Result<Vec<SnapshotSummary>> {
-    let mut all = shard.snapshots(id).await.map_err(from_node)?;
-    all.retain(|snapshot| !rules::is_temporary(&snapshot.name));
-    Ok(all)
 }
 
 /// As front-ends know them.
@@ -57,14 +52,33 @@ fn find(vdisk: &str, snapshots: &[SnapshotSummary], name: &str) -> Result<Snapsh
     found.cloned().ok_or_else(|| Error::no_snapshot(vdisk, name))
 }
 
-/// `Invalid` if the vDisk has snapshots. Of one that cannot be read nothing is known; `force` deletes it all the same.
-pub(super) async fn refuse_with_snapshots(shard: &Rc<Shard>, id: VdiskId, vdisk: &str, force: bool) -> Result<()> {
-    match listed(shard, id).await {
-        Ok(snapshots) if snapshots.is_empty() => Ok(()),
-        Ok(snapshots) => Err(Error::has_snapshots(vdisk, snapshots.len())),
-        Err(error) if force && error.kind == control::Kind::Damaged => Ok(()),
+/// How many snapshots a vDisk has. Of one that cannot be read nothing is known; `force` is for deleting it all the same.
+async fn count(shard: &Rc<Shard>, id: VdiskId, vms: &Vms, force: bool) -> Result<usize> {
+    match listed(shard, id, vms).await {
+        Ok(snapshots) => Ok(snapshots.len()),
+        Err(error) if force && error.kind == control::Kind::Damaged => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// Deletes a vDisk, its snapshots too; what is in the way besides connections is for the caller to look at.
+pub(super) async fn delete_with_snapshots(shard: &Rc<Shard>, id: VdiskId, vdisk: &str, force: bool) -> Result<()> {
+    match shard.snapshots(id).await {
+        Ok(snapshots) => {
+            for snapshot in snapshots.iter().filter(|snapshot| snapshot.connections > 0) {
+                if !force {
+                    return Err(Error::snapshot_busy(vdisk, &snapshot.name, snapshot.connections));
+                }
+                shard.delete_snapshot(id, snapshot.id, true).await.map_err(from_node)?;
+            }
+        }
+        Err(error) if force && error.kind == node::Kind::Damaged => {}
+        Err(error) => return Err(from_node(error)),
+    }
+    shard.delete(id, force).await.map_err(|error| match (error.kind, shard.summary_of(id)) {
+        (node::Kind::Busy, Some(summary)) if !force => Error::busy(vdisk, summary.connections),
+        _ => from_node(error),
+    })
 }
 
 /// The vDisk's name and what is known of it, on its worker.
@@ -72,11 +86,12 @@ struct Source {
     shard: Rc<Shard>,
     id: VdiskId,
     name: String,
+    vms: Arc<Vms>,
 }
 
 impl Source {
     async fn snapshots(&self) -> Result<Vec<SnapshotSummary>> {
-        listed(&self.shard, self.id).await
+        listed(&self.shard, self.id, &self.vms).await
     }
 
     async fn create(&self, name: &str) -> Result<SnapshotInfo> {
@@ -88,12 +103,16 @@ impl Source {
         Ok(info(&self.name, self.shard.snapshot(self.id, name).await.map_err(from_node)?))
     }
 
-    async fn delete(&self, name: &str, force: bool) -> Result<()> {
+    async fn delete(&self, name: &str, force: bool) -> Result<SnapshotId> {
         let snapshot = find(&self.name, &self.snapshots().await?, name)?;
+        if let Some(vm) = snapshot.set.and_then(|set| self.vms.claimed_by(set)) {
+            return Err(Error::part_of_vm_snapshot(&self.name, name, &vm.name));
+        }
         if snapshot.connections > 0 && !force {
             return Err(Error::snapshot_busy(&self.name, name, snapshot.connections));
         }
-        self.shard.delete_snapshot(self.id, snapshot.id, force).await.map_err(from_node)
+        self.shard.delete_snapshot(self.id, snapshot.id, force).await.map_err(from_node)?;
+        Ok(snapshot.id)
     }
 
     /// The shard writes all records of the clones in one transaction.
@@ -115,6 +134,9 @@ impl Source {
     async fn roll_back(&self, snapshot: &str) -> Result<SnapshotInfo> {
         let before = self.snapshots().await?;
         let wanted = find(&self.name, &before, snapshot)?;
+        if let Some(vm) = self.vms.of_vdisk(self.id).filter(|vm| vm.template) {
+            return Err(Error::is_template(&vm.name));
+        }
         let now = self.shard.summary_of(self.id).ok_or_else(|| Error::not_found(&self.name))?;
         if now.record.read_only {
             return Err(Error::read_only(&self.name));
@@ -157,8 +179,8 @@ impl Verbs {
         listed: &Listed,
         work: impl FnOnce(Source) -> LocalFuture<Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let (id, name) = (listed.id, name.to_string());
-        self.shards.on(listed.shard, move |shard| work(Source { shard, id, name })).await
+        let (id, name, vms) = (listed.id, name.to_string(), self.vms.clone());
+        self.shards.on(listed.shard, move |shard| work(Source { shard, id, name, vms })).await
     }
 
     /// The same for what changes which snapshots there are: front-ends hear of it.
@@ -181,6 +203,11 @@ impl Verbs {
             })
         });
         changed.await
+    }
+
+    pub(super) async fn count_snapshots(&self, listed: &Listed, force: bool) -> Result<usize> {
+        let (id, vms) = (listed.id, self.vms.clone());
+        self.shards.on(listed.shard, move |shard| Box::pin(async move { count(&shard, id, &vms, force).await })).await
     }
 
     async fn clone_vdisk(&self, name: &str, clones: MakeClones) -> Result<Vec<VdiskInfo>> {
@@ -219,8 +246,10 @@ impl Verbs {
             });
             // Fails only while the workers end.
             for id in ids.await.unwrap_or_default() {
-                if let Err(error) = self.learn(number, id).await {
-                    tracing::warn!(vdisk = %id, %error, "its snapshots cannot be read");
+                match self.learn(number, id).await {
+                    _ if self.is_stopping() => return,
+                    Err(error) => tracing::warn!(vdisk = %id, %error, "its snapshots cannot be read"),
+                    Ok(()) => {}
                 }
             }
         });
@@ -228,33 +257,30 @@ impl Verbs {
     }
 
     async fn learn(&self, number: u16, id: VdiskId) -> Result<()> {
-        let look = |directory: Arc<Directory>| {
-            move |shard: Rc<Shard>| -> LocalFuture<Result<bool>> {
-                Box::pin(async move {
-                    let all = shard.snapshots(id).await.map_err(from_node)?;
-                    let (left_behind, stay) = left_behind(all);
-                    directory.set_snapshots(id, by_name(&stay));
-                    Ok(!left_behind.is_empty())
-                })
-            }
-        };
-        if self.shards.on(number, look(self.directory.clone())).await? {
+        let (directory, vms) = (self.directory.clone(), self.vms.clone());
+        let look = self.shards.on(number, move |shard| {
+            Box::pin(async move {
+                let all = shard.snapshots(id).await.map_err(from_node)?;
+                let snapshots = listed(&shard, id, &vms).await?;
+                directory.set_snapshots(id, by_name(&snapshots));
+                Ok(all.iter().any(|snapshot| is_left_behind(snapshot, |set| vms.is_on_record(set))))
+            })
+        });
+        if look.await? {
             // Of a call that is under way it is not left behind.
             let _one = self.changing.lock().await;
-            self.shards.on(number, move |shard| Box::pin(async move { clear_up(&shard, id).await })).await?;
+            let vms = self.vms.clone();
+            self.shards.on(number, move |shard| Box::pin(async move { clear_up(&shard, id, &vms).await })).await?;
         }
         Ok(())
     }
 }
 
-/// Which snapshots an interrupted call left behind, and which stay.
-fn left_behind(all: Vec<SnapshotSummary>) -> (Vec<SnapshotSummary>, Vec<SnapshotSummary>) {
-    all.into_iter().partition(|snapshot| rules::is_temporary(&snapshot.name))
-}
-
-async fn clear_up(shard: &Rc<Shard>, id: VdiskId) -> Result<()> {
+async fn clear_up(shard: &Rc<Shard>, id: VdiskId, vms: &Vms) -> Result<()> {
     let all = shard.snapshots(id).await.map_err(from_node)?;
-    for SnapshotSummary { id: snapshot, name, .. } in left_behind(all).0 {
+    for SnapshotSummary { id: snapshot, name, .. } in
+        all.into_iter().filter(|snapshot| is_left_behind(snapshot, |set| vms.is_on_record(set)))
+    {
         shard.delete_snapshot(id, snapshot, true).await.map_err(from_node)?;
         tracing::info!(vdisk = %id, snapshot = name, "a snapshot that an interrupted call left behind is deleted");
     }
@@ -279,8 +305,14 @@ impl SnapshotControl for Verbs {
     }
 
     fn delete_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str, force: bool) -> ControlFuture<'a, ()> {
-        let name = name.to_string();
-        Box::pin(self.change_snapshots(vdisk, move |source| Box::pin(async move { source.delete(&name, force).await })))
+        Box::pin(async move {
+            let name = name.to_string();
+            let gone =
+                self.change_snapshots(vdisk, move |source| Box::pin(async move { source.delete(&name, force).await }));
+            let gone = gone.await?;
+            let _one = self.changing.lock().await;
+            self.forget_parts(|part| part.snapshot == gone).await
+        })
     }
 
     fn make_clones<'a>(&'a self, vdisk: &'a str, clones: MakeClones) -> ControlFuture<'a, Vec<VdiskInfo>> {

@@ -67,11 +67,13 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let fronts = Fronts { listeners: listeners.clone(), portals, sessions: sessions.clone(), groups: groups.clone() };
     let verbs = Arc::new(Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts));
     let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, realms });
+    let stored = verbs.load_vms().await.map_err(|error| anyhow!("VMs on record: {error}"))?;
+    verbs.finish_rollbacks(&stored.rollbacks).await;
     nbd.serve(Serving { exported, sessions });
     let finishing = verbs.clone();
     tokio::spawn(async move { finishing.finish_group_changes().await });
     let learning = verbs.clone();
-    tokio::spawn(async move { learning.learn_snapshots().await });
+    tokio::spawn(async move { learning.finish_vms(stored).await });
     let nbd = Mutex::new(Some(nbd));
     let watch = tokio::spawn(super::health::watch(verbs.clone())).abort_handle();
     Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, watch, closing: AtomicUsize::new(0) }))

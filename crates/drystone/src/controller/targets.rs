@@ -44,7 +44,7 @@ impl Targets for Exported {
         }
         let exact = self.directory.find(name).map(|listed| (name.to_string(), listed));
         let (name, listed) = exact.or_else(|| self.directory.find_ignoring_case(name))?;
-        self.target(name, listed)
+        if listed.held { None } else { self.target(name, listed) }
     }
 }
 

@@ -5,14 +5,15 @@ use super::errors::{from_block, from_node};
 use super::groups::Groups;
 use super::report;
 use super::shards::Shards;
-use super::snapshots::refuse_with_snapshots;
+use super::vms::Vms;
 use crate::config::Config;
 use crate::iscsi::Sessions;
 use block::{Allocation, Reply, Request, Segment, WriteZeroes};
 use bytes::{Bytes, BytesMut};
 use control::{
     Control, ControlFuture, CreateVdisk, DeleteVdisk, Error, Extent, ExtentPage, IscsiControl, IscsiPortal, Kind,
-    ListVdisks, Listener, Metrics, NodeStatus, Result, SetVdisk, SnapshotControl, VdiskInfo, VdiskPage, rules,
+    ListVdisks, Listener, Metrics, NodeStatus, Result, SetVdisk, SnapshotControl, VdiskInfo, VdiskPage, VmControl,
+    rules,
 };
 use node::Shard;
 use pool::Cache;
@@ -36,6 +37,7 @@ pub struct Verbs {
     pub(super) portals: Vec<IscsiPortal>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) groups: Arc<Groups>,
+    pub(super) vms: Arc<Vms>,
     pub(super) started: Instant,
     pub(super) started_wall: SystemTime,
     stopping: AtomicBool,
@@ -71,6 +73,7 @@ impl Verbs {
             portals,
             sessions,
             groups,
+            vms: Arc::default(),
             started: Instant::now(),
             started_wall: SystemTime::now(),
             stopping: AtomicBool::new(false),
@@ -129,6 +132,9 @@ impl Verbs {
     async fn request(&self, name: &str, request: Request) -> Result<Reply> {
         let listed = self.find(name)?;
         let id = listed.id;
+        if listed.held {
+            return Err(Error::new(Kind::Unavailable, format!("vDisk {name:?} is being rolled back; try again later")));
+        }
         self.shards
             .on(listed.shard, move |shard| {
                 Box::pin(async move {
@@ -147,14 +153,21 @@ impl Verbs {
     async fn create(&self, request: CreateVdisk) -> Result<VdiskInfo> {
         rules::check_create(&request)?;
         let _one = self.changing.lock().await;
-        if self.directory.find(&request.name).is_some() {
-            return Err(Error::exists(&request.name));
+        let CreateVdisk { name, size_bytes, sector_bytes } = request;
+        if self.directory.find(&name).is_some() {
+            return Err(Error::exists(&name));
         }
+        self.make_vdisk(&name, size_bytes, sector_bytes).await?;
+        let listed = self.find(&name)?;
+        self.info(&name, &listed).await
+    }
+
+    /// On the shard with the fewest vDisks.
+    pub(super) async fn make_vdisk(&self, name: &str, size_bytes: u64, sector_bytes: u32) -> Result<base::VdiskId> {
         let all = self.directory.all();
         let load = |shard: &u16| all.iter().filter(|(_, listed)| listed.shard == *shard).count();
         let shard = self.shards.numbers().min_by_key(load).expect("there is at least one shard");
-        let CreateVdisk { name, size_bytes, sector_bytes } = request;
-        let named = name.clone();
+        let named = name.to_string();
         let record = self
             .shards
             .on(shard, move |shard| {
@@ -162,31 +175,21 @@ impl Verbs {
             })
             .await?;
         self.directory.put(&record);
-        let listed = self.find(&name)?;
-        self.info(&name, &listed).await
+        Ok(record.id)
     }
 
     async fn delete(&self, name: &str, delete: DeleteVdisk) -> Result<()> {
         let _one = self.changing.lock().await;
         let listed = self.find(name)?;
-        let id = listed.id;
-        let named = name.to_string();
-        let DeleteVdisk { force, snapshots } = delete;
-        self.shards
-            .on(listed.shard, move |shard| {
-                Box::pin(async move {
-                    if !snapshots {
-                        refuse_with_snapshots(&shard, id, &named, force).await?;
-                    }
-                    shard.delete(id, force).await.map_err(|error| match (error.kind, shard.summary_of(id)) {
-                        (node::Kind::Busy, Some(summary)) if !force => Error::busy(&named, summary.connections),
-                        _ => from_node(error),
-                    })
-                })
-            })
-            .await?;
-        self.directory.remove(id);
-        Ok(())
+        if let Some(vm) = self.vms.of_vdisk(listed.id) {
+            return Err(Error::belongs_to_vm(name, &vm.name));
+        }
+        let snapshots = if delete.snapshots { 0 } else { self.count_snapshots(&listed, delete.force).await? };
+        if snapshots > 0 {
+            return Err(Error::has_snapshots(name, snapshots));
+        }
+        self.delete_listed(name, &listed, delete.force).await?;
+        self.forget_parts(|part| part.vdisk == listed.id).await
     }
 
     async fn list(&self, request: ListVdisks) -> Result<VdiskPage> {
@@ -287,6 +290,10 @@ impl Control for Verbs {
             match set.read_only {
                 None => self.show_vdisk(name).await,
                 Some(on) => {
+                    let of_template = self.vms.of_vdisk(self.find(name)?.id).filter(|vm| vm.template && !on);
+                    if let Some(vm) = of_template {
+                        return Err(Error::is_template(&vm.name));
+                    }
                     self.change(name, move |shard, id| Box::pin(async move { shard.set_read_only(id, on).await })).await
                 }
             }
@@ -325,6 +332,10 @@ impl Control for Verbs {
     }
 
     fn snapshots(&self) -> &dyn SnapshotControl {
+        self
+    }
+
+    fn vms(&self) -> &dyn VmControl {
         self
     }
 
