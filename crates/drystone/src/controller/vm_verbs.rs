@@ -346,13 +346,18 @@ impl Verbs {
     pub(super) async fn finish_deletion(&self, vm: &VmRecord, force: bool) -> Result<()> {
         let mut gone = Vec::with_capacity(vm.vdisks.len());
         for member in &vm.vdisks {
-            if let Some((name, listed)) = self.directory.find_id(member.vdisk) {
-                if let Err(error) = self.delete_listed(&name, &listed, force).await {
-                    if gone.is_empty() {
-                        // Nothing has happened yet, so nothing is to happen.
-                        self.store_vm(VmRecord { deleting: false, ..vm.clone() }).await?;
-                        return Err(error);
-                    }
+            let Some((name, listed)) = self.directory.find_id(member.vdisk) else {
+                gone.push(member.vdisk);
+                continue;
+            };
+            match self.delete_listed(&name, &listed, force).await {
+                Ok(()) => {}
+                Err(error) if gone.is_empty() => {
+                    // Nothing has happened yet, so nothing is to happen.
+                    self.store_vm(VmRecord { deleting: false, ..vm.clone() }).await?;
+                    return Err(error);
+                }
+                Err(error) => {
                     let text = format!(
                         "VM {:?} is deleted but for the vDisk {name:?}: {error}; the next start goes on",
                         vm.name
