@@ -18,6 +18,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("templates", templates),
     ("chained writes on two vDisks", chained_writes),
     ("VMs after the loss of the metadata store", recovered),
+    ("callers that go away", gone_callers),
     ("kill -9 while VMs are cloned", killed_while_cloning),
     ("kill -9 while a VM is rolled back", killed_while_rolling_back),
 ];
@@ -304,6 +305,29 @@ fn recovered(bench: &mut Bench) -> Result<()> {
 fn made(server: &Server, prefix: &str) -> Result<(usize, usize)> {
     let count = |names: Vec<String>| names.iter().filter(|name| name.starts_with(prefix)).count();
     Ok((count(names(&server.json(&["vm", "list"])?)), count(names(&server.json(&["vdisk", "list"])?))))
+}
+
+/// The steps of a call go on when nobody waits for its answer any more, and the next call finds all of it or nothing.
+fn gone_callers(bench: &mut Bench) -> Result<()> {
+    const CLONES: usize = 50;
+    let server = &bench.server;
+    server.run(&["vm", "create", "left", "--vdisk", "root=64MiB", "--vdisk", "data=64MiB"])?;
+    let mut random = Random::new(6);
+    for round in 0..20 {
+        let prefix = format!("l{round}-");
+        let pattern = format!("{prefix}{{1..{CLONES}}}");
+        let mut call = server.cli(&["vm", "clone", "left", &pattern]);
+        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+        std::thread::sleep(Duration::from_micros(random.below(40_000)));
+        call.kill()?;
+        call.wait()?;
+        // It takes its turn behind what was left.
+        server.run(&["vm", "snapshot", "left", &format!("s{round}")])?;
+        let there = made(server, &prefix)?;
+        ensure!(there == (0, 0) || there == (CLONES, 2 * CLONES), "round {round}: {there:?} VMs and vDisks");
+        ensure!(names(&server.json(&["vdisk", "snapshots", "left-root"])?).len() == round + 1, "round {round}");
+    }
+    Ok(())
 }
 
 fn killed_while_cloning(bench: &mut Bench) -> Result<()> {

@@ -297,30 +297,32 @@ impl SnapshotControl for Verbs {
     }
 
     fn create_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str) -> ControlFuture<'a, SnapshotInfo> {
-        Box::pin(async move {
-            rules::check_snapshot_name(name)?;
-            let name = name.to_string();
-            self.change_snapshots(vdisk, |source| Box::pin(async move { source.create(&name).await })).await
+        let (vdisk, name) = (vdisk.to_string(), name.to_string());
+        self.to_its_end(|verbs| async move {
+            rules::check_snapshot_name(&name)?;
+            verbs.change_snapshots(&vdisk, |source| Box::pin(async move { source.create(&name).await })).await
         })
     }
 
     fn delete_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str, force: bool) -> ControlFuture<'a, ()> {
-        Box::pin(async move {
-            let name = name.to_string();
-            let gone =
-                self.change_snapshots(vdisk, move |source| Box::pin(async move { source.delete(&name, force).await }));
+        let (vdisk, name) = (vdisk.to_string(), name.to_string());
+        self.to_its_end(move |verbs| async move {
+            let gone = verbs
+                .change_snapshots(&vdisk, move |source| Box::pin(async move { source.delete(&name, force).await }));
             let gone = gone.await?;
-            let _one = self.changing.lock().await;
-            self.forget_parts(|part| part.snapshot == gone).await
+            let _one = verbs.changing.lock().await;
+            verbs.forget_parts(|part| part.snapshot == gone).await
         })
     }
 
     fn make_clones<'a>(&'a self, vdisk: &'a str, clones: MakeClones) -> ControlFuture<'a, Vec<VdiskInfo>> {
-        Box::pin(self.clone_vdisk(vdisk, clones))
+        let vdisk = vdisk.to_string();
+        self.to_its_end(|verbs| async move { verbs.clone_vdisk(&vdisk, clones).await })
     }
 
     fn roll_back<'a>(&'a self, vdisk: &'a str, snapshot: &'a str) -> ControlFuture<'a, RolledBack> {
-        Box::pin(self.roll_back_vdisk(vdisk, snapshot))
+        let (vdisk, snapshot) = (vdisk.to_string(), snapshot.to_string());
+        self.to_its_end(|verbs| async move { verbs.roll_back_vdisk(&vdisk, &snapshot).await })
     }
 
     fn changes<'a>(&'a self, vdisk: &'a str, request: ListChanges) -> ControlFuture<'a, ChangesPage> {

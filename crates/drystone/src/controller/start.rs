@@ -65,7 +65,9 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let sessions = Sessions::new();
     let portals = nbd.portals.iter().zip(1..).map(|(address, group_tag)| portal(config, *address, group_tag)).collect();
     let fronts = Fronts { listeners: listeners.clone(), portals, sessions: sessions.clone(), groups: groups.clone() };
-    let verbs = Arc::new(Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts));
+    let verbs = Arc::new_cyclic(|own| {
+        Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts, own.clone())
+    });
     let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, realms });
     let stored = verbs.load_vms().await.map_err(|error| anyhow!("VMs on record: {error}"))?;
     verbs.finish_rollbacks(&stored.rollbacks).await;

@@ -18,8 +18,8 @@ use control::{
 use node::Shard;
 use pool::Cache;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 use tokio::sync::Mutex;
 use world::LocalFuture;
@@ -41,6 +41,8 @@ pub struct Verbs {
     pub(super) started: Instant,
     pub(super) started_wall: SystemTime,
     stopping: AtomicBool,
+    /// For what outlives the call that began it.
+    own: Weak<Verbs>,
     /// Verbs that change names or existence, one at a time.
     pub(super) changing: Mutex<()>,
 }
@@ -61,6 +63,7 @@ impl Verbs {
         directory: Arc<Directory>,
         cache: Arc<Cache>,
         fronts: Fronts,
+        own: Weak<Verbs>,
     ) -> Verbs {
         let Fronts { listeners, portals, sessions, groups } = fronts;
         Verbs {
@@ -77,8 +80,24 @@ impl Verbs {
             started: Instant::now(),
             started_wall: SystemTime::now(),
             stopping: AtomicBool::new(false),
+            own,
             changing: Mutex::new(()),
         }
+    }
+
+    /// Runs what takes several steps. Who asked may go away in the middle (a client that hangs up, a time limit): the steps
+    /// go on all the same.
+    pub(super) fn to_its_end<'a, T: Send + 'static, Work: Future<Output = Result<T>> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<Verbs>) -> Work,
+    ) -> ControlFuture<'a, T> {
+        let running = self.own.upgrade().map(|own| tokio::spawn(work(own)));
+        Box::pin(async move {
+            match running {
+                Some(running) => running.await.map_err(|_| Error::internal("the verb panicked; see the log"))?,
+                None => Err(Error::new(Kind::Unavailable, "the controller is shutting down")),
+            }
+        })
     }
 
     pub fn stopping(&self) {
@@ -251,7 +270,7 @@ impl Verbs {
 
 impl Control for Verbs {
     fn create_vdisk(&self, request: CreateVdisk) -> ControlFuture<'_, VdiskInfo> {
-        Box::pin(self.create(request))
+        self.to_its_end(|verbs| async move { verbs.create(request).await })
     }
 
     fn list_vdisks(&self, request: ListVdisks) -> ControlFuture<'_, VdiskPage> {
@@ -301,7 +320,8 @@ impl Control for Verbs {
     }
 
     fn delete_vdisk<'a>(&'a self, name: &'a str, delete: DeleteVdisk) -> ControlFuture<'a, ()> {
-        Box::pin(self.delete(name, delete))
+        let name = name.to_string();
+        self.to_its_end(move |verbs| async move { verbs.delete(&name, delete).await })
     }
 
     fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes> {

@@ -167,7 +167,8 @@ impl Verbs {
                 return Err(Error::rollback_while_connected(&vdisk, connections));
             }
         }
-        let kept = names::kept_name(now_unix_ms(), |name| self.check_new_set(&vm, name).is_err());
+        let kept = names::kept_name(now_unix_ms(), |name| self.is_taken(&vm, name));
+        self.check_new_set(&vm, &kept)?;
         let kept = self.take_set(&kept, None, std::slice::from_ref(&vm)).await?;
         let rollback = RollbackRecord {
             vm: vm.id,

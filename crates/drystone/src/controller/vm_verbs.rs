@@ -252,6 +252,14 @@ impl Verbs {
         }
     }
 
+    /// The VM or one of its vDisks has a snapshot of this name.
+    pub(super) fn is_taken(&self, vm: &VmRecord, snapshot: &str) -> bool {
+        let has = |member: &meta::VmVdisk| {
+            self.directory.find_id(member.vdisk).is_some_and(|(_, listed)| listed.snapshots.contains_key(snapshot))
+        };
+        self.find_set(vm, snapshot).is_ok() || vm.vdisks.iter().any(has)
+    }
+
     /// Names and number of snapshots admit one more of this name, for the VM and for each of its vDisks.
     pub(super) fn check_new_set(&self, vm: &VmRecord, snapshot: &str) -> Result<()> {
         if self.find_set(vm, snapshot).is_ok() {
@@ -375,7 +383,7 @@ impl Verbs {
 
 impl VmControl for Verbs {
     fn create_vm(&self, create: CreateVm) -> ControlFuture<'_, VmInfo> {
-        Box::pin(self.create_new_vm(create))
+        self.to_its_end(|verbs| async move { verbs.create_new_vm(create).await })
     }
 
     fn list_vms(&self, request: ListVms) -> ControlFuture<'_, VmPage> {
@@ -387,23 +395,28 @@ impl VmControl for Verbs {
     }
 
     fn rename_vm<'a>(&'a self, name: &'a str, new_name: &'a str) -> ControlFuture<'a, VmInfo> {
-        Box::pin(self.rename(name, new_name))
+        let (name, new_name) = (name.to_string(), new_name.to_string());
+        self.to_its_end(|verbs| async move { verbs.rename(&name, &new_name).await })
     }
 
     fn set_template<'a>(&'a self, name: &'a str, template: bool) -> ControlFuture<'a, VmInfo> {
-        Box::pin(self.switch_template(name, template))
+        let name = name.to_string();
+        self.to_its_end(move |verbs| async move { verbs.switch_template(&name, template).await })
     }
 
     fn delete_vm<'a>(&'a self, name: &'a str, delete: DeleteVm) -> ControlFuture<'a, ()> {
-        Box::pin(self.remove_vm(name, delete))
+        let name = name.to_string();
+        self.to_its_end(move |verbs| async move { verbs.remove_vm(&name, delete).await })
     }
 
     fn attach_vdisk<'a>(&'a self, name: &'a str, attach: AttachVdisk) -> ControlFuture<'a, VmInfo> {
-        Box::pin(self.attach(name, attach))
+        let name = name.to_string();
+        self.to_its_end(|verbs| async move { verbs.attach(&name, attach).await })
     }
 
     fn detach_vdisk<'a>(&'a self, name: &'a str, label: &'a str) -> ControlFuture<'a, VmInfo> {
-        Box::pin(self.detach(name, label))
+        let (name, label) = (name.to_string(), label.to_string());
+        self.to_its_end(|verbs| async move { verbs.detach(&name, &label).await })
     }
 
     fn vm_snapshots<'a>(&'a self, name: &'a str) -> ControlFuture<'a, Vec<VmSnapshotInfo>> {
@@ -414,19 +427,23 @@ impl VmControl for Verbs {
     }
 
     fn create_vm_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmSnapshotInfo> {
-        Box::pin(self.take_vm_snapshot(name, snapshot))
+        let (name, snapshot) = (name.to_string(), snapshot.to_string());
+        self.to_its_end(|verbs| async move { verbs.take_vm_snapshot(&name, &snapshot).await })
     }
 
     fn delete_vm_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str, force: bool) -> ControlFuture<'a, ()> {
-        Box::pin(self.drop_vm_snapshot(name, snapshot, force))
+        let (name, snapshot) = (name.to_string(), snapshot.to_string());
+        self.to_its_end(move |verbs| async move { verbs.drop_vm_snapshot(&name, &snapshot, force).await })
     }
 
     fn clone_vm<'a>(&'a self, name: &'a str, clones: MakeClones) -> ControlFuture<'a, Vec<VmInfo>> {
-        Box::pin(self.make_vm_clones(name, clones))
+        let name = name.to_string();
+        self.to_its_end(|verbs| async move { verbs.make_vm_clones(&name, clones).await })
     }
 
     fn roll_back_vm<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmRolledBack> {
-        Box::pin(self.roll_vm_back(name, snapshot))
+        let (name, snapshot) = (name.to_string(), snapshot.to_string());
+        self.to_its_end(|verbs| async move { verbs.roll_vm_back(&name, &snapshot).await })
     }
 }
 
