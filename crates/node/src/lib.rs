@@ -14,7 +14,7 @@ mod shard;
 mod snapshots;
 mod verbs;
 
-pub use attach::Attachment;
+pub use attach::{Attachment, Hold};
 pub use error::{Error, Kind, Result};
 pub use open::ShardConfig;
 pub use rebuild::{Rebuilt, RebuiltVdisk};

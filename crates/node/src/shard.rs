@@ -226,6 +226,7 @@ impl Shard {
         } else {
             // Gone, or to be tried again from the same headers: this engine must not go on beside the next one.
             recovered.vdisk.stop().await;
+            recovered.vdisk.need_nothing();
         }
         finished
     }
@@ -245,6 +246,7 @@ impl Shard {
         }
         if recovered.vdisk.health() == Health::Deleted {
             recovered.vdisk.stop().await;
+            recovered.vdisk.need_nothing();
             let groups = recovered.void.clone();
             let (tombstone, family) = (groups.last().copied(), Some(recovered.vdisk.family().unwrap_or(id)));
             self.leave(Leftover::new(id, family, groups, tombstone)).await?;
@@ -254,6 +256,7 @@ impl Shard {
             // Missing groups are no damage if a deletion was cut short while it freed them.
             if Vdisk::find_tombstone(&self.context, id, headers).await?.is_some() {
                 recovered.vdisk.stop().await;
+                recovered.vdisk.need_nothing();
                 self.index.tombstone(id).await?;
                 self.finish_deletion(id, headers, record.as_ref()).await?;
                 return Ok(None);

@@ -96,25 +96,30 @@ impl Shard {
     }
 
     /// First step of a set: the vDisks acknowledge no more writes when it completes, until [`Shard::cut`],
-    /// [`Shard::release`] or a second has passed. `Exists` if one has a snapshot of this name.
-    pub async fn pause(self: &Rc<Self>, set: SnapshotId, name: &str, vdisks: Vec<VdiskId>) -> Result<()> {
+    /// [`Shard::release`] or a second has passed. `Exists` if one has a snapshot of this name. `Unavailable`: they did not
+    /// come to rest in time. Who pauses vDisks of several shards does so in the order of shards: sets that have members in
+    /// common wait for each other in one direction then.
+    pub async fn pause(self: &Rc<Self>, set: SnapshotId, name: &str, mut vdisks: Vec<VdiskId>) -> Result<()> {
+        vdisks.sort_unstable();
         let mut members = Vec::with_capacity(vdisks.len());
         for id in vdisks {
             let vdisk = self.vdisk(id).await?;
             check_new(&vdisk, name)?;
             members.push((vdisk, self.context.pool.next_snapshot_id().await?));
         }
-        let mut pending = Vec::with_capacity(members.len());
-        for (vdisk, snapshot) in members {
-            let paused = vdisk.pause().await?;
-            pending.push(Pending { vdisk, paused, snapshot });
-        }
-        self.paused.borrow_mut().insert(set, pending);
+        self.paused.borrow_mut().insert(set, Vec::with_capacity(members.len()));
         let this = self.clone();
         self.context.world.spawn(async move {
             this.context.world.clock.sleep(PAUSE_NS_MAX).await;
             this.release(set);
         });
+        for (vdisk, snapshot) in members {
+            let paused = vdisk.pause().await.inspect_err(|_| self.release(set))?;
+            // In the meantime the others may have been let go.
+            let mut all = self.paused.borrow_mut();
+            let pending = all.get_mut(&set).ok_or_else(too_late)?;
+            pending.push(Pending { vdisk, paused, snapshot });
+        }
         Ok(())
     }
 
@@ -129,12 +134,10 @@ impl Shard {
         members: Vec<VdiskId>,
     ) -> Result<Vec<SnapshotSummary>> {
         let pending = self.paused.borrow_mut().remove(&set);
-        let pending = pending.ok_or_else(|| {
-            Error::new(Kind::Unavailable, "the vDisks did not come to rest together in time; try again")
-        })?;
+        let pending = pending.ok_or_else(too_late)?;
         let mut cuts = Vec::with_capacity(pending.len());
         for Pending { vdisk, paused, snapshot } in pending {
-            let set = SetRecord { id: set, members: members.clone() };
+            let set = SetRecord { id: set, members: members.clone(), confirmed: false };
             cuts.push((vdisk, paused.cut(snapshot, name, set)));
         }
         let mut taken = Vec::with_capacity(cuts.len());
@@ -147,6 +150,20 @@ impl Shard {
             ended(flushed.await)??;
         }
         Ok(taken.into_iter().map(|(vdisk, info)| self.snapshot_summary(&vdisk, info)).collect())
+    }
+
+    /// Third step, when the set is on record: its snapshots count from here on, whatever becomes of the record and of other
+    /// members. Durable when it completes; before that nobody is to be told that the set was taken.
+    pub async fn confirm(self: &Rc<Self>, set: SnapshotId, vdisks: Vec<VdiskId>) -> Result<()> {
+        let mut confirmed = Vec::with_capacity(vdisks.len());
+        for id in vdisks {
+            let vdisk = self.vdisk(id).await?;
+            confirmed.push(self.started(async move { vdisk.confirm_set(set).await }));
+        }
+        for result in confirmed {
+            ended(result.await)??;
+        }
+        Ok(())
     }
 
     /// Gives the set up.
@@ -300,6 +317,10 @@ impl Shard {
     }
 }
 
+fn too_late() -> Error {
+    Error::new(Kind::Unavailable, "the vDisks did not come to rest together in time; try again")
+}
+
 fn ended<T>(result: Option<T>) -> Result<T> {
     result.ok_or_else(|| Error::new(Kind::Unavailable, "the shard is shutting down"))
 }
@@ -313,7 +334,7 @@ fn version(side: Side) -> Version {
 }
 
 /// Under which readers of a snapshot are counted: no vDisk has its number.
-fn hold_of(snapshot: SnapshotId) -> VdiskId {
+pub(crate) fn hold_of(snapshot: SnapshotId) -> VdiskId {
     VdiskId::from_raw(snapshot.raw()).expect("both have 48 bits")
 }
 

@@ -2,6 +2,7 @@
 
 use crate::index::{CheckpointIndex, synced_tail};
 use crate::shard::Entry;
+use crate::snapshots::hold_of;
 use crate::{Error, Kind, Result, Shard};
 use base::VdiskId;
 use bytes::Bytes;
@@ -97,11 +98,14 @@ impl Shard {
 
     /// `Busy` while connected, unless `force`. The space comes back in the background.
     pub async fn delete(self: &Rc<Self>, id: VdiskId, force: bool) -> Result<()> {
-        if self.attachments.count(id) > 0 {
-            if !force {
-                return Err(Error::new(Kind::Busy, format!("{} clients are connected", self.attachments.count(id))));
+        for hold in self.holds_of(id) {
+            let count = self.attachments.count(hold);
+            if count > 0 && !force {
+                return Err(Error::new(Kind::Busy, format!("{count} clients are connected")));
             }
-            self.end_connections(id).await?;
+            if count > 0 {
+                self.end_connections(hold).await?;
+            }
         }
         match self.vdisk(id).await {
             Ok(vdisk) => {
@@ -128,6 +132,14 @@ impl Shard {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Under which its readers and writers, and the readers of its snapshots, are counted.
+    fn holds_of(&self, id: VdiskId) -> Vec<VdiskId> {
+        let entries = self.entries.borrow();
+        let Some(Entry::Open(vdisk)) = entries.get(&id) else { return vec![id] };
+        let snapshots = vdisk.snapshots().into_iter().map(|snapshot| hold_of(snapshot.id));
+        [id].into_iter().chain(snapshots).collect()
     }
 
     /// A vDisk of which nobody has heard yet.

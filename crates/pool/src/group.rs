@@ -20,6 +20,8 @@ use world::{Completion, WallTime};
 const PAGE: u32 = 4096;
 /// Zeros written ahead of the tail at once: one change of file system metadata for as many syncs as fit into it.
 const AHEAD_BYTES: u32 = MIB as u32;
+/// Appends of one group that may be under way: while the device has one, the next is made ready. More would only wait there.
+const APPENDS_MAX: u32 = 2;
 
 /// What space is wanted for: whether the reserve may be touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +49,10 @@ pub struct OpenGroup {
     header: GroupHeader,
     purpose: Purpose,
     pace: Pace,
-    /// A reserve or an append is under way.
+    /// A reserve is under way, or an append that waits for one.
     in_progress: Rc<Cell<bool>>,
+    /// Appends under way.
+    writing: Rc<Cell<u32>>,
     /// Kept for its capacity.
     parts: Vec<Bytes>,
 }
@@ -76,6 +80,7 @@ impl Pool {
             purpose: new.purpose,
             pace: Pace::default(),
             in_progress: Rc::default(),
+            writing: Rc::default(),
             parts: Vec::new(),
         })
     }
@@ -88,13 +93,20 @@ impl OpenGroup {
     pub fn slab(&self) -> SlabId {
         self.group.slab.id
     }
-    /// First free byte, counted from the header page: 4096 in a new group.
+    /// First free byte, counted from the header page: 4096 in a new group. Appends under way are before it.
     pub fn tail(&self) -> u32 {
-        self.group.tail.get()
+        if self.group.sealed.get() { self.group.tail.get() } else { self.group.issued.get().0 }
     }
     /// Bytes from the tail to the end of the group.
     pub fn room(&self) -> u32 {
-        self.group.size - self.group.tail.get()
+        self.group.size - self.tail()
+    }
+    /// An append at the 4 KiB boundary behind the tail may begin although another one is under way. Whoever begins it must
+    /// not believe it before that one has succeeded.
+    pub fn takes_another(&self) -> bool {
+        let (tail, written_to) = self.group.issued.get();
+        let apart = written_to <= page_up32(tail);
+        !self.is_sealed() && !self.in_progress.get() && self.writing.get() < APPENDS_MAX && apart
     }
     pub fn header(&self) -> &GroupHeader {
         &self.header
@@ -131,7 +143,8 @@ impl OpenGroup {
 
     /// Appends `parts`, `len` bytes in sum, at `offset`: the tail, or a 4 KiB boundary behind it. The first append
     /// writes the header page with it. Moves the tail to `offset + len` when it succeeds; any error but `Full` before
-    /// the attempt (see [`OpenGroup::is_sealed`]) and `Invalid` seals the group. One append at a time.
+    /// the attempt (see [`OpenGroup::is_sealed`]) and `Invalid` seals the group. One append at a time, but for
+    /// [`OpenGroup::takes_another`].
     pub fn append(&mut self, offset: u32, parts: &[Bytes], len: u32) -> Completion<Result<()>> {
         if let Err(e) = self.check_append(offset, parts, len) {
             return Completion::Ready(Err(e));
@@ -141,7 +154,7 @@ impl OpenGroup {
             Completion::Ready(Ok(())) => {
                 let mut gathered = std::mem::take(&mut self.parts);
                 let plan = self.gather(&mut gathered, offset, parts, len);
-                let completion = write(&self.pool, &self.group, &self.in_progress, &gathered, plan);
+                let completion = write(&self.pool, &self.group, &self.writing, &gathered, plan);
                 gathered.clear();
                 self.parts = gathered;
                 completion
@@ -151,12 +164,12 @@ impl OpenGroup {
                 let mut gathered = Vec::new();
                 let plan = self.gather(&mut gathered, offset, parts, len);
                 let turn = Turn::begin(&self.in_progress);
-                let (pool, group, in_progress) = (self.pool.clone(), self.group.clone(), self.in_progress.clone());
+                let (pool, group, writing) = (self.pool.clone(), self.group.clone(), self.writing.clone());
                 Completion::pending(async move {
                     let reserved = pending.await;
                     drop(turn);
                     reserved?;
-                    write(&pool, &group, &in_progress, &gathered, plan).await
+                    write(&pool, &group, &writing, &gathered, plan).await
                 })
             }
         }
@@ -184,13 +197,16 @@ impl OpenGroup {
         }
         self.group.slab.check_not_poisoned()?;
         if self.in_progress.get() {
-            return Err(self.invalid("an append or a reserve is still under way".into()));
+            return Err(self.invalid("a reserve is still under way".into()));
         }
         Ok(())
     }
 
     fn check_append(&self, offset: u32, parts: &[Bytes], len: u32) -> Result<()> {
         self.check_open()?;
+        if self.writing.get() > 0 && !(self.takes_another() && offset % PAGE == 0) {
+            return Err(self.invalid("an append is still under way".into()));
+        }
         if offset < self.tail() {
             return Err(self.invalid(format!("append at {offset}: the tail is at {}", self.tail())));
         }
@@ -210,7 +226,7 @@ impl OpenGroup {
     /// One gather write: header page if it is the first, the gap, the parts, the padding, and zeros ahead.
     fn gather(&self, gathered: &mut Vec<Bytes>, offset: u32, parts: &[Bytes], len: u32) -> Plan {
         let group = &self.group;
-        let mut start = offset.min(page_up32(group.tail.get()));
+        let mut start = offset.min(page_up32(self.tail()));
         if !group.started.get() {
             gathered.push(self.header.encode());
             start = 0;
@@ -266,7 +282,7 @@ struct Begun {
 fn write(
     pool: &Rc<Pool>,
     group: &Rc<Group>,
-    in_progress: &Rc<Cell<bool>>,
+    writing: &Rc<Cell<u32>>,
     gathered: &[Bytes],
     plan: Plan,
 ) -> Completion<Result<()>> {
@@ -278,15 +294,16 @@ fn write(
         return Completion::Ready(Err(e));
     }
     group.started.set(true);
+    group.issued.set((plan.tail, plan.end));
     let begun = Begun { pool: pool.clone(), group: group.clone(), plan, done: false };
     match group.slab.file.write(group.start + u64::from(plan.start), gathered) {
         Completion::Ready(result) => Completion::Ready(begun.end(result)),
         pending => {
-            let turn = Turn::begin(in_progress);
+            let write = Write::begin(writing);
             let busy: Busy = group.busy();
             Completion::pending(async move {
                 let result = begun.end(pending.await);
-                drop((turn, busy));
+                drop((write, busy));
                 result
             })
         }
@@ -301,7 +318,7 @@ impl Begun {
         result.map_err(|e| Error::from_disk(context(), e))?;
         self.done = true;
         let plan = self.plan;
-        self.group.tail.set(plan.tail);
+        self.group.tail.set(plan.tail.max(self.group.tail.get()));
         let mut blocks = self.group.blocks.get();
         if plan.start <= blocks.written_to {
             blocks.written_to = blocks.written_to.max(plan.end);
@@ -325,6 +342,22 @@ impl Drop for Begun {
     }
 }
 
+/// Counted while it is under way.
+struct Write(Rc<Cell<u32>>);
+
+impl Write {
+    fn begin(cell: &Rc<Cell<u32>>) -> Write {
+        cell.set(cell.get() + 1);
+        Write(cell.clone())
+    }
+}
+
+impl Drop for Write {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// Set while an operation is under way.
 struct Turn(Rc<Cell<bool>>);
 
@@ -343,7 +376,7 @@ impl Drop for Turn {
 
 impl Drop for OpenGroup {
     fn drop(&mut self) {
-        let never_begun = !self.group.started.get() && !self.in_progress.get();
+        let never_begun = !self.group.started.get() && !self.in_progress.get() && self.writing.get() == 0;
         self.group.sealed.set(true);
         self.pool.abandoned(&self.group, never_begun);
     }

@@ -73,6 +73,8 @@ pub(crate) struct Group {
     pub size: u32,
     /// First byte that no append has filled; for groups of earlier starts the end of what may hold data.
     pub tail: Cell<u32>,
+    /// End of the last append that was begun, and of what it writes, zeros ahead included.
+    pub issued: Cell<(u32, u32)>,
     pub blocks: Cell<Blocks>,
     /// Blocks at and above may have been punched.
     pub hole_at: Cell<u32>,
@@ -101,6 +103,7 @@ impl Group {
             slot,
             size,
             tail: Cell::new(tail),
+            issued: Cell::new((tail, tail)),
             blocks: Cell::new(blocks),
             hole_at: Cell::new(size),
             started: Cell::new(false),

@@ -22,6 +22,33 @@ pub struct VdiskInfo {
     pub damaged: bool,
 }
 
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotInfo {
+    /// Never reused.
+    pub id: u64,
+    pub name: String,
+    pub size_bytes: u64,
+}
+
+/// One side of a comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// Before anything was written.
+    Empty,
+    Snapshot(u64),
+    /// The vDisk as it is.
+    Now,
+}
+
+/// Bytes that differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Changed {
+    pub offset: u64,
+    pub len: u64,
+    /// False: reads as zeros on the newer side.
+    pub data: bool,
+}
+
 /// Where a node finds its state: the disk it is given, and a metadata store that the implementor keeps from one
 /// incarnation to the next.
 pub trait Engine {
@@ -47,6 +74,26 @@ pub trait Node {
     /// Kinds are 1 and 2; an empty note is none.
     fn set_note(&self, id: u64, kind: u8, bytes: Bytes) -> LocalFuture<Result<()>>;
     fn delete(&self, id: u64) -> LocalFuture<Result<()>>;
+    /// In order of their age.
+    fn snapshots(&self, id: u64) -> LocalFuture<Result<Vec<SnapshotInfo>>>;
+    /// The new snapshot's id.
+    fn snapshot(&self, id: u64, name: String) -> LocalFuture<Result<u64>>;
+    /// `Unavailable` while somebody reads it, unless `force`.
+    fn delete_snapshot(&self, id: u64, snapshot: u64, force: bool) -> LocalFuture<Result<()>>;
+    /// Read-only, and counted as a reader until it is dropped.
+    fn snapshot_device(&self, id: u64, snapshot: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>>;
+    /// New vDisks, all or none.
+    fn clone_snapshot(&self, id: u64, snapshot: u64, names: Vec<String>) -> LocalFuture<Result<Vec<u64>>>;
+    fn rollback(&self, id: u64, snapshot: u64) -> LocalFuture<Result<()>>;
+    /// All that differs.
+    fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>>;
+    /// The vDisks acknowledge nothing when it completes, until the set is cut or released, or a second has passed. The set.
+    fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>>;
+    /// One snapshot of each vDisk that is paused, all at one instant, all or none. Their ids, in order of the vDisks.
+    fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>>;
+    fn release(&self, set: u64);
+    /// Extent groups that take space. An engine that has none says 0.
+    fn groups_used(&self) -> u64;
     /// Clean: whatever was acknowledged is durable, and the next open replays nothing.
     fn shutdown(&self) -> LocalFuture<Result<()>>;
     /// Asserts the node's invariants; called between events.

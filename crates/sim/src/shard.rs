@@ -1,10 +1,12 @@
 //! The engine under test that matters: the same `node::Shard` that production runs, on the simulated world, with
 //! limits so small that groups change, checkpoints are taken and space is reclaimed within hundreds of requests.
 
+mod snapshots;
+
 use crate::disk::Crash;
-use crate::engine::{Engine, Node, VdiskInfo};
+use crate::engine::{Changed, Engine, Node, Side, SnapshotInfo, VdiskInfo};
 use crate::rng::Rng;
-use base::VdiskId;
+use base::{SnapshotId, VdiskId};
 use block::{BlockDevice, Error, Kind, Result};
 use bytes::Bytes;
 use meta::MemStore;
@@ -46,6 +48,7 @@ impl ShardEngine {
         let log_max = pick(&[256 * KIB, 1024 * KIB, 4096 * KIB]);
         let settings = vdisk::Settings {
             frame_payload_bytes_max: pick(&[16 * KIB, 32 * KIB]) as u32,
+            overlap_bytes_min: pick(&[4 * KIB, 8 * KIB, 64 * KIB]) as u32,
             unsynced_bytes_soft: pick(&[64 * KIB, 256 * KIB]),
             unsynced_bytes_max: pick(&[256 * KIB, 1024 * KIB]),
             unsynced_age_ns_max: pick(&[1_000_000, 100_000_000]),
@@ -174,6 +177,23 @@ impl ShardNode {
     }
 }
 
+impl ShardNode {
+    fn snapshot_verb<T: 'static, F>(
+        &self,
+        id: u64,
+        snapshot: u64,
+        verb: impl FnOnce(Rc<Shard>, VdiskId, SnapshotId) -> F,
+    ) -> LocalFuture<Result<T>>
+    where
+        F: Future<Output = node::Result<T>> + 'static,
+    {
+        match snapshots::snapshot_of(snapshot) {
+            Ok(snapshot) => self.verb(id, |shard, id| verb(shard, id, snapshot)),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
 /// As those who ask for them find them. Of a vDisk that cannot be served only the index knows.
 async fn notes(shard: &Rc<Shard>, id: VdiskId) -> BTreeMap<u8, Bytes> {
     let mut notes = BTreeMap::new();
@@ -245,6 +265,58 @@ impl Node for ShardNode {
 
     fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
         self.verb(id, |shard, id| async move { shard.delete(id, false).await })
+    }
+
+    fn snapshots(&self, id: u64) -> LocalFuture<Result<Vec<SnapshotInfo>>> {
+        self.verb(id, snapshots::list)
+    }
+
+    fn snapshot(&self, id: u64, name: String) -> LocalFuture<Result<u64>> {
+        self.verb(id, |shard, id| async move { Ok(shard.snapshot(id, &name).await?.id.raw()) })
+    }
+
+    fn delete_snapshot(&self, id: u64, snapshot: u64, force: bool) -> LocalFuture<Result<()>> {
+        self.snapshot_verb(id, snapshot, move |shard, id, snapshot| async move {
+            shard.delete_snapshot(id, snapshot, force).await
+        })
+    }
+
+    fn snapshot_device(&self, id: u64, snapshot: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>> {
+        self.snapshot_verb(id, snapshot, |shard, id, snapshot| async move {
+            let attachment = shard.attach_snapshot(id, snapshot).await?;
+            Ok(snapshots::Reader::serve(&shard.context.world, attachment))
+        })
+    }
+
+    fn clone_snapshot(&self, id: u64, snapshot: u64, names: Vec<String>) -> LocalFuture<Result<Vec<u64>>> {
+        self.snapshot_verb(id, snapshot, |shard, id, snapshot| async move {
+            let records = shard.clone_snapshot(id, snapshot, names).await?;
+            Ok(records.into_iter().map(|record| record.id.raw()).collect())
+        })
+    }
+
+    fn rollback(&self, id: u64, snapshot: u64) -> LocalFuture<Result<()>> {
+        self.snapshot_verb(id, snapshot, |shard, id, snapshot| async move { shard.rollback(id, snapshot).await })
+    }
+
+    fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>> {
+        Box::pin(snapshots::changed(self.shard.clone(), id, from, to))
+    }
+
+    fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>> {
+        Box::pin(snapshots::pause(self.shard.clone(), name, ids))
+    }
+
+    fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>> {
+        Box::pin(snapshots::cut(self.shard.clone(), set, name, ids))
+    }
+
+    fn release(&self, set: u64) {
+        self.shard.release(snapshots::snapshot_of(set).expect("the number came from here"));
+    }
+
+    fn groups_used(&self) -> u64 {
+        self.shard.context.pool.usage().slots_used
     }
 
     fn shutdown(&self) -> LocalFuture<Result<()>> {

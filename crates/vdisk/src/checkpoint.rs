@@ -33,6 +33,8 @@ impl Vdisk {
         loop {
             // Snapshots first, in their order: each is a checkpoint of its own.
             while let Some((id, frozen)) = self.next_frozen() {
+                // Or its map would change while it is being stored.
+                self.ask(|done| Item::Settle { done }).await??;
                 self.try_to_store(&frozen, Some(id)).await?;
             }
             if self.state.borrow().is_stored() {

@@ -118,23 +118,32 @@ impl Vdisk {
     pub async fn leave(self: &Rc<Self>) -> Leftover {
         assert_eq!(self.health(), Health::Deleted, "only a deleted vDisk gives up its groups");
         self.stop().await;
-        // A checkpoint or a reclaim that was under way has been told that the log task is gone; let it end.
-        let _no_checkpoint = self.one_checkpoint.acquire(1).await;
+        // A checkpoint or a reclaim that was under way has been told that the log task is gone; let it end. A reclaim may be
+        // about to take a checkpoint, so it comes first.
         let _no_reclaim = self.one_reclaim.acquire(1).await;
+        let _no_checkpoint = self.one_checkpoint.acquire(1).await;
         let last = self.state.borrow().tombstone.expect("a deleted vDisk has its tombstone");
         let mut groups = self.groups();
         groups.extend(self.state.borrow_mut().superseded.drain(..).map(|(_, group)| group));
         {
-            let mut state = self.state.borrow_mut();
+            let state = self.state.borrow();
             let foreign = |group: &GroupId| state.accounts.groups.get(group).is_some_and(|a| a.is_foreign());
             groups.retain(|group| !foreign(group));
+        }
+        self.need_nothing();
+        let family = self.family().unwrap_or(self.id);
+        Leftover::new(self.id, Some(family), groups, Some(last))
+    }
+
+    /// A vDisk that is deleted, or given up before it was served, holds nothing and reaches nothing.
+    pub fn need_nothing(&self) {
+        {
+            let mut state = self.state.borrow_mut();
             state.snapshots.clear();
             state.letting_go.clear();
         }
         self.foreign.replace(Holds::new(&self.context.references, []));
         self.maps.clear();
-        let family = self.family().unwrap_or(self.id);
-        Leftover::new(self.id, Some(family), groups, Some(last))
     }
 
     /// Checkpoint and end of all tasks. New writes are refused from the first moment; those under way are finished.

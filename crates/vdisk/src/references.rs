@@ -38,6 +38,13 @@ pub(crate) struct Root {
     pub until: Option<Sequence>,
 }
 
+impl std::fmt::Debug for References {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let unheard = self.unheard.borrow();
+        f.debug_struct("References").field("held", &self.held_groups()).field("unheard", &*unheard).finish()
+    }
+}
+
 impl References {
     pub fn is_held(&self, group: GroupId) -> bool {
         self.holds.borrow().contains_key(&group)

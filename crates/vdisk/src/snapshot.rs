@@ -39,7 +39,6 @@ pub struct SnapshotInfo {
 pub(crate) struct Snapshot {
     pub record: SnapshotRecord,
     pub sequence: Sequence,
-    pub size_bytes: u64,
     pub mapped_bytes: u64,
     pub stage: Stage,
     pub holds: Holds,
@@ -75,7 +74,7 @@ impl Snapshot {
             id: self.record.id,
             name: self.record.name.clone(),
             created_ns: self.record.created_ns,
-            size_bytes: self.size_bytes,
+            size_bytes: self.record.size_bytes,
             mapped_bytes: self.mapped_bytes,
             sequence: self.sequence,
             set: self.record.set.clone(),
@@ -89,7 +88,6 @@ impl Snapshot {
         Snapshot {
             record: entry.record.clone(),
             sequence: entry.sequence,
-            size_bytes: entry.size_bytes,
             mapped_bytes: entry.mapped_bytes,
             stage: Stage::Stored(kept),
             holds: Holds::new(references, []),
@@ -107,7 +105,6 @@ impl Snapshot {
         SnapshotEntry {
             record: self.record.clone(),
             sequence: self.sequence,
-            size_bytes: self.size_bytes,
             mapped_bytes: self.mapped_bytes,
             root: Address::NONE,
             height: 1,
@@ -146,7 +143,9 @@ impl Vdisk {
     }
 
     fn snapshot_record(&self, id: SnapshotId, name: &str, set: Option<SetRecord>) -> SnapshotRecord {
-        SnapshotRecord { id, name: name.to_string(), created_ns: self.context.world.clock.wall().0, set }
+        let created_ns = self.context.world.clock.wall().0;
+        // The log task sets the size: it may be changing.
+        SnapshotRecord { id, name: name.to_string(), created_ns, size_bytes: 0, set }
     }
 
     fn taken(&self, id: SnapshotId) -> Result<SnapshotInfo> {
@@ -172,7 +171,6 @@ impl Vdisk {
         let snapshot = Snapshot {
             record: record.clone(),
             sequence: frozen.covers.get().sequence,
-            size_bytes: state.attributes.size_bytes,
             mapped_bytes: needed.iter().map(|needed| u64::from(needed.data)).sum(),
             stage: Stage::Frozen(frozen),
             holds,
@@ -188,6 +186,19 @@ impl Vdisk {
             state.snapshots_changed = true;
         }
         self.maps.remove(id);
+    }
+
+    /// What the log task does about a set that is whole.
+    pub(crate) fn confirm(&self, set: SnapshotId) {
+        let mut state = self.state.borrow_mut();
+        let sets = state.snapshots.values_mut().filter_map(|snapshot| snapshot.record.set.as_mut());
+        sets.filter(|of| of.id == set).for_each(|of| of.confirmed = true);
+    }
+
+    /// The set counts from here on, whatever becomes of its other members. Durable when it completes.
+    pub async fn confirm_set(self: &Rc<Self>, set: SnapshotId) -> Result<()> {
+        self.changeable()?;
+        self.control(Record::ConfirmSet(set)).await
     }
 
     /// The oldest snapshot that no checkpoint has stored.

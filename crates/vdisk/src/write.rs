@@ -1,7 +1,7 @@
 //! Writes, trims and write-zeroes, from the request to the queue of the log task.
 
 use crate::address::Address;
-use crate::log::{Combine, Item};
+use crate::log::{Combine, Item, Payload};
 use crate::vdisk::Vdisk;
 use crate::{Error, Kind, Result};
 use base::units::{BLOCK, SECTOR, VDISK_SIZE_MAX, round_down, round_up};
@@ -37,7 +37,7 @@ impl Vdisk {
         }
         self.writable()?;
         let (done, receiver) = oneshot();
-        self.enqueue(Item::Write { offset, data, done });
+        self.enqueue(Item::Write { offset, data: Payload::new(offset, data), done });
         Ok(receiver)
     }
 

@@ -119,7 +119,9 @@ fn impossible_fields_are_refused() {
         bad[at] = byte;
         bad
     };
-    assert_eq!(kind(&with(0, 2)), Kind::UnsupportedFormat);
+    assert_eq!(kind(&with(0, 2)), Kind::Corrupt, "of a clone, without its origin");
+    assert_eq!(kind(&with(0, 3)), Kind::UnsupportedFormat);
+    assert_eq!(kind(&with(0, 0)), Kind::UnsupportedFormat);
     assert_eq!(kind(&with(2, 1)), Kind::Corrupt, "another kind");
     assert_eq!(kind(&with(9, 1)), Kind::Corrupt, "an id of 49 bits");
     assert_eq!(kind(&with(13, 0xff)), Kind::Corrupt, "no UTF-8");

@@ -13,7 +13,7 @@ mod target;
 mod tests;
 
 use crate::disk::Crash;
-use crate::engine::{Engine, Node, VdiskInfo};
+use crate::engine::{Changed, Engine, Node, Side, SnapshotInfo, VdiskInfo};
 use crate::rng::{Chance, Rng};
 use block::{BlockDevice, Result};
 use bytes::Bytes;
@@ -118,6 +118,40 @@ impl Node for Reached {
     }
     fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
         self.node.delete(id)
+    }
+    fn snapshots(&self, id: u64) -> LocalFuture<Result<Vec<SnapshotInfo>>> {
+        self.node.snapshots(id)
+    }
+    fn snapshot(&self, id: u64, name: String) -> LocalFuture<Result<u64>> {
+        self.node.snapshot(id, name)
+    }
+    fn delete_snapshot(&self, id: u64, snapshot: u64, force: bool) -> LocalFuture<Result<()>> {
+        self.node.delete_snapshot(id, snapshot, force)
+    }
+    /// Directly: it is for the engine that snapshots are read here.
+    fn snapshot_device(&self, id: u64, snapshot: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>> {
+        self.node.snapshot_device(id, snapshot)
+    }
+    fn clone_snapshot(&self, id: u64, snapshot: u64, names: Vec<String>) -> LocalFuture<Result<Vec<u64>>> {
+        self.node.clone_snapshot(id, snapshot, names)
+    }
+    fn rollback(&self, id: u64, snapshot: u64) -> LocalFuture<Result<()>> {
+        self.node.rollback(id, snapshot)
+    }
+    fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>> {
+        self.node.changed(id, from, to)
+    }
+    fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>> {
+        self.node.pause(name, ids)
+    }
+    fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>> {
+        self.node.cut(set, name, ids)
+    }
+    fn release(&self, set: u64) {
+        self.node.release(set);
+    }
+    fn groups_used(&self) -> u64 {
+        self.node.groups_used()
     }
     fn shutdown(&self) -> LocalFuture<Result<()>> {
         self.node.shutdown()

@@ -4,9 +4,14 @@
 //! answered before `b` was submitted; everything else is concurrent and may take effect in either order, each 4 KiB
 //! block whole, and some requests whole altogether.
 
+mod image;
+pub mod recovered;
+
 use super::pattern::{Foreign, SECTOR, Value, WriteId, decode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+
+pub use image::{Image, SharedCut};
 
 pub const SECTORS_PER_BLOCK: u64 = base::units::BLOCK / SECTOR;
 
@@ -66,22 +71,10 @@ struct Version {
     gone: Option<Time>,
 }
 
-/// How much must be left after a crash.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Floor {
-    /// Everything acknowledged: the process died, the machine did not.
-    Acknowledged,
-    /// Everything flushed, and of the rest a prefix.
-    Flushed,
-    /// As `Flushed`, up to the last flush that later frames bear witness of: one damaged place may hide the rest.
-    FlushedBefore,
-    /// Any prefix, and any older value: damage was reported.
-    Nothing,
-}
-
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct History {
-    /// What its sectors are marked with; differs from vDisk to vDisk, also between namesakes.
+    /// What its sectors are marked with; differs from vDisk to vDisk, also between namesakes. A clone has that of its source:
+    /// no write's number is used twice, so that what one of them wrote is not legal in the other.
     pub tag: u64,
     requests: Vec<Request>,
     versions: BTreeMap<u64, Vec<Version>>,
@@ -92,15 +85,11 @@ pub struct History {
     /// Values of earlier audits, kept only while damage may bring them back.
     past: BTreeMap<u64, BTreeSet<Value>>,
     pub keeps_past: bool,
+    /// A snapshot that is there proves that everything acknowledged before this time is, too: the log is in order.
+    pub witnessed_until: Time,
     /// Writes that a compare-and-write has replaced, by sector, since the start.
     replaced: BTreeSet<(u64, WriteId)>,
 }
-
-/// Everything acknowledged before this time has survived; and the sector that proves it, if it is not the floor.
-type Cut = (Time, Option<u64>);
-
-/// A sector that an audit read: its value, or nothing if the read failed with a medium error.
-pub type Observed = BTreeMap<u64, Option<Value>>;
 
 impl History {
     pub fn new(tag: u64) -> Self {
@@ -112,6 +101,7 @@ impl History {
             unflushed: false,
             past: BTreeMap::new(),
             keeps_past: false,
+            witnessed_until: 0,
             replaced: BTreeSet::new(),
         };
         history.forget();
@@ -135,19 +125,23 @@ impl History {
     /// A write or zeroing of whole sectors begins. An empty range has no effect.
     pub fn submit(&mut self, now: Time, sectors: Range<u64>, value: Value, fua: bool) -> RequestId {
         let id = RequestId(self.requests.len());
+        self.touch(sectors.clone());
         for sector in sectors.clone() {
-            let base = Version { request: BASE, value: Value::Zero, seen: None, gone: None };
-            self.versions.entry(sector).or_insert_with(|| vec![base]).push(Version {
-                request: id,
-                value,
-                seen: None,
-                gone: None,
-            });
+            let versions = self.versions.get_mut(&sector).expect("touched above");
+            versions.push(Version { request: id, value, seen: None, gone: None });
         }
         let request =
             Request { value, sectors, submitted: now, answered: 0, outcome: Outcome::UnderWay, fua, whole: false };
         self.requests.push(request);
         id
+    }
+
+    /// Something is written that changes nothing.
+    pub fn touch(&mut self, sectors: Range<u64>) {
+        for sector in sectors {
+            let base = Version { request: BASE, value: Value::Zero, seen: None, gone: None };
+            self.versions.entry(sector).or_insert_with(|| vec![base]);
+        }
     }
 
     /// The request is small enough to be all or nothing.
@@ -225,7 +219,7 @@ impl History {
                 shown.insert(sector, request);
             }
         }
-        self.check_blocks(&shown)
+        check_blocks(&self.requests, &shown)
     }
 
     pub fn foreign(&self, sector: u64, foreign: Foreign) -> String {
@@ -236,6 +230,22 @@ impl History {
             }
         };
         format!("sector {sector} of vDisk tag {}: {what}{}", self.tag, self.describe(sector))
+    }
+
+    /// Versions that a read that began at `since` and ends now may return.
+    fn legal(&self, versions: &[Version], since: Time) -> Vec<usize> {
+        // What surely took effect before the read began: acknowledged, or seen by an earlier read.
+        let surely = |version: &&Version| {
+            self.requests[version.request.0].acknowledged_before(since) || version.seen.is_some_and(|seen| seen < since)
+        };
+        let newest = versions.iter().filter(surely).map(|v| self.requests[v.request.0].submitted).max().unwrap_or(0);
+        let legal = |index: &usize| {
+            let version = &versions[*index];
+            let request = &self.requests[version.request.0];
+            let overwritten = request.outcome != Outcome::UnderWay && request.answered < newest;
+            !overwritten && version.gone.is_none_or(|gone| gone >= since)
+        };
+        (0..versions.len()).filter(legal).collect()
     }
 
     /// Says which request the value comes from, if that is certain.
@@ -250,18 +260,8 @@ impl History {
             let untouched = || format!("sector {sector}: {value:?}, but it was never written");
             return if value == Value::Zero { Ok(Some(BASE)) } else { Err(untouched()) };
         };
-        // What surely took effect before the read began: acknowledged, or seen by an earlier read.
-        let surely = |version: &&Version| {
-            self.requests[version.request.0].acknowledged_before(submitted)
-                || version.seen.is_some_and(|seen| seen < submitted)
-        };
-        let newest = versions.iter().filter(surely).map(|v| self.requests[v.request.0].submitted).max().unwrap_or(0);
-        let legal = |version: &Version| {
-            let request = &self.requests[version.request.0];
-            let overwritten = request.outcome != Outcome::UnderWay && request.answered < newest;
-            version.value == value && !overwritten && version.gone.is_none_or(|gone| gone >= submitted)
-        };
-        let found: Vec<usize> = (0..versions.len()).filter(|index| legal(&versions[*index])).collect();
+        let is_value = |index: &usize| versions[*index].value == value;
+        let found: Vec<usize> = self.legal(versions, submitted).into_iter().filter(is_value).collect();
         let [only] = found[..] else {
             let stale = || format!("sector {sector}: read {value:?}, which is not legal now{}", self.describe(sector));
             return if found.is_empty() { Err(stale()) } else { Ok(None) };
@@ -278,159 +278,6 @@ impl History {
             }
         }
         Ok(Some(versions[only].request))
-    }
-
-    /// Each block is whole, and each request that is to be: one that shows in one sector of it has taken effect in all
-    /// that it covers, so that what shows there instead came later.
-    fn check_blocks(&self, shown: &BTreeMap<u64, RequestId>) -> Result<(), String> {
-        for (sector, request) in shown.iter().filter(|(_, request)| **request != BASE) {
-            let block = sector / SECTORS_PER_BLOCK * SECTORS_PER_BLOCK;
-            let covered = &self.requests[request.0].sectors;
-            let whole = self.requests[request.0].whole;
-            let unit = if whole { covered.clone() } else { block..block + SECTORS_PER_BLOCK };
-            for (other_sector, other) in shown.range(unit) {
-                if other == request || !covered.contains(other_sector) {
-                    continue;
-                }
-                let (here, there) = (&self.requests[request.0], &self.requests[other.0]);
-                let same_block = other_sector / SECTORS_PER_BLOCK == sector / SECTORS_PER_BLOCK;
-                // It shows there, so it came later, and then it would show here as well.
-                let should_show = there.sectors.contains(sector) && (there.whole || same_block);
-                if *other == BASE || there.precedes(here) || should_show {
-                    let what = if same_block { "block" } else { "write" };
-                    return Err(format!(
-                        "torn {what} at sector {block}: sector {sector} is {here:?}, but sector {other_sector} is {there:?}"
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// After a crash and a recovery: is what an audit saw a legal state? If so it becomes the new base.
-    pub fn check_recovered(&mut self, floor: Floor, now: Time, observed: &Observed) -> Result<(), String> {
-        let mut cut = (self.certain_until(floor, now), None);
-        let shown = loop {
-            let (shown, needed) = self.explain(floor, cut, observed)?;
-            if needed.0 <= cut.0 {
-                break shown;
-            }
-            cut = needed;
-        };
-        self.check_blocks(&shown)?;
-        self.rebase(observed);
-        Ok(())
-    }
-
-    /// Everything acknowledged before this time must have survived.
-    fn certain_until(&self, floor: Floor, now: Time) -> Time {
-        let fua = |request: &&Request| request.fua && request.outcome == Outcome::Acknowledged;
-        let fua = self.requests.iter().filter(fua).map(|request| request.submitted).max().unwrap_or(0);
-        match floor {
-            Floor::Acknowledged => now,
-            Floor::Flushed => fua.max(self.flushes.last().map_or(0, |flush| flush.submitted)),
-            Floor::FlushedBefore => self.proven_flush().unwrap_or(0),
-            Floor::Nothing => 0,
-        }
-    }
-
-    /// The last flush that something flushed later can bear witness of: a request that was submitted after the flush
-    /// had been answered, and was itself flushed.
-    fn proven_flush(&self) -> Option<Time> {
-        let last = self.flushes.last()?.submitted;
-        let is_witness = |request: &&Request| request.acknowledged_before(last) && !request.sectors.is_empty();
-        let witnessed = self.requests.iter().filter(is_witness).map(|request| request.submitted).max()?;
-        self.flushes.iter().filter(|flush| flush.answered < witnessed).map(|flush| flush.submitted).max()
-    }
-
-    /// Finds for each sector the requests it can have come from if everything acknowledged before `cut` survived, and
-    /// the cut that this in turn implies: the log is in order, so what was acknowledged before a survivor was even
-    /// submitted has survived too.
-    fn explain(
-        &self,
-        floor: Floor,
-        (cut, cause): Cut,
-        seen: &Observed,
-    ) -> Result<(BTreeMap<u64, RequestId>, Cut), String> {
-        let mut shown = BTreeMap::new();
-        let mut needed = (cut, cause);
-        let reaches_back = match floor {
-            Floor::Acknowledged | Floor::Flushed => false,
-            Floor::FlushedBefore => self.proven_flush().is_none(),
-            Floor::Nothing => true,
-        };
-        let of_the_past = |sector: u64, value: Value| {
-            reaches_back && self.past.get(&sector).is_some_and(|past| past.contains(&value))
-        };
-        for (sector, value) in seen.iter().filter_map(|(sector, value)| value.map(|value| (*sector, value))) {
-            if of_the_past(sector, value) {
-                continue; // It may be older than the base, and then says nothing about what came after it.
-            }
-            let base = [Version { request: BASE, value: Value::Zero, seen: None, gone: None }];
-            let versions = self.versions.get(&sector).map_or(&base[..], Vec::as_slice);
-            let survives = |request: &&Request| {
-                request.acknowledged_before(cut)
-                    || floor <= Floor::Flushed && request.fua && request.outcome == Outcome::Acknowledged
-            };
-            let requests = versions.iter().map(|version| &self.requests[version.request.0]);
-            let newest = requests.filter(survives).map(|request| request.submitted).max().unwrap_or(0);
-            let legal = |version: &&Version| {
-                let request = &self.requests[version.request.0];
-                let overwritten = request.outcome != Outcome::UnderWay && request.answered < newest;
-                version.value == value && !overwritten
-            };
-            let found: Vec<RequestId> = versions.iter().filter(legal).map(|version| version.request).collect();
-            match found[..] {
-                [] => {
-                    let cause = cause.map_or(String::new(), |sector| {
-                        format!("\n    because of a survivor in sector {sector}:{}", self.describe(sector))
-                    });
-                    return Err(format!(
-                        "sector {sector} of vDisk tag {} holds {value:?} after recovery, which is not legal: {floor:?}, \
-                         everything acknowledged before {cut} must be there{}{cause}",
-                        self.tag,
-                        self.describe(sector)
-                    ));
-                }
-                [only] => {
-                    shown.insert(sector, only);
-                }
-                _ => {}
-            }
-            let implied = found.iter().map(|id| self.requests[id.0].submitted).min().unwrap_or(0);
-            if implied > needed.0 {
-                needed = (implied, Some(sector));
-            }
-        }
-        Ok((shown, needed))
-    }
-
-    fn rebase(&mut self, observed: &Observed) {
-        let old = std::mem::take(&mut self.versions);
-        if self.keeps_past {
-            for (sector, versions) in &old {
-                self.past
-                    .entry(*sector)
-                    .or_insert_with(|| BTreeSet::from([Value::Zero]))
-                    .extend(versions.iter().map(|v| v.value));
-            }
-        }
-        self.forget();
-        let version = |value| Version { request: BASE, value, seen: None, gone: None };
-        for (sector, value) in observed {
-            match value {
-                Some(Value::Zero) | None if !old.contains_key(sector) => {}
-                Some(value) => {
-                    self.versions.insert(*sector, vec![version(*value)]);
-                }
-                // Unreadable now: still any of what it could have been.
-                None => {
-                    let values: BTreeSet<Value> =
-                        old.get(sector).into_iter().flatten().map(|version| version.value).collect();
-                    self.versions.insert(*sector, values.into_iter().map(version).collect());
-                }
-            }
-        }
     }
 
     /// The requests that touched a sector, for a report.
@@ -453,4 +300,31 @@ impl History {
         }
         text + &format!("\n      flushes submitted at {:?}", self.flushes)
     }
+}
+
+/// Each block is whole, and each request that is to be: one that shows in one sector of it has taken effect in all
+/// that it covers, so that what shows there instead came later.
+fn check_blocks(requests: &[Request], shown: &BTreeMap<u64, RequestId>) -> Result<(), String> {
+    for (sector, request) in shown.iter().filter(|(_, request)| **request != BASE) {
+        let block = sector / SECTORS_PER_BLOCK * SECTORS_PER_BLOCK;
+        let covered = &requests[request.0].sectors;
+        let whole = requests[request.0].whole;
+        let unit = if whole { covered.clone() } else { block..block + SECTORS_PER_BLOCK };
+        for (other_sector, other) in shown.range(unit) {
+            if other == request || !covered.contains(other_sector) {
+                continue;
+            }
+            let (here, there) = (&requests[request.0], &requests[other.0]);
+            let same_block = other_sector / SECTORS_PER_BLOCK == sector / SECTORS_PER_BLOCK;
+            // It shows there, so it came later, and then it would show here as well.
+            let should_show = there.sectors.contains(sector) && (there.whole || same_block);
+            if *other == BASE || there.precedes(here) || should_show {
+                let what = if same_block { "block" } else { "write" };
+                return Err(format!(
+                    "torn {what} at sector {block}: sector {sector} is {here:?}, but sector {other_sector} is {there:?}"
+                ));
+            }
+        }
+    }
+    Ok(())
 }

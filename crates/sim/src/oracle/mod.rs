@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod history;
 pub mod pattern;
+pub mod snapshots;
 
 #[cfg(test)]
 mod tests;

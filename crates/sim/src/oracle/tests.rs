@@ -1,8 +1,11 @@
 //! The oracle itself: small histories, each with what is legal and what is not.
 
-use super::history::{Floor, History, Observed, Outcome, RequestId};
+use super::history::recovered::{Floor, Observed};
+use super::history::{History, Image, Outcome, RequestId, SharedCut, Time};
 use super::pattern::{SECTOR, Value, WriteId, sector_bytes};
+use std::cell::Cell;
 use std::ops::Range;
+use std::rc::Rc;
 
 const TAG: u64 = 5;
 
@@ -252,4 +255,121 @@ fn one_damaged_place_may_cost_the_last_flush_and_no_more() {
     assert!(!history().recovers_to(Floor::FlushedBefore, &[1, 0, 0]));
     assert!(!history().recovers_to(Floor::Nothing, &[1, 0, 3]), "there is no past yet that could excuse it");
     assert!(history().recovers_to(Floor::Nothing, &[0, 0, 0]));
+}
+
+/// A snapshot that is asked for, then what `meanwhile` does, then it is answered.
+fn snapshot(script: &mut Script, meanwhile: impl FnOnce(&mut Script)) -> Image {
+    let cut: SharedCut = Rc::new(Cell::new((script.tick(), Time::MAX)));
+    meanwhile(script);
+    let now = script.tick();
+    cut.set((cut.get().0, now));
+    script.history.capture(cut, 1 << 20)
+}
+
+#[test]
+fn a_snapshot_has_what_was_acknowledged_before_it_and_nothing_sent_after_it() {
+    let image = || {
+        let mut script = Script::new();
+        script.write(1, 0..1);
+        script.write(2, 0..1);
+        let image = snapshot(&mut script, |script| script.write(3, 1..2));
+        script.write(4, 0..2);
+        image
+    };
+    let shows = |writes: &[u64]| image().check(0, &bytes(0, writes)).is_ok();
+    assert!(shows(&[2, 0]) && shows(&[2, 3]));
+    assert!(!shows(&[1, 0]), "it had been replaced");
+    assert!(!shows(&[0, 3]) && !shows(&[4, 0]) && !shows(&[2, 4]));
+    let mut seen = image();
+    assert!(
+        seen.check(0, &bytes(0, &[2, 3])).is_ok() && seen.check(1, &bytes(1, &[0])).is_err(),
+        "what it shows stays"
+    );
+}
+
+#[test]
+fn a_snapshot_is_of_one_instant() {
+    let image = || {
+        let mut script = Script::new();
+        script.write(1, 0..3);
+        snapshot(&mut script, |script| {
+            let slow = script.begin(2, 0..1);
+            script.write(3, 1..2);
+            script.write(4, 2..3);
+            script.end(slow);
+        })
+    };
+    let shows = |writes: &[u64]| image().check(0, &bytes(0, writes)).is_ok();
+    for legal in [[1, 1, 1], [2, 1, 1], [1, 3, 1], [1, 3, 4], [2, 3, 4]] {
+        assert!(shows(&legal), "{legal:?}");
+    }
+    assert!(!shows(&[1, 1, 4]) && !shows(&[2, 1, 4]), "the third write was sent when the second was acknowledged");
+    let mut in_parts = image();
+    assert!(in_parts.check(2, &bytes(2, &[4])).is_ok() && in_parts.check(1, &bytes(1, &[1])).is_err());
+}
+
+#[test]
+fn snapshots_of_a_set_are_of_one_instant_together() {
+    for (first, second, legal) in [(1, 2, true), (1, 0, true), (0, 0, true), (0, 2, false)] {
+        let (mut a, mut b) = (Script::new(), Script::new());
+        let cut: SharedCut = Rc::new(Cell::new((a.tick(), Time::MAX)));
+        a.write(1, 0..1);
+        b.now = a.now;
+        b.write(2, 0..1);
+        cut.set((cut.get().0, b.tick()));
+        let mut images = [a, b].map(|script| script.history.capture(cut.clone(), 1 << 20));
+        let shown = images[1].check(0, &bytes(0, &[second])).and_then(|()| images[0].check(0, &bytes(0, &[first])));
+        assert_eq!(shown.is_ok(), legal, "{first} {second}");
+    }
+}
+
+#[test]
+fn blocks_of_a_snapshot_are_whole() {
+    let image = || {
+        let mut script = Script::new();
+        script.write(1, 0..8);
+        snapshot(&mut script, |script| {
+            script.begin(2, 0..8);
+        })
+    };
+    assert!(image().check(0, &bytes(0, &[2; 8])).is_ok() && image().check(0, &bytes(0, &[1; 8])).is_ok());
+    assert!(image().check(0, &bytes(0, &[2, 2, 2, 2, 1, 1, 1, 1])).is_err());
+}
+
+#[test]
+fn a_clone_begins_with_the_snapshot_and_goes_its_own_way() {
+    let mut script = Script::new();
+    script.write(1, 0..2);
+    let mut image = snapshot(&mut script, |script| script.write(2, 0..1));
+    let mut clone = Script { history: History::of_image(&image), now: script.now };
+    script.write(3, 1..2);
+    clone.write(4, 1..2);
+    assert!(script.read(0, &[2, 3]) && clone.read(1, &[4]) && !clone.read(1, &[3]) && !clone.read(1, &[1]));
+    image.check(0, &bytes(0, &[1])).expect("the write beside it may be behind it");
+    clone.history.narrow(&image);
+    assert!(!clone.read(0, &[2]) && clone.read(0, &[1]));
+    assert!(!clone.recovers_to(Floor::Flushed, &[0, 4]), "its beginning is durable");
+}
+
+#[test]
+fn a_rollback_ends_what_came_before_it() {
+    let mut script = Script::new();
+    script.write(1, 0..1);
+    let image = snapshot(&mut script, |_| {});
+    script.write(2, 0..2);
+    script.history.become_image(&image);
+    assert!(script.read(0, &[1, 0]) && !script.read(0, &[2]) && !script.read(1, &[2]));
+    script.write(5, 1..2);
+    assert!(script.recovers_to(Floor::Flushed, &[1, 0]));
+}
+
+#[test]
+fn a_snapshot_proves_what_it_is_behind() {
+    let history = |witnessed_until| {
+        let mut script = Script::new();
+        script.write(1, 0..1);
+        script.history.witnessed_until = witnessed_until;
+        script
+    };
+    assert!(history(0).recovers_to(Floor::Flushed, &[0]) && !history(9).recovers_to(Floor::Flushed, &[0]));
 }

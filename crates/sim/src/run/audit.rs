@@ -1,9 +1,13 @@
 //! Reads back everything after a start and asks the oracle whether it may be so.
 
+mod snapshots;
+
 use super::client::{Shared, bytes_of};
+use super::model::Slot;
 use crate::engine::{Node, VdiskInfo};
 use crate::oracle::catalog::check_list;
-use crate::oracle::history::{Floor, Observed};
+use crate::oracle::history::Time;
+use crate::oracle::history::recovered::{Floor, Observed};
 use crate::oracle::pattern::{SECTOR, decode};
 use crate::rng::Rng;
 use block::{BlockDevice, Kind, Request};
@@ -20,6 +24,8 @@ pub async fn run(model: Shared, node: Rc<dyn Node>, floor: Floor, seed: u64) -> 
     let is_damaged = model.borrow().disk.damage().corruptions > 0;
     check_list(&mut model.borrow_mut().entries, &list, is_damaged)?;
     node.check();
+    snapshots::check_clones(&model, is_damaged)?;
+    snapshots::run(&model, &node, &list).await?;
     let count = model.borrow().slots.len();
     for index in 0..count {
         let Some(info) = listed(&model, index, &list) else { continue };
@@ -31,7 +37,14 @@ pub async fn run(model: Shared, node: Rc<dyn Node>, floor: Floor, seed: u64) -> 
         };
         let floor = floor.max(floor_of(&model, &info));
         check_geometry(&model, &info, &*device)?;
-        let observed = read_all(&model, index, &info, &*device, Rng::new(seed, index as u64)).await?;
+        let (tag, units) = {
+            let model = model.borrow();
+            let history = &model.slots[index].history;
+            (history.tag, units(history.touched(), info.size_bytes, Rng::new(seed, index as u64)))
+        };
+        let observed = read_all(&model, tag, info.size_bytes, units, &*device)
+            .await
+            .map_err(|what| format!("{info:?}: {what}"))?;
         let model = &mut *model.borrow_mut();
         let now = model.tick();
         let slot = &mut model.slots[index];
@@ -39,7 +52,9 @@ pub async fn run(model: Shared, node: Rc<dyn Node>, floor: Floor, seed: u64) -> 
         slot.is_busy = false;
         slot.was_switched = false;
         slot.is_closing = false;
-        slot.history.check_recovered(floor, now, &observed).map_err(|what| format!("{info:?}: {what}"))?;
+        slot.is_held = false;
+        snapshots::narrow(slot, &model.snapshots);
+        check_content(slot, floor, now, &observed).map_err(|what| format!("{info:?}: {what}"))?;
         slot.device = Some(device);
     }
     Ok(())
@@ -72,29 +87,40 @@ fn check_geometry(model: &Shared, info: &VdiskInfo, device: &dyn BlockDevice) ->
     Ok(())
 }
 
+/// A rollback that was cut off has taken effect, or it has not.
+fn check_content(slot: &mut Slot, floor: Floor, now: Time, observed: &Observed) -> Result<(), String> {
+    let as_it_was = slot.history.check_recovered(floor, now, observed);
+    let Some((mut history, _)) = slot.rollback.take().filter(|_| as_it_was.is_err()) else { return as_it_was };
+    match history.check_recovered(floor, now, observed) {
+        Ok(()) => slot.history = history,
+        Err(what) => return Err(format!("neither as before the rollback nor as behind it: {what}")),
+    }
+    Ok(())
+}
+
 /// Units worth reading, by their first sector.
-fn units(model: &Shared, index: usize, size: u64, rng: &mut Rng) -> BTreeSet<u64> {
+fn units(touched: impl Iterator<Item = u64>, size: u64, mut rng: Rng) -> BTreeSet<u64> {
     let sectors = size / SECTOR;
     if size <= WHOLE_BYTES_MAX {
         return (0..sectors).step_by(UNIT_SECTORS as usize).collect();
     }
-    let mut units: BTreeSet<u64> =
-        model.borrow().slots[index].history.touched().map(|s| s / UNIT_SECTORS * UNIT_SECTORS).collect();
+    let mut units: BTreeSet<u64> = touched.map(|sector| sector / UNIT_SECTORS * UNIT_SECTORS).collect();
     units.extend((0..8).map(|_| rng.below(sectors) / UNIT_SECTORS * UNIT_SECTORS));
     units
 }
 
+/// `tag`: what its sectors are marked with.
 async fn read_all(
     model: &Shared,
-    index: usize,
-    info: &VdiskInfo,
+    tag: u64,
+    size: u64,
+    units: BTreeSet<u64>,
     device: &dyn BlockDevice,
-    mut rng: Rng,
 ) -> Result<Observed, String> {
     let mut observed = Observed::new();
-    for first in units(model, index, info.size_bytes, &mut rng) {
-        let end = (first + UNIT_SECTORS).min(info.size_bytes / SECTOR);
-        read_range(model, index, device, first, end, &mut observed).await?;
+    for first in units {
+        let end = (first + UNIT_SECTORS).min(size / SECTOR);
+        read_range(model, tag, device, first, end, &mut observed).await?;
     }
     Ok(observed)
 }
@@ -102,7 +128,7 @@ async fn read_all(
 /// A range that fails with a medium error is read again sector by sector, to lose no more than is lost.
 async fn read_range(
     model: &Shared,
-    index: usize,
+    tag: u64,
     device: &dyn BlockDevice,
     first: u64,
     end: u64,
@@ -115,11 +141,9 @@ async fn read_range(
         match device.submit(request).await {
             Ok(reply) => {
                 let bytes = bytes_of(reply, len * SECTOR)?;
-                let model = model.borrow();
-                let history = &model.slots[index].history;
                 for (sector, bytes) in (start..).zip(bytes.chunks(SECTOR as usize)) {
-                    let value =
-                        decode(history.tag, sector, bytes).map_err(|foreign| history.foreign(sector, foreign))?;
+                    let value = decode(tag, sector, bytes)
+                        .map_err(|foreign| format!("sector {sector}, marked with {tag}: {foreign:?}"))?;
                     observed.insert(sector, Some(value));
                 }
             }

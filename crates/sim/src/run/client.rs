@@ -26,12 +26,16 @@ pub async fn run(model: Shared, node: Rc<dyn Node>) {
         };
         // Each step has chance of its own, so that a run of fewer steps is a prefix of a longer one.
         let mut rng = Rng::new(model.borrow().seed, 0x57e9_0000 + step);
-        let (verbs, live) = (model.borrow().profile.verbs, model.borrow().live());
+        let (verbs, snapshots, live) = {
+            let model = model.borrow();
+            (model.profile.verbs, model.profile.snapshots, model.live())
+        };
         match rng.pick(&live) {
             None => super::verbs::create(&model, &node, &mut rng).await,
             Some(_) if verbs && rng.chance(Chance::percent(4)) => {
                 super::verbs::step(&model, &node, &live, &mut rng).await
             }
+            Some(_) if rng.chance(snapshots) => super::snapshots::step(&model, &node, &live, step, &mut rng).await,
             Some(index) => request(&model, *index, step, &mut rng).await,
         }
         model.borrow_mut().under_way.remove(&step);
@@ -70,14 +74,9 @@ async fn request(model: &Shared, index: usize, step: u64, rng: &mut Rng) {
     let (offset, len) = (sectors.start * SECTOR, (sectors.end - sectors.start) * SECTOR);
     let kind = rng.below(100);
     let fua = rng.chance(Chance::percent(8));
-    let client = Client { model, device, index, step };
+    let client = Client::begin_request(model, device, index, step);
     match kind {
-        0..45 => {
-            let write = model.borrow_mut().fresh_write();
-            let tag = model.borrow().slots[index].history.tag;
-            let data = request_bytes(tag, sectors.start, sectors.end - sectors.start, write);
-            client.change(sectors, Value::Data(write), fua, Request::Write { offset, data, fua }).await;
-        }
+        0..45 => client.write(sectors, fua).await,
         45..64 => drop(client.read(sectors, Request::Read { offset, len: len as u32 }).await),
         64..68 => client.compare_and_write(rng).await,
         68..70 => client.rewrite(sectors).await,
@@ -99,6 +98,7 @@ async fn request(model: &Shared, index: usize, step: u64, rng: &mut Rng) {
         96..98 => client.prefetch(offset, len).await,
         _ => client.nonsense(rng).await,
     }
+    client.end();
 }
 
 struct Client<'a> {
@@ -108,7 +108,38 @@ struct Client<'a> {
     step: u64,
 }
 
-impl Client<'_> {
+/// Writes one block somewhere at the front, where others write too.
+pub async fn write_block(model: &Shared, index: usize, step: u64, rng: &mut Rng) {
+    let (device, size) = {
+        let model = model.borrow();
+        let device = model.slots[index].device.clone().expect("a live vDisk has a device");
+        (device, model.entries[index].current().expect("a live vDisk has attributes").size_bytes)
+    };
+    let first = 8 * rng.below(16.min(size / 4096));
+    let client = Client::begin_request(model, device, index, step);
+    client.write(first..first + 8, rng.chance(Chance::percent(20))).await;
+    client.end();
+}
+
+impl<'a> Client<'a> {
+    fn begin_request(model: &'a Shared, device: Rc<dyn BlockDevice>, index: usize, step: u64) -> Client<'a> {
+        model.borrow_mut().slots[index].in_flight += 1;
+        Client { model, device, index, step }
+    }
+
+    /// Everything that was sent is answered.
+    fn end(&self) {
+        self.model.borrow_mut().slots[self.index].request_ends();
+    }
+
+    async fn write(&self, sectors: Range<u64>, fua: bool) {
+        let write = self.model.borrow_mut().fresh_write();
+        let tag = self.model.borrow().slots[self.index].history.tag;
+        let (offset, count) = (sectors.start * SECTOR, sectors.end - sectors.start);
+        let data = request_bytes(tag, sectors.start, count, write);
+        self.change(sectors, Value::Data(write), fua, Request::Write { offset, data, fua }).await;
+    }
+
     fn begin(&self, what: &'static str, offset: u64, len: u64) -> Time {
         let mut model = self.model.borrow_mut();
         let text = format!("{what} of {len} bytes at {offset} on vDisk tag {}", self.index + 1);
@@ -257,6 +288,8 @@ impl Client<'_> {
         let max = u64::from(self.device.geometry().atomic_bytes_max) / SECTOR;
         let (offset, len) = (sectors.start * SECTOR, (sectors.end - sectors.start).min(max) * SECTOR);
         self.begin("or-write", offset, len);
+        let touched = sectors.start..sectors.start + len / SECTOR;
+        self.model.borrow_mut().slots[self.index].history.touch(touched);
         let data = vec![0; len as usize].into();
         match self.device.submit(Request::OrWrite { offset, data, fua: false }).await {
             Ok(Reply::Done) => {}

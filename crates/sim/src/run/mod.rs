@@ -2,11 +2,16 @@
 
 mod audit;
 mod client;
+mod clones;
+mod diff;
+mod emptied;
 pub mod exhaustive;
 mod model;
 pub mod profile;
 pub mod random;
+mod sets;
 pub mod simulation;
+mod snapshots;
 mod verbs;
 
 use crate::engine::Engine;

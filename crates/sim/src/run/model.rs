@@ -3,11 +3,13 @@
 use super::profile::Profile;
 use crate::disk::{Damage, SimDisk};
 use crate::oracle::catalog::Entry;
-use crate::oracle::history::{History, Time};
+use crate::oracle::history::{History, Image, SharedCut, Time};
 use crate::oracle::pattern::WriteId;
+use crate::oracle::snapshots;
 use block::{BlockDevice, Kind};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use world::local::Notify;
 
 /// A vDisk as the workload drives it; its catalog entry is `entries` at the same index.
 pub struct Slot {
@@ -25,6 +27,50 @@ pub struct Slot {
     pub is_damaged: bool,
     /// Where sequential requests go on.
     pub next_sector: u64,
+    /// Requests under way, and rung when there are none.
+    pub in_flight: u64,
+    pub quiet: Rc<Notify>,
+    /// Snapshots of it under way.
+    pub cutting: u32,
+    /// A rollback is under way or in doubt: no I/O.
+    pub is_held: bool,
+    /// What it holds if that rollback took effect, and the snapshot that it goes back to.
+    pub rollback: Option<(History, usize)>,
+    /// The snapshot that its content came from since the last audit.
+    pub origin: Option<usize>,
+}
+
+impl Slot {
+    pub fn request_ends(&mut self) {
+        self.in_flight -= 1;
+        if self.in_flight == 0 {
+            self.quiet.notify();
+        }
+    }
+}
+
+/// A snapshot as the workload knows it.
+pub struct Snapshot {
+    /// Its vDisk.
+    pub slot: usize,
+    pub entry: snapshots::Entry,
+    pub cut: SharedCut,
+    /// From the answer to its creation on, or from the crash that came first.
+    pub image: Option<Image>,
+    pub set: Option<u64>,
+    /// A device that is kept open.
+    pub reader: Option<Rc<dyn BlockDevice>>,
+    /// Devices ever opened, and those open for a moment.
+    pub attached: u64,
+    pub reading: u32,
+    /// Verbs under way that need it.
+    pub users: u32,
+}
+
+impl Snapshot {
+    pub fn is_there(&self) -> bool {
+        self.entry.presence == snapshots::Presence::There
+    }
 }
 
 pub struct Model {
@@ -33,6 +79,11 @@ pub struct Model {
     pub disk: SimDisk,
     pub entries: Vec<Entry>,
     pub slots: Vec<Slot>,
+    pub snapshots: Vec<Snapshot>,
+    /// Sets of snapshots begun so far.
+    pub sets: u64,
+    /// vDisks that are to come into being together or not at all.
+    pub clones: Vec<Vec<usize>>,
     pub failure: Option<String>,
     /// Steps taken so far, in all rounds.
     pub steps: u64,
@@ -57,6 +108,9 @@ impl Model {
             disk,
             entries: Vec::new(),
             slots: Vec::new(),
+            snapshots: Vec::new(),
+            sets: 0,
+            clones: Vec::new(),
             failure: None,
             steps: 0,
             steps_end: 0,
@@ -93,6 +147,12 @@ impl Model {
             verbs: 0,
             is_damaged: false,
             next_sector: 0,
+            in_flight: 0,
+            quiet: Notify::new(),
+            cutting: 0,
+            is_held: false,
+            rollback: None,
+            origin: None,
         });
         self.slots.len() - 1
     }
@@ -106,9 +166,32 @@ impl Model {
     pub fn live(&self) -> Vec<usize> {
         let live = |index: &usize| {
             let slot = &self.slots[*index];
-            slot.device.is_some() && !slot.is_closing && self.entries[*index].current().is_some()
+            slot.device.is_some() && !slot.is_closing && !slot.is_held && self.entries[*index].current().is_some()
         };
         (0..self.slots.len()).filter(live).collect()
+    }
+
+    /// Those that have snapshots taken or looked at: nothing is in doubt, and no verb is under way.
+    pub fn settled(&self) -> Vec<usize> {
+        let settled = |index: &usize| !self.slots[*index].is_busy && self.entries[*index].is_settled();
+        self.live().into_iter().filter(settled).collect()
+    }
+
+    /// The node died: what was under way may have happened, up to now.
+    pub fn crash(&mut self) {
+        let now = self.tick();
+        for snapshot in &mut self.snapshots {
+            if snapshot.image.is_none() {
+                let size = self.entries[snapshot.slot].current().map_or(0, |a| a.size_bytes);
+                snapshot.cut.set((snapshot.cut.get().0, snapshot.cut.get().1.min(now)));
+                snapshot.image = Some(self.slots[snapshot.slot].history.capture(snapshot.cut.clone(), size));
+            }
+            (snapshot.reader, snapshot.reading, snapshot.users) = (None, 0, 0);
+        }
+        for slot in &mut self.slots {
+            (slot.device, slot.in_flight, slot.cutting) = (None, 0, 0);
+            slot.history.crash(now);
+        }
     }
 
     /// The first failure is the one that counts.
@@ -135,6 +218,10 @@ impl Model {
                 let by_user = self.entries[index].may_be_read_only() || slot.is_busy || slot.was_switched;
                 // Over iSCSI a vDisk that goes away looks write-protected before it looks gone.
                 let leaves = self.profile.over_iscsi && (slot.is_closing || self.shutting_down);
+                // A snapshot that is not stored yet is not stored any more either.
+                if slot.is_closing && !changes {
+                    return true;
+                }
                 changes && (by_user || leaves || slot.is_damaged || self.errors_so_far() || damage.corruptions > 0)
             }
             Kind::Unavailable => {

@@ -18,6 +18,8 @@ pub struct Profile {
     pub garbage: bool,
     /// Whether vDisks are created, renamed, resized and deleted along the way.
     pub verbs: bool,
+    /// Of a step to be about snapshots, clones or rollbacks.
+    pub snapshots: Chance,
     pub loses_metadata: bool,
     /// Whether clients reach their vDisks over iSCSI, on a network that loses connections and damages bytes.
     pub over_iscsi: bool,
@@ -42,6 +44,7 @@ fn crash() -> Profile {
         loses_power: true,
         garbage: false,
         verbs: true,
+        snapshots: Chance::NEVER,
         loses_metadata: false,
         over_iscsi: false,
         vdisks_max: 3,
@@ -53,8 +56,19 @@ fn crash() -> Profile {
     }
 }
 
+/// Each of these is one of the others with snapshots, clones, rollbacks and sets along the way.
+pub const WITH_SNAPSHOTS: [&str; 8] =
+    ["snap-calm", "snap-crash", "snap-deep", "snap-sync", "snap-error", "snap-full", "snap-corrupt", "snap-metadata"];
+
 impl Profile {
     pub fn named(name: &str) -> Option<Profile> {
+        if let Some(name) = WITH_SNAPSHOTS.iter().find(|with| **with == name) {
+            return Some(Profile {
+                name,
+                snapshots: Chance::percent(12),
+                ..Profile::named(name.strip_prefix("snap-")?)?
+            });
+        }
         let base = crash();
         let profile = match name {
             // No crash at all but the final restart: the engine by itself.

@@ -1,7 +1,8 @@
 //! Long seeded histories: rounds of work, each ended by some crash, a recovery that may crash itself, and an audit.
 
-use super::simulation::{Opened, Simulation, Verdict};
+use super::simulation::{Opened, SETTLE_NS, Simulation, Verdict};
 use crate::disk::{Crash, FaultPlan, InFlight, Survival};
+use crate::rng::Chance;
 
 /// How often a start may be refused or cut off before the faults are switched off.
 const STARTS_MAX: u64 = 4;
@@ -107,5 +108,27 @@ fn finish(simulation: &mut Simulation) -> Verdict<()> {
     simulation.shutdown()?;
     simulation.crash(Crash::PowerLoss(Survival::Nothing), InFlight::Undone);
     start(simulation, false)?;
-    simulation.audit()
+    simulation.audit()?;
+    let (snapshots, corruptions) = {
+        let model = simulation.model.borrow();
+        (model.profile.snapshots, model.disk.damage().corruptions)
+    };
+    if snapshots != Chance::NEVER && corruptions == 0 { empty(simulation) } else { Ok(()) }
+}
+
+/// Everything is deleted, in any order: nothing takes space afterwards, nor after a crash.
+fn empty(simulation: &mut Simulation) -> Verdict<()> {
+    simulation.delete_everything()?;
+    let left = |simulation: &Simulation| match simulation.node().groups_used() {
+        0 => Ok(()),
+        count => Err(format!("everything is deleted, but {count} extent groups take space")),
+    };
+    simulation.idle(SETTLE_NS)?;
+    left(simulation)?;
+    let (crash, in_flight) = simulation.any_crash();
+    simulation.crash(crash, in_flight);
+    start(simulation, false)?;
+    simulation.audit()?;
+    simulation.idle(SETTLE_NS)?;
+    left(simulation)
 }

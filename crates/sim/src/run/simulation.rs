@@ -2,13 +2,14 @@
 
 use super::audit;
 use super::client;
+use super::emptied;
 use super::model::Model;
 use super::profile::Profile;
 use crate::disk::{Crash, FaultPlan, InFlight, SimDisk, Survival};
 use crate::engine::{Engine, Node};
 use crate::executor::{Domain, Executor, Order, Stop};
 use crate::journal::Journal;
-use crate::oracle::history::Floor;
+use crate::oracle::history::recovered::Floor;
 use crate::rng::Rng;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -21,7 +22,7 @@ const POLLS_MAX: u64 = 5_000_000;
 const PHASE_NS_MAX: u64 = 3_600_000_000_000;
 
 /// After this long without requests a node has nothing left to do; how long it is watched then, and what it may still do.
-const SETTLE_NS: u64 = 15_000_000_000;
+pub const SETTLE_NS: u64 = 15_000_000_000;
 const REST_NS: u64 = 10_000_000_000;
 const REST_OPERATIONS_MAX: u64 = 60;
 
@@ -64,7 +65,7 @@ impl Simulation {
     }
 
     /// Runs a future on the node's domain to its end. `None`: a crash point was reached first.
-    fn drive<T: 'static>(&self, what: &str, future: impl Future<Output = T> + 'static) -> Verdict<Option<T>> {
+    pub fn drive<T: 'static>(&self, what: &str, future: impl Future<Output = T> + 'static) -> Verdict<Option<T>> {
         let slot = Rc::new(RefCell::new(None));
         let target = slot.clone();
         self.executor.spawn(self.domain, Box::pin(async move { *target.borrow_mut() = Some(future.await) }));
@@ -119,7 +120,7 @@ impl Simulation {
         }
     }
 
-    fn node(&self) -> Rc<dyn Node> {
+    pub fn node(&self) -> Rc<dyn Node> {
         self.node.clone().expect("the caller has seen it open")
     }
 
@@ -130,6 +131,13 @@ impl Simulation {
         self.drive("the audit", audit)?.expect("no crash point is set")?;
         self.floor = Floor::Acknowledged;
         Ok(())
+    }
+
+    /// All vDisks and snapshots, in any order.
+    pub fn delete_everything(&mut self) -> Verdict<()> {
+        let rng = Rng::new(self.seed, 0xde1e);
+        let deletion = emptied::delete_everything(self.model.clone(), self.node(), rng);
+        self.drive("the deletion of everything", deletion)?.expect("no crash point is set")
     }
 
     /// Lets clients take steps; true if the crash point was reached before they had all their answers.
@@ -199,9 +207,7 @@ impl Simulation {
         self.node = None;
         let tainted = {
             let mut model = self.model.borrow_mut();
-            model.slots.iter_mut().for_each(|slot| slot.device = None);
-            let now = model.tick();
-            model.slots.iter_mut().for_each(|slot| slot.history.crash(now));
+            model.crash();
             model.errors_so_far()
         };
         self.engine.crash(crash, &mut self.rng);

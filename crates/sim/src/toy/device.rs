@@ -4,6 +4,7 @@ use super::record::{Place, Record, Verb};
 use super::{Bug, Shared, gone};
 use block::{Allocation, BlockDevice, Error, Geometry, Kind, Reply, Request, Result, Segment, Status};
 use bytes::{Bytes, BytesMut};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use world::Completion;
 
@@ -68,19 +69,7 @@ impl BlockDevice for ToyDevice {
             Request::Prefetch { .. } => Completion::Ready(Ok(Reply::Done)),
             Request::BlockStatus { offset, len, extents_max } => {
                 let state = shared.state.borrow();
-                let sectors = &state.vdisks[&id].sectors;
-                let has_data = |sector: &u64| sectors.contains_key(sector);
-                let mut statuses: Vec<Status> = Vec::new();
-                for sector in offset / SECTOR..(offset + len) / SECTOR {
-                    let allocation = if has_data(&sector) { Allocation::Data } else { Allocation::Hole };
-                    let is_full = statuses.len() == extents_max as usize;
-                    match statuses.last_mut() {
-                        Some(last) if last.allocation == allocation => last.len += SECTOR,
-                        _ if is_full => break,
-                        _ => statuses.push(Status { len: SECTOR, allocation }),
-                    }
-                }
-                Completion::Ready(Ok(Reply::Status(statuses)))
+                Completion::Ready(Ok(status(&state.vdisks[&id].sectors, offset, len, extents_max)))
             }
         }
     }
@@ -194,7 +183,21 @@ fn misplaced(bug: Bug, sector: u64, data: Bytes) -> Bytes {
     data.into()
 }
 
-async fn read(shared: &Rc<Shared>, places: Vec<Option<Place>>) -> Result<Reply> {
+pub fn status(sectors: &BTreeMap<u64, Place>, offset: u64, len: u64, extents_max: u32) -> Reply {
+    let mut statuses: Vec<Status> = Vec::new();
+    for sector in offset / SECTOR..(offset + len) / SECTOR {
+        let allocation = if sectors.contains_key(&sector) { Allocation::Data } else { Allocation::Hole };
+        let is_full = statuses.len() == extents_max as usize;
+        match statuses.last_mut() {
+            Some(last) if last.allocation == allocation => last.len += SECTOR,
+            _ if is_full => break,
+            _ => statuses.push(Status { len: SECTOR, allocation }),
+        }
+    }
+    Reply::Status(statuses)
+}
+
+pub async fn read(shared: &Rc<Shared>, places: Vec<Option<Place>>) -> Result<Reply> {
     let mut data = BytesMut::new();
     let mut last: Option<(u64, Bytes)> = None;
     for place in places {

@@ -6,21 +6,23 @@
 mod device;
 mod log;
 mod record;
+mod snapshots;
 
 #[cfg(test)]
 mod tests;
 
 use crate::disk::Crash;
-use crate::engine::{Engine, Node, VdiskInfo};
+use crate::engine::{Changed, Engine, Node, Side, SnapshotInfo, VdiskInfo};
 use crate::rng::Rng;
 use block::{BlockDevice, Error, Kind, Result};
 use bytes::Bytes;
 use log::Log;
 use record::{Place, Record, Verb};
+use snapshots::{HALF_SECTORS, Snapshot};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use world::local::Semaphore;
+use world::local::{Permit, Semaphore};
 use world::{Disk, LocalFuture, World};
 
 /// What a broken engine does wrong.
@@ -65,6 +67,22 @@ pub enum Bug {
     WritesReadOnly,
     /// Now and then an answer never comes.
     LosesAnswers,
+    /// Snapshots are not synced.
+    ForgetsSnapshot,
+    /// What is written later shows in a snapshot.
+    SharesSnapshot,
+    /// Deletions of snapshots are in memory only.
+    RevivesSnapshot,
+    /// Members of a set are cut one after the other, while the others go on.
+    CutsOneByOne,
+    /// A clone starts with what its source is now.
+    ClonesNow,
+    /// Each of several clones has a record of its own.
+    ClonesSome,
+    /// A rollback is two records.
+    HalvesRollback,
+    /// A comparison sees only what was added.
+    OverlooksTrims,
 }
 
 pub struct Toy {
@@ -77,7 +95,14 @@ impl Engine for Toy {
         Box::pin(async move {
             let mut state = State::default();
             let log = Log::recover(bug, disk, &mut state).await?;
-            let shared = Shared { bug, world, log, state: RefCell::new(state), order: Semaphore::new(1) };
+            let shared = Shared {
+                bug,
+                world,
+                log,
+                state: RefCell::new(state),
+                order: Semaphore::new(1),
+                pauses: RefCell::default(),
+            };
             Ok(Rc::new(ToyNode { shared: Rc::new(shared) }) as Rc<dyn Node>)
         })
     }
@@ -104,6 +129,8 @@ struct Vdisk {
     sectors: BTreeMap<u64, Place>,
     /// For `Bug::ReadsStale`: the sectors as they were before the last write.
     stale: BTreeMap<u64, Place>,
+    /// In order of their age.
+    snapshots: Vec<Snapshot>,
 }
 
 struct Shared {
@@ -113,26 +140,26 @@ struct Shared {
     state: RefCell<State>,
     /// One append at a time.
     order: Rc<Semaphore>,
+    /// Sets that hold it.
+    pauses: RefCell<BTreeMap<u64, Permit>>,
 }
 
 impl State {
     /// What a record does, when it is written as when it is replayed.
     fn apply(&mut self, record: &Record, place: &Place) {
         if let Verb::Create { name, size_bytes } = &record.verb {
-            let vdisk = Vdisk {
-                name: name.clone(),
-                size_bytes: *size_bytes,
-                read_only: false,
-                notes: BTreeMap::new(),
-                sectors: BTreeMap::new(),
-                stale: BTreeMap::new(),
-            };
-            self.vdisks.insert(record.vdisk, vdisk);
+            self.vdisks.insert(record.vdisk, Vdisk::new(name.clone(), *size_bytes, BTreeMap::new()));
             return;
+        }
+        if let Verb::Set { first, text } = &record.verb {
+            return self.cut(*first, text);
+        }
+        if let Verb::Clone { snapshot, first, names } = &record.verb {
+            return self.clone_snapshot(record.vdisk, *snapshot, *first, names);
         }
         let Some(vdisk) = self.vdisks.get_mut(&record.vdisk) else { return };
         match &record.verb {
-            Verb::Create { .. } => {}
+            Verb::Create { .. } | Verb::Set { .. } | Verb::Clone { .. } => unreachable!("seen above"),
             Verb::Write { sector } => {
                 for index in 0..record.payload.len() as u64 / 512 {
                     let before = vdisk.sectors.insert(sector + index, Place { index, ..place.clone() });
@@ -153,6 +180,10 @@ impl State {
             Verb::Delete => {
                 self.vdisks.remove(&record.vdisk);
             }
+            Verb::Snapshot { id, name } => vdisk.snapshot(*id, name),
+            Verb::DeleteSnapshot { id } => vdisk.snapshots.retain(|snapshot| snapshot.id != *id),
+            Verb::Rollback { snapshot } => vdisk.roll_back(*snapshot, 0..u64::MAX),
+            Verb::RollbackHalf { snapshot, sector } => vdisk.roll_back(*snapshot, *sector..sector + HALF_SECTORS),
         }
     }
 }
@@ -253,6 +284,39 @@ impl Node for ToyNode {
     }
     fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
         Box::pin(self.shared.clone().control(id, Verb::Delete))
+    }
+    fn snapshots(&self, id: u64) -> LocalFuture<Result<Vec<SnapshotInfo>>> {
+        Box::pin(std::future::ready(self.shared.snapshots(id)))
+    }
+    fn snapshot(&self, id: u64, name: String) -> LocalFuture<Result<u64>> {
+        Box::pin(self.shared.clone().snapshot(id, name))
+    }
+    fn delete_snapshot(&self, id: u64, snapshot: u64, force: bool) -> LocalFuture<Result<()>> {
+        Box::pin(self.shared.clone().delete_snapshot(id, snapshot, force))
+    }
+    fn snapshot_device(&self, id: u64, snapshot: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>> {
+        Box::pin(std::future::ready(self.shared.clone().snapshot_device(id, snapshot)))
+    }
+    fn clone_snapshot(&self, id: u64, snapshot: u64, names: Vec<String>) -> LocalFuture<Result<Vec<u64>>> {
+        Box::pin(self.shared.clone().clone_snapshot(id, snapshot, names))
+    }
+    fn rollback(&self, id: u64, snapshot: u64) -> LocalFuture<Result<()>> {
+        Box::pin(self.shared.clone().rollback(id, snapshot))
+    }
+    fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>> {
+        Box::pin(std::future::ready(self.shared.changed(id, from, to)))
+    }
+    fn pause(&self, _name: String, _ids: Vec<u64>) -> LocalFuture<Result<u64>> {
+        Box::pin(self.shared.clone().pause())
+    }
+    fn cut(&self, set: u64, name: String, ids: Vec<u64>) -> LocalFuture<Result<Vec<u64>>> {
+        Box::pin(self.shared.clone().cut(set, name, ids))
+    }
+    fn release(&self, set: u64) {
+        self.shared.pauses.borrow_mut().remove(&set);
+    }
+    fn groups_used(&self) -> u64 {
+        0
     }
     fn shutdown(&self) -> LocalFuture<Result<()>> {
         let shared = self.shared.clone();

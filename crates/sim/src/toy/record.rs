@@ -34,6 +34,32 @@ pub enum Verb {
         kind: u8,
     },
     Delete,
+    Snapshot {
+        id: u64,
+        name: String,
+    },
+    DeleteSnapshot {
+        id: u64,
+    },
+    /// New vDisks with ids from `first` on, one for each line of `names`.
+    Clone {
+        snapshot: u64,
+        first: u64,
+        names: String,
+    },
+    Rollback {
+        snapshot: u64,
+    },
+    /// A part of a rollback, for a bug: sectors below the first or from it on.
+    RollbackHalf {
+        snapshot: u64,
+        sector: u64,
+    },
+    /// Snapshots with ids from `first` on; the first line of `text` is their name, the others are the members.
+    Set {
+        first: u64,
+        text: String,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +110,12 @@ pub fn encode(record: &Record, payload_crc: u32, sequence: u64, durable_through:
         Verb::SetReadOnly { read_only } => (5, u64::from(*read_only), 0, ""),
         Verb::Delete => (6, 0, 0, ""),
         Verb::SetNote { kind } => (7, u64::from(*kind), 0, ""),
+        Verb::Snapshot { id, name } => (8, *id, 0, name.as_str()),
+        Verb::DeleteSnapshot { id } => (9, *id, 0, ""),
+        Verb::Clone { snapshot, first, names } => (10, *snapshot, *first, names.as_str()),
+        Verb::Rollback { snapshot } => (11, *snapshot, 0, ""),
+        Verb::RollbackHalf { snapshot, sector } => (12, *snapshot, *sector, ""),
+        Verb::Set { first, text } => (13, *first, 0, text.as_str()),
     };
     writer.u8(tag).u64_le(a).u64_le(b).u8(name.len() as u8).put(name.as_bytes());
     writer.zeros(PAGE as usize - 4 - writer.bytes.len());
@@ -121,6 +153,12 @@ fn decode_body(body: &[u8]) -> Result<Option<(Header, Record)>, Truncated> {
         5 => Verb::SetReadOnly { read_only: a == 1 },
         6 => Verb::Delete,
         7 => Verb::SetNote { kind: a as u8 },
+        8 => Verb::Snapshot { id: a, name },
+        9 => Verb::DeleteSnapshot { id: a },
+        10 => Verb::Clone { snapshot: a, first: b, names: name },
+        11 => Verb::Rollback { snapshot: a },
+        12 => Verb::RollbackHalf { snapshot: a, sector: b },
+        13 => Verb::Set { first: a, text: name },
         _ => return Ok(None),
     };
     let header = Header { sequence, durable_through, chain, payload_len, payload_crc };

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::journal::Journal;
+use crate::rng::Chance;
 use crate::run::exhaustive::{self, Failed, run_case};
-use crate::run::profile::{NAMES, Profile};
+use crate::run::profile::{NAMES, Profile, WITH_SNAPSHOTS};
 use crate::run::{TRACE_LINES, guarded, keep_panics, run_random};
 
 fn toy(bug: Bug) -> Rc<dyn Engine> {
@@ -17,12 +18,13 @@ fn profile(name: &str) -> Profile {
 #[test]
 fn the_correct_toy_passes_every_profile() {
     keep_panics();
-    for name in NAMES {
-        for seed in 0..25 {
-            let outcome = run_random(seed, profile(name), toy(Bug::None), u64::MAX, TRACE_LINES);
-            if let Some(failure) = outcome.failure {
-                panic!("profile {name}, seed {seed}: {}\n{}", failure.what, failure.trace);
-            }
+    let with_seeds = |names: &'static [&str], seeds: u64| {
+        names.iter().flat_map(move |name| (0..seeds).map(move |seed| (*name, seed)))
+    };
+    for (name, seed) in with_seeds(&NAMES, 25).chain(with_seeds(&WITH_SNAPSHOTS, 10)) {
+        let outcome = run_random(seed, profile(name), toy(Bug::None), u64::MAX, TRACE_LINES);
+        if let Some(failure) = outcome.failure {
+            panic!("profile {name}, seed {seed}: {}\n{}", failure.what, failure.trace);
         }
     }
 }
@@ -37,16 +39,17 @@ fn the_same_seed_gives_the_same_digest_and_another_one_another() {
 #[test]
 fn the_correct_toy_survives_a_crash_at_every_operation() {
     keep_panics();
-    let mut profile = profile("crash");
-    profile.request_bytes_max = 16 << 10;
-    let passed = exhaustive::run(true, 3, |case| {
-        let journal = Journal::new();
-        let result =
-            guarded(&journal, TRACE_LINES, || run_case(11, 12, &profile, toy(Bug::None), journal.clone(), case));
-        result.map_err(|failure| Failed { case, report: format!("{}\n{}", failure.what, failure.trace) })
-    });
-    let passed = passed.unwrap_or_else(|failed| panic!("{:?}: {}", failed.case, failed.report));
-    assert!(passed > 200, "only {passed} cases");
+    for snapshots in [Chance::NEVER, Chance::HALF] {
+        let profile = Profile { snapshots, request_bytes_max: 16 << 10, ..profile("crash") };
+        let passed = exhaustive::run(true, 3, |case| {
+            let journal = Journal::new();
+            let result =
+                guarded(&journal, TRACE_LINES, || run_case(11, 12, &profile, toy(Bug::None), journal.clone(), case));
+            result.map_err(|failure| Failed { case, report: format!("{}\n{}", failure.what, failure.trace) })
+        });
+        let passed = passed.unwrap_or_else(|failed| panic!("{:?}: {}", failed.case, failed.report));
+        assert!(passed > 200, "only {passed} cases");
+    }
 }
 
 /// Each bug, the profile that brings it to light, and a word of the complaint.
@@ -73,6 +76,14 @@ fn every_broken_toy_is_caught() {
         (Bug::ForgetsNotes, "crash", "legal would be"),
         (Bug::WritesReadOnly, "crash", "read-only"),
         (Bug::LosesAnswers, "calm", "hangs"),
+        (Bug::ForgetsSnapshot, "snap-crash", "found as None"),
+        (Bug::SharesSnapshot, "snap-calm", "not in this snapshot"),
+        (Bug::RevivesSnapshot, "snap-crash", "found as Some"),
+        (Bug::CutsOneByOne, "snap-calm", "no one instant"),
+        (Bug::ClonesNow, "snap-calm", "legal"),
+        (Bug::ClonesSome, "snap-crash", "only some are there"),
+        (Bug::HalvesRollback, "snap-crash", "neither"),
+        (Bug::OverlooksTrims, "snap-calm", "not reported"),
     ] {
         let caught = (0..200).find_map(|seed| run_random(seed, profile(name), toy(bug), u64::MAX, TRACE_LINES).failure);
         let failure = caught.unwrap_or_else(|| panic!("{bug:?} was not caught"));

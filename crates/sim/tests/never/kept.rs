@@ -332,3 +332,27 @@ fn a_clone_that_cannot_be_read_keeps_what_it_may_need() {
     let made = machine.vdisk_by_id(made).expect("whole again");
     assert_eq!(machine.reads(&made, 0..59), (1..60).collect::<Vec<_>>());
 }
+
+/// After a crash the map is frozen again while the frames that it refers to are still to be appended once more.
+#[test]
+fn a_snapshot_is_stored_when_its_frames_have_their_places() {
+    for seed in 0..20 {
+        let machine = Machine::with(manual(), seed);
+        let vdisk = machine.vdisk();
+        write_all(&machine, &vdisk, &(1..30).collect::<Vec<_>>());
+        let (shard, id) = (machine.shard(), vdisk.id);
+        machine.tap.set_rule(|o| if o.verb == Verb::Sync && o.is_slab() { Fate::Dies } else { Fate::Happens });
+        assert!(machine.attempt(async move { shard.snapshot(id, "s").await }).is_none(), "it dies");
+        machine.kill();
+        machine.disk.set_capacity(1);
+        machine.open();
+        let vdisk = machine.vdisk();
+        let kept = vdisk.snapshots()[0].id;
+        machine.disk.set_capacity(64 * MIB);
+        machine.checkpoint(&vdisk);
+        assert_eq!(read_snapshot(&machine, id, kept, 0..29), (1..30).collect::<Vec<_>>());
+        machine.lose_power();
+        machine.open();
+        assert_eq!(read_snapshot(&machine, id, kept, 0..29), (1..30).collect::<Vec<_>>(), "seed {seed}");
+    }
+}

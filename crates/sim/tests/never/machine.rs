@@ -39,6 +39,7 @@ pub fn manual() -> ShardConfig {
         },
         settings: Settings {
             frame_payload_bytes_max: 16 * KIB as u32,
+            overlap_bytes_min: 256 * KIB as u32,
             unsynced_bytes_soft: 64 * MIB,
             unsynced_bytes_max: 64 * MIB,
             unsynced_age_ns_max: HOUR_NS,

@@ -16,7 +16,7 @@
 //! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
-//! `kept` is about snapshots and clones.
+//! `overlap` is about two frames that are under way, `kept` is about snapshots and clones.
 //!
 //! `notes` is about what front-ends leave in the log; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
@@ -37,6 +37,7 @@ mod found;
 mod kept;
 mod notes;
 mod old_disk;
+mod overlap;
 mod reclaim;
 mod room;
 mod rot;

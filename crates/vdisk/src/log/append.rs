@@ -14,11 +14,19 @@ use base::{GroupId, Sequence};
 use bytes::Bytes;
 use pool::{NewGroup, Predecessor, Purpose, SlabId};
 use std::rc::Rc;
+use world::Completion;
 
 /// Result of an append: the frame and where each piece's payload starts in the group.
 pub(super) struct Appended {
     pub frame: Frame,
-    slab: SlabId,
+    pub slab: SlabId,
+}
+
+/// A frame on its way to the disk.
+pub(super) struct Submitted {
+    pub frame: Frame,
+    pub slab: SlabId,
+    pub completion: Completion<pool::Result<()>>,
 }
 
 impl Vdisk {
@@ -74,45 +82,54 @@ impl Vdisk {
         purpose: Purpose,
         copy_of: Option<u32>,
     ) -> Result<Appended> {
-        let mut frame = self.draft(kind, pieces, copy_of);
-        let header_len = frame::header_len(&frame.runs);
+        let frame = self.draft(kind, pieces, copy_of);
         // Behind the tail: up to 4 KiB of alignment.
         self.open_for(frame.len + BLOCK as u32, purpose).await?;
-        let (slab, shares_page, completion) = {
-            let mut state = self.state.borrow_mut();
-            let state = &mut *state;
-            let group = state.open.as_mut().expect("opened above");
-            let sector = state.new_sector || frame.len - header_len >= frame::ALIGN_FROM;
-            let offset = round_up(group.tail().into(), if sector { BLOCK } else { 16 }) as u32;
-            frame.offset = offset;
-            frame.group = group.id();
-            frame.sequence = state.position.sequence.next();
-            frame.durable_through = state.durable.sequence;
-            frame.previous_crc = state.position.chain;
-            let parts = gather(&mut frame, header_len, pieces);
-            state.new_sector = false;
-            let completion = group.append(offset, &parts, frame.len);
-            (group.slab(), u64::from(offset) % BLOCK != 0, completion)
-        };
+        let after = self.state.borrow().position;
+        let Submitted { frame, slab, completion } = self.submit(frame, pieces, after, false);
         // A large frame has pages of its own. It takes as long as the device does, and the next one may be waiting already.
-        self.appending.set(shares_page);
+        self.appending.set(u64::from(frame.offset) % BLOCK != 0);
         let appended = completion.await;
         self.appending.set(false);
         self.appended.notify();
-        let mut state = self.state.borrow_mut();
         if let Err(error) = appended {
-            state.open = None;
+            self.state.borrow_mut().open = None;
             return Err(error.into());
         }
-        let at =
-            Position { group: frame.group, end: frame.offset + frame.len, chain: frame.crc, sequence: frame.sequence };
-        state.position = at;
-        state.acknowledged = state.acknowledged.max(at.sequence);
-        state.accounts.appended(at.group, at.end, at.sequence);
-        drop(state);
-        self.contents.borrow_mut().appended(&frame);
-        self.count(&frame, pieces);
+        self.has_appended(&frame, pieces);
         Ok(Appended { frame, slab })
+    }
+
+    /// Gives the frame its place behind `after` in the open group, which has room for it, and begins to write it.
+    /// `own_pages`: it begins on one of its own, whatever its length.
+    pub(super) fn submit(&self, mut frame: Frame, pieces: &[Piece], after: Position, own_pages: bool) -> Submitted {
+        let header_len = frame::header_len(&frame.runs);
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let group = state.open.as_mut().expect("the caller has opened it");
+        let sector = own_pages || state.new_sector || frame.len - header_len >= frame::ALIGN_FROM;
+        frame.offset = round_up(group.tail().into(), if sector { BLOCK } else { 16 }) as u32;
+        frame.group = group.id();
+        frame.sequence = after.sequence.next();
+        frame.durable_through = state.durable.sequence;
+        frame.previous_crc = after.chain;
+        let parts = gather(&mut frame, header_len, pieces);
+        state.new_sector = false;
+        let completion = group.append(frame.offset, &parts, frame.len);
+        Submitted { frame, slab: group.slab(), completion }
+    }
+
+    /// What an append that succeeded changes, but for the map.
+    pub(super) fn has_appended(&self, frame: &Frame, pieces: &[Piece]) {
+        let at = Position::behind(frame);
+        {
+            let mut state = self.state.borrow_mut();
+            state.position = at;
+            state.acknowledged = state.acknowledged.max(at.sequence);
+            state.accounts.appended(at.group, at.end, at.sequence);
+        }
+        self.contents.borrow_mut().appended(frame);
+        self.count(frame, pieces);
     }
 
     /// Log that the next checkpoint will save from being replayed. A checkpoint's own frames do not count, or each would
@@ -138,7 +155,7 @@ impl Vdisk {
     }
 
     /// The frame but for its place, with lengths final.
-    fn draft(&self, kind: FrameKind, pieces: &[Piece], copy_of: Option<u32>) -> Frame {
+    pub(super) fn draft(&self, kind: FrameKind, pieces: &[Piece], copy_of: Option<u32>) -> Frame {
         let mut runs = Vec::with_capacity(pieces.len());
         let mut crcs = Vec::with_capacity(pieces.len());
         let mut payload_len = 0;
@@ -146,8 +163,8 @@ impl Vdisk {
             let crc_first = crcs.len() as u32;
             let len = piece.payload().map_or(0, |bytes| bytes.len()) as u32;
             let (kind, level, block, count) = match piece {
-                Piece::Data { block, bytes } => {
-                    crcs.extend(bytes.chunks(BLOCK as usize).map(base::crc::crc32c));
+                Piece::Data { block, bytes, sums } => {
+                    sums.push_to(&mut crcs, bytes);
                     (RunKind::Data, 0, *block, len / BLOCK as u32)
                 }
                 Piece::Clear { block, count, fill } => {
@@ -190,7 +207,7 @@ impl Vdisk {
     }
 
     /// A group with room and reserved space for `len` bytes is open afterwards.
-    async fn open_for(self: &Rc<Self>, len: u32, purpose: Purpose) -> Result<()> {
+    pub(super) async fn open_for(self: &Rc<Self>, len: u32, purpose: Purpose) -> Result<()> {
         let has_room = self.state.borrow().open.as_ref().is_some_and(|group| group.room() >= len);
         if !has_room {
             let new = {
@@ -223,7 +240,7 @@ impl Vdisk {
         let State { tree, accounts, .. } = &mut *state;
         for (piece, run) in pieces.iter().zip(&frame.runs) {
             let applied = match piece {
-                Piece::Data { block, bytes } => {
+                Piece::Data { block, bytes, .. } => {
                     let addresses = run_addresses(frame, run);
                     let set = tree
                         .set_run(*block, &addresses, &mut |old: Address| accounts.data_dead(old.group(), old.len()));

@@ -2,6 +2,7 @@
 //! promised to be all or nothing is left whole.
 
 use super::frame;
+use super::payload::Payload;
 use super::piece::Piece;
 use super::queue::{Done, Item};
 use crate::address::Address;
@@ -83,7 +84,7 @@ impl Vdisk {
     }
 
     /// Adds a write or the first part of it. `false`: the frame is to be written now.
-    async fn add_write(&self, batch: &mut Batch, offset: u64, mut data: Bytes, done: Done, payload_max: u64) -> bool {
+    async fn add_write(&self, batch: &mut Batch, offset: u64, mut data: Payload, done: Done, payload_max: u64) -> bool {
         let first = offset / BLOCK;
         let end = offset + data.len() as u64;
         let ragged = offset % BLOCK != 0 || end % BLOCK != 0;
@@ -98,9 +99,9 @@ impl Vdisk {
         let before = (batch.pieces.len(), batch.payload_bytes);
         if offset % BLOCK != 0 {
             let head_len = (BLOCK - offset % BLOCK).min(data.len() as u64);
-            let head = data.split_to(head_len as usize);
+            let (head, _) = data.split_to(head_len as usize);
             match self.merge(first, (offset % BLOCK) as usize, &head).await {
-                Ok(bytes) => batch.push(Piece::Data { block: first, bytes }),
+                Ok(bytes) => batch.push(Piece::data(first, bytes)),
                 Err(error) => return fail(done, error),
             }
             if data.is_empty() {
@@ -119,14 +120,15 @@ impl Vdisk {
         batch: &mut Batch,
         before: (usize, u64),
         offset: u64,
-        mut data: Bytes,
+        mut data: Payload,
         done: Done,
         payload_max: u64,
     ) -> bool {
         let room = payload_max.saturating_sub(batch.payload_bytes).max(BLOCK) / BLOCK * BLOCK;
         let whole = (data.len() as u64 / BLOCK * BLOCK).min(room);
         if whole > 0 {
-            batch.push(Piece::Data { block: offset / BLOCK, bytes: data.split_to(whole as usize) });
+            let (bytes, sums) = data.split_to(whole as usize);
+            batch.push(Piece::Data { block: offset / BLOCK, bytes, sums });
         }
         if data.is_empty() {
             batch.dones.push(done);
@@ -139,8 +141,8 @@ impl Vdisk {
             batch.unfinished = true;
             return false;
         }
-        match self.merge(offset / BLOCK, 0, &data).await {
-            Ok(bytes) => batch.push(Piece::Data { block: offset / BLOCK, bytes }),
+        match self.merge(offset / BLOCK, 0, data.bytes()).await {
+            Ok(bytes) => batch.push(Piece::data(offset / BLOCK, bytes)),
             Err(error) => {
                 batch.pieces.truncate(before.0);
                 batch.payload_bytes = before.1;
@@ -172,6 +174,41 @@ impl Vdisk {
         }
         bytes[at..at + part.len()].copy_from_slice(part);
         Ok(bytes.freeze())
+    }
+
+    /// Takes whole requests of whole blocks, for which nothing has to be read, up to `payload_max` bytes; nothing if they
+    /// are fewer than `payload_min`.
+    pub(super) fn fill_with_blocks(&self, payload_min: u64, payload_max: u64) -> Option<Batch> {
+        let mut queue = self.queue.borrow_mut();
+        let (mut count, mut bytes) = (0, 0);
+        for item in queue.user.iter().take(PIECES_MAX) {
+            let Item::Write { offset, data, .. } = item else { break };
+            let len = data.len() as u64;
+            if offset % BLOCK != 0 || len % BLOCK != 0 || bytes + len > payload_max {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + len);
+        }
+        if bytes < payload_min.max(1) {
+            return None;
+        }
+        let mut batch = Batch::default();
+        for item in queue.user.drain(..count) {
+            let Item::Write { offset, mut data, done } = item else { unreachable!("counted above") };
+            let (bytes, sums) = data.split_to(data.len());
+            batch.push(Piece::Data { block: offset / BLOCK, bytes, sums });
+            batch.dones.push(done);
+        }
+        Some(batch)
+    }
+
+    /// To the front of the queue, in their order. Of whole requests, none of which is done.
+    pub(super) fn put_back(&self, batch: Batch) {
+        let mut queue = self.queue.borrow_mut();
+        for (piece, done) in batch.pieces.into_iter().zip(batch.dones).rev() {
+            let Piece::Data { block, bytes, sums } = piece else { unreachable!("made of writes of whole blocks") };
+            queue.user.push_front(Item::Write { offset: block * BLOCK, data: Payload::again(bytes, sums), done });
+        }
     }
 
     /// As much as the open group still takes, if that is worth a frame: large frames would leave a quarter of each group

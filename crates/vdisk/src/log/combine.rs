@@ -36,7 +36,7 @@ impl Vdisk {
             return false;
         }
         match self.combined(offset, &data, &how).await {
-            Ok(bytes) => batch.add_whole(Piece::Data { block: blocks.start, bytes }, done),
+            Ok(bytes) => batch.add_whole(Piece::data(blocks.start, bytes), done),
             Err(error) => fail(done, error),
         }
     }

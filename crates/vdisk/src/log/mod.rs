@@ -4,6 +4,8 @@ mod append;
 mod batch;
 mod combine;
 pub mod frame;
+mod overlap;
+mod payload;
 mod piece;
 mod queue;
 mod record;
@@ -12,6 +14,7 @@ mod walk;
 mod writer;
 
 pub(crate) use combine::Combine;
+pub(crate) use payload::{Payload, Sums};
 pub(crate) use piece::{piece_of, run_addresses};
 pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue};
 pub use record::{CheckpointRecord, GroupEntry, Record, SetRecord, SnapshotEntry, SnapshotRecord};

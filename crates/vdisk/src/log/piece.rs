@@ -1,7 +1,7 @@
 //! The parts of a frame in the making, and what a frame on the disk says of them.
 
 use super::frame::{self, Frame, Run, RunKind};
-use super::{Position, WalkedFrame};
+use super::{Position, Sums, WalkedFrame};
 use crate::address::Address;
 use crate::map::PagePlace;
 use base::units::BLOCK;
@@ -10,13 +10,17 @@ use bytes::Bytes;
 /// A part of a frame in the making.
 #[derive(Clone)]
 pub(crate) enum Piece {
-    Data { block: u64, bytes: Bytes },
+    Data { block: u64, bytes: Bytes, sums: Sums },
     Clear { block: u64, count: u32, fill: Address },
     Page { place: PagePlace, bytes: Bytes },
     Control { bytes: Bytes },
 }
 
 impl Piece {
+    /// Whole blocks, whose checksums come with the frame.
+    pub fn data(block: u64, bytes: Bytes) -> Piece {
+        Piece::Data { block, bytes, sums: Sums::default() }
+    }
     pub(super) fn payload(&self) -> Option<&Bytes> {
         match self {
             Piece::Data { bytes, .. } | Piece::Page { bytes, .. } | Piece::Control { bytes } => Some(bytes),
@@ -25,7 +29,7 @@ impl Piece {
     }
     pub(super) fn blocks(&self) -> std::ops::Range<u64> {
         match self {
-            Piece::Data { block, bytes } => *block..*block + bytes.len() as u64 / BLOCK,
+            Piece::Data { block, bytes, .. } => *block..*block + bytes.len() as u64 / BLOCK,
             Piece::Clear { block, count, .. } => *block..*block + u64::from(*count),
             Piece::Page { .. } | Piece::Control { .. } => 0..0,
         }
@@ -44,7 +48,7 @@ pub(crate) fn run_addresses(frame: &Frame, run: &Run) -> Vec<Address> {
 /// What a frame on the disk stores by `run`, as it was written.
 pub(crate) fn piece_of(walked: &WalkedFrame, run: &Run) -> Option<Piece> {
     match run.kind {
-        RunKind::Data => Some(Piece::Data { block: run.block, bytes: Bytes::copy_from_slice(&walked.payload(run)) }),
+        RunKind::Data => Some(Piece::data(run.block, Bytes::copy_from_slice(&walked.payload(run)))),
         RunKind::ClearHole => Some(Piece::Clear { block: run.block, count: run.count, fill: Address::NONE }),
         RunKind::ClearZeros => Some(Piece::Clear { block: run.block, count: run.count, fill: Address::ZEROS }),
         RunKind::Control => Some(Piece::Control { bytes: Bytes::copy_from_slice(&walked.payload(run)) }),
@@ -60,9 +64,11 @@ pub(super) fn old_addresses(pieces: &[Piece], at: &Position, offset: u32) -> Vec
     let mut all = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let mut addresses = Vec::new();
-        if let Piece::Data { bytes, .. } = piece {
-            for block in bytes.chunks(BLOCK as usize) {
-                addresses.push(Address::new(at.group, next, BLOCK as u32, base::crc::crc32c(block)));
+        if let Piece::Data { bytes, sums, .. } = piece {
+            let mut crcs = Vec::new();
+            sums.push_to(&mut crcs, bytes);
+            for crc in crcs {
+                addresses.push(Address::new(at.group, next, BLOCK as u32, crc));
                 next += BLOCK as u32;
             }
         } else {

@@ -1,6 +1,6 @@
 //! What waits for the log task of a vDisk, and how it is asked.
 
-use super::{Combine, Position, Record};
+use super::{Combine, Payload, Position, Record};
 use crate::account::Accounts;
 use crate::address::Address;
 use crate::map::{Node, PagePlace, Tree};
@@ -19,7 +19,7 @@ pub(crate) enum Item {
     /// Any multiple of 512 bytes.
     Write {
         offset: u64,
-        data: Bytes,
+        data: Payload,
         done: Done,
     },
     /// Any multiple of 512 bytes, at most [`Vdisk::atomic_bytes_max`].
@@ -61,6 +61,10 @@ pub(crate) enum Item {
     /// A frame without runs, whose only content is that what came before is synced.
     Proof {
         done: OneshotSender<Result<Sequence>>,
+    },
+    /// Everything that is to be appended once more has been.
+    Settle {
+        done: Done,
     },
     /// Append what was not synced once more, elsewhere.
     Rewrite {
@@ -148,6 +152,7 @@ pub(super) fn refuse(item: Item, error: Error) {
         | Item::Combine { done, .. }
         | Item::Clear { done, .. }
         | Item::Pages { done, .. }
+        | Item::Settle { done }
         | Item::Rewrite { done } => {
             done.send(Err(error));
         }

@@ -28,6 +28,8 @@ pub enum Record {
     DeleteSnapshot(SnapshotId),
     /// The map becomes this one.
     Rollback(SnapshotId, Box<Image>),
+    /// All members of the set have their snapshot, and it is on record.
+    ConfirmSet(SnapshotId),
 }
 
 /// A map root and the log position that it covers, with all that a reader without metadata store needs.
@@ -53,6 +55,8 @@ pub struct SnapshotRecord {
     pub name: String,
     /// Wall time.
     pub created_ns: u64,
+    /// Of the vDisk at this moment.
+    pub size_bytes: u64,
     pub set: Option<SetRecord>,
 }
 
@@ -62,6 +66,8 @@ pub struct SetRecord {
     pub id: SnapshotId,
     /// All of them.
     pub members: Vec<VdiskId>,
+    /// It is known that all of them have it. Until then it counts only if that is found out.
+    pub confirmed: bool,
 }
 
 /// A snapshot whose map is stored.
@@ -70,7 +76,6 @@ pub struct SnapshotEntry {
     pub record: SnapshotRecord,
     /// Of its frame.
     pub sequence: Sequence,
-    pub size_bytes: u64,
     pub mapped_bytes: u64,
     pub root: Address,
     pub height: u8,
@@ -129,6 +134,7 @@ impl Record {
             Record::Snapshot(_) => 8,
             Record::DeleteSnapshot(_) => 9,
             Record::Rollback(..) => 10,
+            Record::ConfirmSet(_) => 11,
         };
         let version = match self {
             Record::Birth(_, Some(_)) => BIRTH_OF_CLONE,
@@ -151,7 +157,7 @@ impl Record {
             Record::Checkpoint(checkpoint) => put_checkpoint(&mut w, checkpoint),
             Record::Note(kind, bytes) => put_note(&mut w, *kind, bytes),
             Record::Snapshot(snapshot) => put_snapshot(&mut w, snapshot),
-            Record::DeleteSnapshot(id) => drop(w.u64_le(id.raw())),
+            Record::DeleteSnapshot(id) | Record::ConfirmSet(id) => drop(w.u64_le(id.raw())),
             Record::Rollback(id, image) => {
                 w.u64_le(id.raw());
                 put_image(&mut w, image);
@@ -196,6 +202,7 @@ impl Record {
             }
             (8, _) => Record::Snapshot(take_snapshot(&mut r)?),
             (9, _) => Record::DeleteSnapshot(take_snapshot_id(&mut r)?),
+            (11, _) => Record::ConfirmSet(take_snapshot_id(&mut r)?),
             (10, _) => Record::Rollback(take_snapshot_id(&mut r)?, Box::new(take_image(&mut r)?)),
             _ => return Err(RecordError::Unknown(tag, version)),
         };
@@ -395,7 +402,8 @@ fn take_origin(r: &mut Reader) -> Result<Origin, RecordError> {
 fn put_snapshot(w: &mut Writer, snapshot: &SnapshotRecord) {
     w.u64_le(snapshot.id.raw());
     put_text(w, &snapshot.name);
-    w.u64_le(snapshot.created_ns).u8(snapshot.set.is_some().into());
+    let set = snapshot.set.as_ref().map_or(0, |set| if set.confirmed { 2 } else { 1 });
+    w.u64_le(snapshot.created_ns).u64_le(snapshot.size_bytes).u8(set);
     if let Some(set) = &snapshot.set {
         w.u64_le(set.id.raw());
         put_lineage(w, &set.members);
@@ -403,18 +411,21 @@ fn put_snapshot(w: &mut Writer, snapshot: &SnapshotRecord) {
 }
 
 fn take_snapshot(r: &mut Reader) -> Result<SnapshotRecord, RecordError> {
-    let (id, name, created_ns) = (take_snapshot_id(r)?, take_text(r)?, r.u64_le()?);
-    let set = if take_bool(r)? {
-        Some(SetRecord { id: take_snapshot_id(r)?, members: take_list(r, take_vdisk_id)? })
-    } else {
-        None
+    let (id, name, created_ns, size_bytes) = (take_snapshot_id(r)?, take_text(r)?, r.u64_le()?, r.u64_le()?);
+    let set = match r.u8()? {
+        0 => None,
+        form @ (1 | 2) => {
+            let (id, members) = (take_snapshot_id(r)?, take_list(r, take_vdisk_id)?);
+            Some(SetRecord { id, members, confirmed: form == 2 })
+        }
+        _ => return Err(RecordError::Field),
     };
-    Ok(SnapshotRecord { id, name, created_ns, set })
+    Ok(SnapshotRecord { id, name, created_ns, size_bytes, set })
 }
 
 fn put_snapshot_entry(w: &mut Writer, entry: &SnapshotEntry) {
     put_snapshot(w, &entry.record);
-    w.u64_le(entry.sequence.0).u64_le(entry.size_bytes).u64_le(entry.mapped_bytes);
+    w.u64_le(entry.sequence.0).u64_le(entry.mapped_bytes);
     w.u128_le(entry.root.raw()).u8(entry.height).u8(entry.place.is_some().into());
     if let Some(place) = entry.place {
         w.u64_le(place.group.raw()).u32_le(place.offset).u32_le(place.len).u64_le(place.sequence.0);
@@ -423,7 +434,7 @@ fn put_snapshot_entry(w: &mut Writer, entry: &SnapshotEntry) {
 
 fn take_snapshot_entry(r: &mut Reader) -> Result<SnapshotEntry, RecordError> {
     let record = take_snapshot(r)?;
-    let (sequence, size_bytes, mapped_bytes) = (Sequence(r.u64_le()?), r.u64_le()?, r.u64_le()?);
+    let (sequence, mapped_bytes) = (Sequence(r.u64_le()?), r.u64_le()?);
     let (root, height) = take_root(r)?;
     let place = if take_bool(r)? {
         let group = GroupId::from_raw(r.u64_le()?).ok_or(RecordError::Field)?;
@@ -432,7 +443,7 @@ fn take_snapshot_entry(r: &mut Reader) -> Result<SnapshotEntry, RecordError> {
     } else {
         None
     };
-    Ok(SnapshotEntry { record, sequence, size_bytes, mapped_bytes, root, height, place })
+    Ok(SnapshotEntry { record, sequence, mapped_bytes, root, height, place })
 }
 
 #[cfg(test)]
@@ -470,9 +481,10 @@ mod tests {
     }
 
     fn snapshot(members: &[VdiskId]) -> SnapshotRecord {
-        let set = SetRecord { id: SnapshotId::new(1, 8), members: members.to_vec() };
+        let confirmed = members.len() == 1;
+        let set = SetRecord { id: SnapshotId::new(1, 8), members: members.to_vec(), confirmed };
         let set = Some(set).filter(|set| !set.members.is_empty());
-        SnapshotRecord { id: SnapshotId::new(1, 7), name: "s".into(), created_ns: 5, set }
+        SnapshotRecord { id: SnapshotId::new(1, 7), name: "s".into(), created_ns: 5, size_bytes: 8192, set }
     }
 
     fn origin() -> Option<Box<Origin>> {
@@ -485,7 +497,7 @@ mod tests {
         let entry = |place| {
             let record = snapshot(&[VdiskId::new(1, 1)]);
             let (root, height) = (image().root, image().height);
-            SnapshotEntry { record, sequence: Sequence(7), size_bytes: 8192, mapped_bytes: 4096, root, height, place }
+            SnapshotEntry { record, sequence: Sequence(7), mapped_bytes: 4096, root, height, place }
         };
         let snapshots = vec![entry(Some(place)), entry(None)];
         CheckpointRecord { lineage: vec![VdiskId::new(1, 4)], snapshots, ..checkpoint() }
@@ -532,6 +544,7 @@ mod tests {
             Record::Snapshot(snapshot(&[])),
             Record::Snapshot(snapshot(&[VdiskId::new(1, 1), VdiskId::new(1, 2)])),
             Record::DeleteSnapshot(SnapshotId::new(1, 7)),
+            Record::ConfirmSet(SnapshotId::new(1, 8)),
             Record::Rollback(SnapshotId::new(1, 7), Box::new(image())),
             Record::Checkpoint(Box::new(with_snapshots())),
         ] {

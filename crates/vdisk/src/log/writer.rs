@@ -4,6 +4,7 @@
 //! taking and acknowledging nothing else of this vDisk changes, so that conditions (re-packing: "if the entry still says
 //! so") and read-modify-write of partial blocks need no locks.
 
+use super::append::Appended;
 use super::batch::Batch;
 use super::frame::FrameKind;
 use super::piece::{Piece, run_addresses};
@@ -70,7 +71,7 @@ impl Vdisk {
         }
     }
 
-    fn over_unsynced(&self) -> bool {
+    pub(super) fn over_unsynced(&self) -> bool {
         let state = self.state.borrow();
         let max = self.context.settings.unsynced_bytes_max;
         let over = state.unsynced_bytes > max || self.context.load.unsynced_bytes.get() > max;
@@ -78,7 +79,7 @@ impl Vdisk {
     }
 
     /// The pages of the map take a quarter more than they may.
-    fn over_map(&self) -> bool {
+    pub(super) fn over_map(&self) -> bool {
         let max = self.context.settings.map_bytes_max;
         self.context.load.map.bytes() > max + max / 4
     }
@@ -100,6 +101,7 @@ impl Vdisk {
                 }
             }
             Item::Proof { done } => done.send(self.append_nothing().await),
+            Item::Settle { done } => done.send(self.rewrite_first().await),
             Item::Rewrite { done } => done.send(self.rewrite_unsynced().await),
             Item::Stop { done } => {
                 // Whoever still waits for something hears that it will not come.
@@ -154,7 +156,14 @@ impl Vdisk {
         if batch.pieces.is_empty() {
             return batch.finish(Ok(()));
         }
+        if self.may_overlap(&batch) {
+            return self.run_overlapping(batch).await;
+        }
         let result = self.append_user(&batch).await;
+        self.answer(batch, result);
+    }
+
+    pub(super) fn answer(&self, batch: Batch, result: Result<()>) {
         if let (Err(error), true) = (&result, batch.unfinished) {
             // The rest of a request whose beginning failed: it must not be acknowledged for what comes after.
             let rest = self.queue.borrow_mut().user.pop_front();
@@ -168,7 +177,7 @@ impl Vdisk {
         }
     }
 
-    async fn append_user(self: &Rc<Self>, batch: &Batch) -> Result<()> {
+    pub(super) async fn append_user(self: &Rc<Self>, batch: &Batch) -> Result<()> {
         self.writable()?;
         self.rewrite_first().await?;
         for piece in &batch.pieces {
@@ -183,13 +192,19 @@ impl Vdisk {
             }
             appended => appended?,
         };
+        self.apply_user(batch, appended);
+        Ok(())
+    }
+
+    /// What a client's frame changes that was appended.
+    pub(super) fn apply_user(self: &Rc<Self>, batch: &Batch, appended: Appended) {
         let small = batch.payload_bytes <= u64::from(self.context.settings.cache_write_bytes_max);
         self.apply(&batch.pieces, &appended.frame, small);
         self.count_log(&appended.frame);
         self.user_log_bytes.set(self.user_log_bytes.get() + u64::from(appended.frame.len));
         self.note_unsynced(appended, batch.pieces.clone(), Vec::new());
-        Ok(())
     }
+
     /// If the entries still say what they said, the blocks are stored anew. Returns the bytes moved.
     async fn relocate(self: &Rc<Self>, moves: Vec<Move>) -> Result<u64> {
         self.rewrite_first().await?;
@@ -203,7 +218,7 @@ impl Vdisk {
                 }
             };
             if here == wanted.from {
-                pieces.push(Piece::Data { block: wanted.block, bytes: wanted.data });
+                pieces.push(Piece::data(wanted.block, wanted.data));
             }
         }
         if pieces.is_empty() {
@@ -243,12 +258,15 @@ impl Vdisk {
         Ok(())
     }
 
-    async fn append_control(self: &Rc<Self>, record: Record) -> Result<ControlPlace> {
+    async fn append_control(self: &Rc<Self>, mut record: Record) -> Result<ControlPlace> {
         if record != Record::Delete {
             self.rewrite_first().await?;
         }
         if matches!(record, Record::Rollback(..)) && self.next_frozen().is_some() {
             return Err(Error::new(Kind::Invalid, "a snapshot is not stored yet"));
+        }
+        if let Record::Snapshot(snapshot) = &mut record {
+            snapshot.size_bytes = self.state.borrow().attributes.size_bytes;
         }
         let pieces = vec![Piece::Control { bytes: record.encode().into() }];
         let appended = self.append(FrameKind::Control, &pieces, Purpose::Emergency).await?;
@@ -287,6 +305,7 @@ impl Vdisk {
             }
             Record::Snapshot(snapshot) => self.keep(snapshot, self.freeze(at)),
             Record::DeleteSnapshot(id) => self.unkeep(*id, at.sequence),
+            Record::ConfirmSet(set) => self.confirm(*set),
             Record::Rollback(_, image) => self.become_image(image),
             other => apply_to_state(&mut self.state.borrow_mut(), other),
         }
@@ -308,6 +327,7 @@ fn apply_to_state(state: &mut State, record: &Record) {
         | Record::Checkpoint(_)
         | Record::Snapshot(_)
         | Record::DeleteSnapshot(_)
+        | Record::ConfirmSet(_)
         | Record::Rollback(..) => {}
     }
 }
