@@ -45,6 +45,7 @@ pub struct VmVdisk {
 /// | id | u64 |
 /// | name | text |
 /// | created_wall_ns | u64 |
+/// | deleting | bool |
 /// | group | optional: name text |
 /// | vms | u16 number; each: VM id u64, u16 number of members; each: label text, vDisk id u64, snapshot id u64 |
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct SetRecord {
     pub id: SnapshotId,
     pub name: String,
     pub created_wall_ns: u64,
+    /// It is to go: a start goes on with that.
+    pub deleting: bool,
     /// The group of VMs that it was taken of.
     pub group: Option<String>,
     pub vms: Vec<SetVm>,
@@ -147,7 +150,7 @@ impl SetRecord {
         let mut w = begin(Self::KIND);
         w.u64_le(self.id.raw());
         put_text(&mut w, &self.name);
-        w.u64_le(self.created_wall_ns).u8(self.group.is_some().into());
+        w.u64_le(self.created_wall_ns).u8(self.deleting.into()).u8(self.group.is_some().into());
         self.group.iter().for_each(|group| put_text(&mut w, group));
         put_count(&mut w, self.vms.len());
         for SetVm { vm, members } in &self.vms {
@@ -163,7 +166,7 @@ impl SetRecord {
 
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         decode(bytes, Self::KIND, "snapshot set", |r| {
-            let (id, name, created_wall_ns) = (snapshot(r)?, text(r)?, r.u64_le()?);
+            let (id, name, created_wall_ns, deleting) = (snapshot(r)?, text(r)?, r.u64_le()?, flag(r)?);
             let group = if flag(r)? { Some(text(r)?) } else { None };
             let vms = list(r, |r| {
                 let vm = vm(r)?;
@@ -171,7 +174,7 @@ impl SetRecord {
                     |r: &mut Reader| Ok(SetMember { label: text(r)?, vdisk: vdisk(r)?, snapshot: snapshot(r)? });
                 Ok(SetVm { vm, members: list(r, member)? })
             })?;
-            Ok(SetRecord { id, name, created_wall_ns, group, vms })
+            Ok(SetRecord { id, name, created_wall_ns, deleting, group, vms })
         })
     }
 }
@@ -273,7 +276,8 @@ mod tests {
     fn set() -> SetRecord {
         let member = SetMember { label: "a".into(), vdisk: VdiskId::new(7, 9), snapshot: SnapshotId::new(7, 10) };
         let vms = vec![SetVm { vm: VmId::new(7, 3), members: vec![member] }];
-        SetRecord { id: SnapshotId::new(7, 11), name: "s".into(), created_wall_ns: 5, group: Some("g".into()), vms }
+        let (id, group) = (SnapshotId::new(7, 11), Some("g".into()));
+        SetRecord { id, name: "s".into(), created_wall_ns: 5, deleting: false, group, vms }
     }
 
     fn plan() -> PlanRecord {
@@ -302,7 +306,7 @@ mod tests {
         );
         golden(
             set().encode(),
-            "0100070b00000007000000010073050000000000000001010067010003000000070000000100\
+            "0100070b0000000700000001007305000000000000000001010067010003000000070000000100\
              01006109000000070000000a00000007000000",
         );
         golden(
@@ -319,7 +323,7 @@ mod tests {
         for vm in [record(), bare] {
             assert_eq!(VmRecord::decode(&vm.encode()).expect("good"), vm);
         }
-        let alone = SetRecord { group: None, vms: Vec::new(), ..set() };
+        let alone = SetRecord { group: None, deleting: true, vms: Vec::new(), ..set() };
         for record in [set(), alone] {
             assert_eq!(SetRecord::decode(&record.encode()).expect("good"), record);
         }

@@ -78,7 +78,14 @@ fn set_of(id: SnapshotId, parts: &[(VdiskId, &SnapshotInfo)], all: &AllTold, vms
         of_vms.entry(vm).or_default().push(SetMember { label, vdisk: *vdisk, snapshot: snapshot.id });
     }
     let vms = of_vms.into_iter().map(|(vm, members)| SetVm { vm, members }).collect();
-    Some(SetRecord { id, name: first.name.clone(), created_wall_ns: first.created_ns, group: None, vms })
+    Some(SetRecord {
+        id,
+        name: first.name.clone(),
+        created_wall_ns: first.created_ns,
+        deleting: false,
+        group: None,
+        vms,
+    })
 }
 
 /// Puts all of it on record.
@@ -114,6 +121,7 @@ mod tests {
         let set = set.map(|(set, members)| vdisk::SetRecord {
             id: SnapshotId::new(1, set),
             members: members.iter().map(|number| id(*number)).collect(),
+            confirmed: true,
         });
         SnapshotInfo {
             id: SnapshotId::new(1, number),

@@ -1,12 +1,13 @@
 //! Snapshots that count and those that do not, and sets of them that are taken at one instant on all shards.
 //!
 //! A set: all members pause, then all are cut, then one record in the metadata store names it and its members. Only then
-//! does it exist; until then its snapshots are hidden, and what is cut short is deleted, by the next start at the latest.
+//! does it exist; until then its snapshots are hidden, and what is cut short is deleted, by the next start at the latest. Last
+//! the logs are told that it counts, for who has lost the metadata store.
 
 use super::errors::from_node;
 use super::snapshots::by_name;
 use super::verbs::Verbs;
-use super::vms::Vms;
+use super::vms::{Standing, Vms};
 use base::{SnapshotId, VdiskId};
 use control::rules::snapshots as rules;
 use control::{Error, Result};
@@ -20,23 +21,27 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// What belongs to no vDisk is stored by the first shard's worker, and has ids of it.
 pub(super) const STORING_SHARD: u16 = 0;
 
-/// What a call that was cut short left there: of a set that was never committed, or of a clone.
-pub(super) fn is_left_behind(snapshot: &SnapshotSummary, is_on_record: impl Fn(SnapshotId) -> bool) -> bool {
-    match snapshot.set {
-        Some(set) => !is_on_record(set),
-        None => rules::is_temporary(&snapshot.name),
+/// What a call that was cut short left there: of a set that was never committed or is being deleted, or of a clone. What the
+/// log confirms counts although a store that is older than the log does not know it.
+pub(super) fn is_left_behind(snapshot: &SnapshotSummary, standing: impl Fn(SnapshotId) -> Standing) -> bool {
+    let temporary = rules::is_temporary(&snapshot.name);
+    match snapshot.set.map(standing) {
+        Some(Standing::Counts) => false,
+        Some(Standing::Going) => true,
+        Some(Standing::Unknown) => temporary || !snapshot.confirmed,
+        None => temporary,
     }
 }
 
 /// Whether anybody is told of it.
-fn is_shown(snapshot: &SnapshotSummary, is_on_record: impl Fn(SnapshotId) -> bool) -> bool {
-    !is_left_behind(snapshot, is_on_record) && !rules::is_temporary(&snapshot.name)
+fn is_shown(snapshot: &SnapshotSummary, standing: impl Fn(SnapshotId) -> Standing) -> bool {
+    !is_left_behind(snapshot, standing) && !rules::is_temporary(&snapshot.name)
 }
 
 /// Snapshots that somebody asked for, in order of age.
 pub(super) async fn listed(shard: &Rc<Shard>, id: VdiskId, vms: &Vms) -> Result<Vec<SnapshotSummary>> {
     let mut all = shard.snapshots(id).await.map_err(from_node)?;
-    all.retain(|snapshot| is_shown(snapshot, |set| vms.is_on_record(set)));
+    all.retain(|snapshot| is_shown(snapshot, |set| vms.standing(set)));
     Ok(all)
 }
 
@@ -102,6 +107,7 @@ impl Verbs {
             id,
             name: name.to_string(),
             created_wall_ns: now_wall_ns(),
+            deleting: false,
             group,
             vms: vms.iter().map(|vm| set_vm(vm, &taken)).collect(),
         };
@@ -110,19 +116,36 @@ impl Verbs {
             return Err(error);
         }
         self.vms.put_set(record.clone());
+        if let Err(error) = self.confirm_all(id, &by_shard).await {
+            self.delete_set(&record).await?;
+            return Err(error);
+        }
         self.show_snapshots(members).await;
         Ok(record)
     }
 
-    /// All of them, or none.
-    async fn pause_all(&self, set: SnapshotId, name: &str, by_shard: &ByShard) -> Result<()> {
-        let paused = by_shard.iter().map(|(shard, vdisks)| {
-            let (name, vdisks) = (name.to_string(), vdisks.clone());
-            self.shards.on(*shard, move |shard| {
-                Box::pin(async move { shard.pause(set, &name, vdisks).await.map_err(from_node) })
-            })
+    async fn confirm_all(&self, set: SnapshotId, by_shard: &ByShard) -> Result<()> {
+        let confirmed = by_shard.iter().map(|(shard, vdisks)| {
+            let vdisks = vdisks.clone();
+            self.shards
+                .on(*shard, move |shard| Box::pin(async move { shard.confirm(set, vdisks).await.map_err(from_node) }))
         });
-        let paused: Result<Vec<()>> = join_all(paused).await.into_iter().collect();
+        join_all(confirmed).await.into_iter().collect()
+    }
+
+    /// All of them, or none. In the order of shards, as [`Shard::pause`] wants it.
+    async fn pause_all(&self, set: SnapshotId, name: &str, by_shard: &ByShard) -> Result<()> {
+        let mut paused = Ok(());
+        for (shard, vdisks) in by_shard {
+            let (name, vdisks) = (name.to_string(), vdisks.clone());
+            let one = self.shards.on(*shard, move |shard| {
+                Box::pin(async move { shard.pause(set, &name, vdisks).await.map_err(from_node) })
+            });
+            paused = one.await;
+            if paused.is_err() {
+                break;
+            }
+        }
         if paused.is_err() {
             let released = by_shard.keys().map(|shard| {
                 self.shards.on(*shard, move |shard| {
@@ -133,7 +156,7 @@ impl Verbs {
             // Fails only while the workers end.
             join_all(released).await;
         }
-        paused.map(drop)
+        paused
     }
 
     async fn cut_all(
@@ -153,33 +176,38 @@ impl Verbs {
         Ok(taken?.into_iter().flatten().collect())
     }
 
-    /// Deletes what there is of a set that is not on record (any more).
-    async fn drop_snapshots_of(&self, set: SnapshotId, by_shard: &ByShard) {
+    /// Deletes what there is of a set that does not count (any more). Whether all of it is gone.
+    async fn drop_snapshots_of(&self, set: SnapshotId, by_shard: &ByShard) -> bool {
         let dropped = by_shard.iter().map(|(shard, vdisks)| {
             let vdisks = vdisks.clone();
             self.shards.on(*shard, move |shard| {
                 Box::pin(async move {
+                    let mut all_gone = true;
                     for id in vdisks {
                         if let Err(error) = drop_part(&shard, id, set).await {
+                            all_gone = false;
                             tracing::warn!(vdisk = %id, %set, %error, "a snapshot is not deleted yet; the next start does it");
                         }
                     }
-                    Ok(())
+                    Ok(all_gone)
                 })
             })
         });
-        // Fails only while the workers end.
-        join_all(dropped).await;
+        join_all(dropped).await.into_iter().all(|gone| gone.unwrap_or(false))
     }
 
-    /// Deletes a set: first the record, so that a crash leaves nothing that counts.
+    /// Deletes a set: first the record says so, so that a crash leaves nothing that counts.
     pub(super) async fn delete_set(&self, set: &SetRecord) -> Result<()> {
-        self.commit(Transaction::new().delete(keys::set(set.id))).await?;
-        self.vms.remove_set(set.id);
+        let going = SetRecord { deleting: true, ..set.clone() };
+        self.commit(Transaction::new().put(keys::set(set.id), going.encode())).await?;
+        self.vms.put_set(going);
         let members: BTreeSet<VdiskId> = set.vms.iter().flat_map(|vm| &vm.members).map(|member| member.vdisk).collect();
         let there = members.into_iter().filter(|id| self.directory.find_id(*id).is_some());
         let there: Vec<VdiskId> = there.collect();
-        self.drop_snapshots_of(set.id, &self.by_shard(there.iter().copied())).await;
+        if self.drop_snapshots_of(set.id, &self.by_shard(there.iter().copied())).await {
+            self.commit(Transaction::new().delete(keys::set(set.id))).await?;
+            self.vms.remove_set(set.id);
+        }
         self.show_snapshots(there).await;
         Ok(())
     }
@@ -240,17 +268,21 @@ mod tests {
 
     #[test]
     fn which_snapshots_count() {
-        let (known, unknown) = (SnapshotId::new(1, 7), SnapshotId::new(1, 8));
+        let (known, going, unknown) = (SnapshotId::new(1, 7), SnapshotId::new(1, 8), SnapshotId::new(1, 9));
         let temporary = rules::temporary_name(5);
-        for (name, set, left_behind, shown) in [
-            ("one", None, false, true),
-            ("one", Some(known), false, true),
-            ("one", Some(unknown), true, false),
+        for (name, set, confirmed, left_behind, shown) in [
+            ("one", None, false, false, true),
+            ("one", Some(known), false, false, true),
+            ("one", Some(known), true, false, true),
+            ("one", Some(going), true, true, false),
+            ("one", Some(unknown), false, true, false),
+            // The store is older than the log.
+            ("one", Some(unknown), true, false, true),
             // Of a clone that was cut short.
-            (temporary.as_str(), None, true, false),
+            (temporary.as_str(), None, false, true, false),
             // Of VMs that are still to be cloned from it.
-            (temporary.as_str(), Some(known), false, false),
-            (temporary.as_str(), Some(unknown), true, false),
+            (temporary.as_str(), Some(known), true, false, false),
+            (temporary.as_str(), Some(unknown), true, true, false),
         ] {
             let snapshot = SnapshotSummary {
                 id: SnapshotId::new(1, 9),
@@ -261,12 +293,17 @@ mod tests {
                 sector_bytes: 512,
                 mapped_bytes: 0,
                 set,
+                confirmed,
                 stored: true,
                 connections: 0,
             };
-            let on_record = |set| set == known;
-            let found = (is_left_behind(&snapshot, on_record), is_shown(&snapshot, on_record));
-            assert_eq!(found, (left_behind, shown), "{name} {set:?}");
+            let standing = |set| match set {
+                set if set == known => Standing::Counts,
+                set if set == going => Standing::Going,
+                _ => Standing::Unknown,
+            };
+            let found = (is_left_behind(&snapshot, standing), is_shown(&snapshot, standing));
+            assert_eq!(found, (left_behind, shown), "{name} {set:?} {confirmed}");
         }
     }
 }

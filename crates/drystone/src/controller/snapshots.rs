@@ -263,7 +263,7 @@ impl Verbs {
                 let all = shard.snapshots(id).await.map_err(from_node)?;
                 let snapshots = listed(&shard, id, &vms).await?;
                 directory.set_snapshots(id, by_name(&snapshots));
-                Ok(all.iter().any(|snapshot| is_left_behind(snapshot, |set| vms.is_on_record(set))))
+                Ok(all.iter().any(|snapshot| is_left_behind(snapshot, |set| vms.standing(set))))
             })
         });
         if look.await? {
@@ -279,7 +279,7 @@ impl Verbs {
 async fn clear_up(shard: &Rc<Shard>, id: VdiskId, vms: &Vms) -> Result<()> {
     let all = shard.snapshots(id).await.map_err(from_node)?;
     for SnapshotSummary { id: snapshot, name, .. } in
-        all.into_iter().filter(|snapshot| is_left_behind(snapshot, |set| vms.is_on_record(set)))
+        all.into_iter().filter(|snapshot| is_left_behind(snapshot, |set| vms.standing(set)))
     {
         shard.delete_snapshot(id, snapshot, true).await.map_err(from_node)?;
         tracing::info!(vdisk = %id, snapshot = name, "a snapshot that an interrupted call left behind is deleted");

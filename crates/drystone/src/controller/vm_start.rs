@@ -8,7 +8,6 @@ use super::vms::{self, Stored};
 use base::VdiskId;
 use bytes::Bytes;
 use control::Result;
-use control::rules::snapshots as names;
 use meta::{PlanRecord, RollbackRecord, Transaction, VmRecord, keys};
 use std::collections::BTreeMap;
 use vdisk::NoteKind;
@@ -68,9 +67,9 @@ impl Verbs {
                 }
             }
         }
-        for set in self.vms.all_sets().into_iter().filter(|set| names::is_temporary(&set.name)) {
+        for set in self.vms.sets_to_go() {
             if let Err(error) = self.delete_set(&set).await {
-                tracing::warn!(set = %set.id, %error, "a snapshot that clones were made of is not deleted yet");
+                tracing::warn!(set = %set.id, %error, "a snapshot of several vDisks is not deleted yet");
             }
         }
     }

@@ -2,12 +2,22 @@
 
 use base::{SnapshotId, VdiskId, VmId};
 use bytes::Bytes;
+use control::rules::snapshots::is_temporary;
 use meta::{PlanRecord, RollbackRecord, SetMember, SetRecord, Store, VmRecord, keys};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 /// Records read by one scan.
 const SCAN_PAGE: usize = 256;
+
+/// What is on record of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Counts,
+    /// It is being deleted.
+    Going,
+    Unknown,
+}
 
 /// All VMs and sets of the controller, readable from every thread.
 #[derive(Default)]
@@ -70,17 +80,23 @@ impl Vms {
         self.lock().vms.remove(&id);
     }
 
-    pub fn is_on_record(&self, set: SnapshotId) -> bool {
-        self.lock().sets.contains_key(&set)
+    pub fn standing(&self, set: SnapshotId) -> Standing {
+        match self.lock().sets.get(&set) {
+            None => Standing::Unknown,
+            Some(set) if set.deleting => Standing::Going,
+            Some(_) => Standing::Counts,
+        }
     }
 
-    pub fn all_sets(&self) -> Vec<SetRecord> {
-        self.lock().sets.values().cloned().collect()
+    /// Those that are not to stay: they are being deleted, or were taken by a call for itself.
+    pub fn sets_to_go(&self) -> Vec<SetRecord> {
+        let goes = |set: &&SetRecord| set.deleting || is_temporary(&set.name);
+        self.lock().sets.values().filter(goes).cloned().collect()
     }
 
     /// Those that a VM is in, in order of age.
     pub fn sets_of(&self, vm: VmId) -> Vec<SetRecord> {
-        let is_in = |set: &&SetRecord| set.vms.iter().any(|member| member.vm == vm);
+        let is_in = |set: &&SetRecord| !set.deleting && set.vms.iter().any(|member| member.vm == vm);
         let mut sets: Vec<SetRecord> = self.lock().sets.values().filter(is_in).cloned().collect();
         sets.sort_by_key(|set| (set.created_wall_ns, set.id));
         sets
@@ -179,7 +195,8 @@ mod tests {
             .iter()
             .map(|(vm, vdisks)| SetVm { vm: VmId::new(1, *vm), members: vdisks.iter().map(member).collect() });
         let vms = vms.collect();
-        SetRecord { id: SnapshotId::new(1, number), name: format!("s{number}"), created_wall_ns, group: None, vms }
+        let (id, name) = (SnapshotId::new(1, number), format!("s{number}"));
+        SetRecord { id, name, created_wall_ns, deleting: false, group: None, vms }
     }
 
     #[test]
@@ -204,7 +221,10 @@ mod tests {
         assert_eq!(ages, ["s22", "s21"]);
         let claimed = |number: u32| vms.claimed_by(SnapshotId::new(1, number)).map(|vm| vm.name);
         assert_eq!((claimed(21), claimed(23), claimed(99)), (Some("a".into()), None, None));
-        assert!(vms.is_on_record(SnapshotId::new(1, 23)) && !vms.is_on_record(SnapshotId::new(1, 99)));
+        vms.put_set(SetRecord { deleting: true, ..set(22, 5, &[(1, &[11])]) });
+        let standing = |number: u32| vms.standing(SnapshotId::new(1, number));
+        assert_eq!((standing(23), standing(22), standing(99)), (Standing::Counts, Standing::Going, Standing::Unknown));
+        assert_eq!((vms.sets_of(VmId::new(1, 1)).len(), vms.sets_to_go().len()), (1, 1));
     }
 
     #[test]

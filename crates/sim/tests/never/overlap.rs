@@ -92,7 +92,11 @@ fn a_frame_that_fails_takes_nothing_with_it() {
                     let vdisk = machine.vdisk();
                     assert_eq!(machine.reads(&vdisk, 0..5), [1, 2, 3, 4, 5], "{context}");
                     machine.flush(&vdisk);
-                    if power { machine.lose_power() } else { machine.kill() }
+                    if power {
+                        machine.lose_power()
+                    } else {
+                        machine.kill()
+                    }
                     machine.open();
                     let vdisk = machine.vdisk();
                     machine.assert_online(&vdisk);
