@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use scsi::{Outcome, Response, Status};
 use std::io::IoSlice;
 
-const LIMITS: Limits = Limits { commands: 8, payload_bytes: 128 << 10, single_bytes: 1 << 20 };
+const LIMITS: Limits = Limits { commands: 8, room: base::Room { payload_bytes: 128 << 10, single_bytes: 1 << 20 } };
 
 fn begin(flags: u8) -> Begin {
     let parameters = Parameters {

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use scsi::{Outcome, Response, Status};
 use std::collections::BTreeMap;
 
-const LIMITS: Limits = Limits { commands: 6, payload_bytes: 16 << 10, single_bytes: 32 << 10 };
+const LIMITS: Limits = Limits { commands: 6, room: base::Room { payload_bytes: 16 << 10, single_bytes: 32 << 10 } };
 
 struct Host {
     session: Session<u8>,

@@ -14,7 +14,7 @@ impl Directory for Targets {
     fn access(&self, target: &str, _initiator: &str) -> Access {
         let secret = |user: &str| Secret { user: user.to_string(), secret: vec![0x13; 16] };
         match target {
-            "t" => Access::Granted { chap: self.chap.then(|| secret("u")), mutual: self.chap.then(|| secret("m")) },
+            "t" => Access::Granted { target: 1, chap: self.chap.then(|| secret("u")), mutual: self.chap.then(|| secret("m")) },
             "f" => Access::Forbidden,
             _ => Access::NotFound,
         }

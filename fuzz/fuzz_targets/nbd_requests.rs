@@ -9,7 +9,7 @@ use nbd::{Limits, Next, Output, Session, Tag, wire};
 use std::io::IoSlice;
 
 const SIZE: u64 = 128 << 10;
-const LIMITS: Limits = Limits { requests: 5, payload_bytes: 64 << 10, single_bytes: 32 << 20 };
+const LIMITS: Limits = Limits { requests: 5, room: base::Room { payload_bytes: 64 << 10, single_bytes: 32 << 20 } };
 
 fn geometry() -> Geometry {
     Geometry {

@@ -1,6 +1,7 @@
 //! iSCSI on the real binary: other people's initiators, access rules, what survives, bad initiators.
 
 mod access;
+mod copy;
 pub mod initiator;
 mod rude;
 mod survive;
@@ -11,8 +12,13 @@ use crate::server::Subject;
 use crate::steps::Done;
 use anyhow::Result;
 
-const GROUPS: &[(&str, &[(&str, Check)])] =
-    &[("tools", tools::CHECKS), ("access", access::CHECKS), ("survive", survive::CHECKS), ("rude", rude::CHECKS)];
+const GROUPS: &[(&str, &[(&str, Check)])] = &[
+    ("tools", tools::CHECKS),
+    ("access", access::CHECKS),
+    ("copy", copy::CHECKS),
+    ("survive", survive::CHECKS),
+    ("rude", rude::CHECKS),
+];
 
 pub fn run(check: Option<String>) -> Result<Done> {
     run_groups("iscsi", Subject::Drystone, GROUPS, &Options { check, peer: false })

@@ -46,6 +46,14 @@ pub fn command(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// The same program, which the kernel kills when the thread that starts it has ended: a daemon that is no child of a terminal
+/// would outlive a run that is killed.
+pub fn bound(command: &Command) -> Command {
+    let mut bound = Command::new("setpriv");
+    bound.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    bound
+}
+
 pub fn describe(command: &Command) -> String {
     let mut text = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {
@@ -234,4 +242,28 @@ pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> Result
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(start.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bound_does_not_outlive_who_started_it() {
+        let dir = std::env::temp_dir().join(format!("bound-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a folder");
+        let log = dir.join("log");
+        let started = std::thread::spawn(move || {
+            let mut process = Background::start(bound(&command("sleep", &["60"])), &log).expect("it starts");
+            wait_until("it is what was asked for", Duration::from_secs(20), || {
+                Ok(fs::read_to_string(format!("/proc/{}/comm", process.pid()))? == "sleep\n")
+            })
+            .expect("it runs");
+            assert!(process.ended().is_none());
+            process
+        });
+        let mut orphan = started.join().expect("no panic");
+        orphan.wait(Duration::from_secs(20)).expect("it was killed");
+        fs::remove_dir_all(&dir).expect("it is there");
+    }
 }

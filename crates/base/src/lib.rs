@@ -9,9 +9,11 @@ pub mod hash;
 pub mod id;
 pub mod latency;
 pub mod output;
+pub mod payload;
 pub mod units;
 
 pub use buffer::AlignedBuffer;
 pub use cursor::{Reader, Truncated, Writer};
 pub use id::{DiskId, Epoch, GroupId, Sequence, SnapshotId, VdiskId, VmId};
 pub use output::Output;
+pub use payload::{Held, Room};

@@ -15,6 +15,7 @@ mod recover;
 mod recover_vms;
 mod remote;
 mod report;
+mod resume;
 mod sets;
 mod shards;
 mod snapshots;

@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod input;
+pub mod line;
 pub mod payload;
 pub mod socket;
 #[cfg(test)]

@@ -7,8 +7,8 @@ use crate::text::{IRRELEVANT, NOT_UNDERSTOOD, REJECT, Text, number};
 pub const RECEIVE_BYTES_MAX: u32 = 256 << 10;
 /// What both sides may send before they have declared anything (13.12).
 pub(crate) const SEGMENT_BYTES_DEFAULT: u32 = 8192;
-/// Data that an initiator may send unasked. It cannot be held back, so that a session may have its whole window's worth
-/// of it in memory: this is RFC 7143's default.
+/// Data that an initiator may send unasked. It cannot be held back, so that commands are refused when a session has no room
+/// for it: this is RFC 7143's default.
 const FIRST_BURST_MAX: u32 = 64 << 10;
 const BURST_MAX: u32 = 16 << 20;
 /// Transfers of one write that are asked for at once: while one is answered, the next one is on its way.

@@ -3,6 +3,7 @@
 //! Invariants: nobody enters without the proof that the target asks for; one step answers at most one request, so
 //! answers never pile up; a byte beyond the last login request is left in the input for the session.
 
+mod lead;
 mod security;
 #[cfg(test)]
 mod tests;
@@ -16,14 +17,12 @@ use crate::wire::{
     Answer, HEADER, Header, LoginStatus, additional_bytes, data_bytes, flag, padding, request, response,
 };
 use base::Output;
-use security::{Proof, Security};
+use security::Security;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// Login requests of one connection. CHAP and the operational keys take four; each may be continued a few times.
 const REQUESTS_MAX: u32 = 32;
-/// Longest iSCSI name, bytes (4.2.7.1).
-const NAME_BYTES_MAX: usize = 223;
 
 /// A target as discovery tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +36,8 @@ pub struct Advertised {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     Granted {
+        /// Names the target: one that comes to the same name later has another number.
+        target: u64,
         /// What the initiator has to prove to know.
         chap: Option<Secret>,
         /// What is proven to an initiator that asks for it.
@@ -141,6 +142,8 @@ pub struct Login {
     text: Text,
     initiator: Initiator,
     chosen: Option<Chosen>,
+    /// What the directory said of the chosen target: by this the initiator is let in.
+    access: Option<Access>,
     security: Security,
     parameters: Parameters,
     /// Keys may be negotiated once (6.2.3).
@@ -163,6 +166,7 @@ impl Login {
             text: Text::default(),
             initiator: Initiator::default(),
             chosen: None,
+            access: None,
             security: Security::new(entropy),
             parameters: Parameters::default(),
             seen: BTreeSet::new(),
@@ -321,54 +325,6 @@ impl Login {
         if self.stage == stage { Ok(()) } else { Err(wrong()) }
     }
 
-    /// The keys that only the first request brings: who wants what.
-    fn lead(&mut self, pairs: &[(&str, &str)], directory: &dyn Directory) -> Result<(), Failure> {
-        let find = |wanted: &str| pairs.iter().find(|(key, _)| *key == wanted).map(|(_, value)| *value);
-        let missing = |why| Failure::new(LoginStatus::MissingParameter, why);
-        let name = find("InitiatorName").ok_or_else(|| missing("the initiator does not say its name"))?;
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(Failure::new(LoginStatus::InitiatorError, "the initiator's name is none"));
-        }
-        self.initiator.name = name.to_lowercase();
-        self.initiator.alias = find("InitiatorAlias").map(|alias| clipped(alias).to_string());
-        let chosen = match find("SessionType") {
-            Some("Discovery") => Chosen::Discovery,
-            None | Some("Normal") => {
-                let target = find("TargetName").ok_or_else(|| missing("the initiator names no target"))?;
-                Chosen::Target(target.to_lowercase())
-            }
-            Some(_) => return Err(Failure::new(LoginStatus::SessionTypeNotSupported, "unknown type of session")),
-        };
-        match &chosen {
-            Chosen::Discovery => {
-                self.security.prove(Proof::Discovery(directory.discovery_secrets(&self.initiator.name)))
-            }
-            Chosen::Target(target) => match directory.access(target, &self.initiator.name) {
-                Access::Granted { chap: Some(chap), mutual } => self.security.prove(Proof::Chap { chap, mutual }),
-                Access::Granted { chap: None, .. } => self.security.prove(Proof::Nothing),
-                Access::Unavailable => {
-                    return Err(Failure::new(LoginStatus::ServiceUnavailable, "the target is not served for now"));
-                }
-                Access::Forbidden => {
-                    return Err(Failure::new(
-                        LoginStatus::AuthorizationFailure,
-                        "the initiator may not use the target",
-                    ));
-                }
-                Access::NotFound => return Err(Failure::new(LoginStatus::NotFound, "there is no such target")),
-            },
-        }
-        match self.identity.map_or(0, |identity| identity.tsih) {
-            0 => {}
-            tsih if directory.has_session(tsih) => {
-                return Err(Failure::new(LoginStatus::TooManyConnections, "a session has one connection"));
-            }
-            _ => return Err(Failure::new(LoginStatus::SessionDoesNotExist, "there is no such session")),
-        }
-        self.chosen = Some(chosen);
-        Ok(())
-    }
-
     fn keys(&mut self, pairs: &[(&str, &str)], answers: &mut Text) -> Result<(), Failure> {
         let phase = if self.chosen == Some(Chosen::Discovery) { Phase::Discovery } else { Phase::Normal };
         for (key, value) in pairs {
@@ -440,9 +396,4 @@ fn gather(buffer: &mut Vec<u8>, input: &mut &[u8], len: usize) -> bool {
     buffer.extend_from_slice(head);
     *input = tail;
     buffer.len() >= len
-}
-
-fn clipped(text: &str) -> &str {
-    let end = text.floor_char_boundary(255);
-    text.get(..end).unwrap_or_default()
 }

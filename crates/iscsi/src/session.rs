@@ -14,6 +14,7 @@ mod notice;
 mod order;
 mod receive;
 mod reply;
+mod room;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -23,7 +24,7 @@ pub use text::{Scope, TextTag};
 
 use crate::keys::Parameters;
 use crate::wire::{Header, Reason, request};
-use base::Output;
+use base::{Output, Room};
 use bytes::{Bytes, BytesMut};
 use data::Gathering;
 use order::Early;
@@ -31,22 +32,20 @@ use receive::Receiver;
 use scsi::{Attribute, Function};
 use std::collections::{BTreeMap, VecDeque};
 
-/// What one session may have under way. Besides that it may hold what an initiator sends unasked with commands that wait
-/// for room: a window of first bursts, 8 MiB with the defaults.
+/// What one session may have under way, data that came unasked with commands that wait for room included: a command whose
+/// data there is no room for is answered with TASK SET FULL, which makes an initiator send it again later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The command window: commands with a number that are not answered. Never changed downwards while the session lives.
     pub commands: u32,
-    /// Expected data of commands that were started, and bytes of PDUs not yet sent.
-    pub payload_bytes: u64,
-    /// A command up to this is started, if it is larger than that, when nothing else is under way.
-    pub single_bytes: u64,
+    /// Expected data of commands that were started, data of those that wait, and bytes of PDUs not yet sent.
+    pub room: Room,
 }
 
 impl Default for Limits {
     /// 128 commands keep any disk busy (Linux queues 128 per session); 64 MiB as over NBD.
     fn default() -> Self {
-        Limits { commands: 128, payload_bytes: 64 << 20, single_bytes: 32 << 20 }
+        Limits { commands: 128, room: Room { payload_bytes: 64 << 20, single_bytes: 32 << 20 } }
     }
 }
 
@@ -157,7 +156,7 @@ struct Task<T> {
     expected: u32,
     /// Data-out that the device server wants of it.
     wanted: u32,
-    /// Payload that counts against the limits.
+    /// Payload that counts against the limits: what came unasked while it waits, then all that it takes.
     held: u64,
     /// Data-out that came, in order and without what nobody wants.
     data: BytesMut,
@@ -219,7 +218,10 @@ pub struct Session<T> {
     immediate: u32,
     /// Commands that were handed out.
     started: u32,
+    /// Payload of commands that were shown to the device server.
     payload_bytes: u64,
+    /// Data that came with commands that wait, or is announced with them.
+    waiting_bytes: u64,
     serial: u64,
     transfer_tag: u32,
     /// Target transfer tag of a ping that was not answered.
@@ -246,6 +248,7 @@ impl<T> Session<T> {
             immediate: 0,
             started: 0,
             payload_bytes: 0,
+            waiting_bytes: 0,
             serial: 0,
             transfer_tag: 0,
             ping: None,
@@ -264,30 +267,6 @@ impl<T> Session<T> {
     /// Commands and functions that the device server has.
     pub fn running(&self) -> u32 {
         self.started
-    }
-
-    /// Payload under way and bytes not yet sent: what the limits are measured against.
-    pub fn held_bytes(&self, out: &Output) -> u64 {
-        self.payload_bytes + out.pending_bytes()
-    }
-
-    /// Whether [`Session::next`] gets on without input, or is held up by nothing but the want of it.
-    pub fn has_room(&self, out: &Output) -> bool {
-        self.has_room_within(&self.limits, out)
-    }
-
-    /// The same if these were the limits.
-    pub fn has_room_within(&self, limits: &Limits, out: &Output) -> bool {
-        let admitted = match self.waiting.front().and_then(|(task, _)| self.tasks.get(task)) {
-            Some(task) => self.admits(limits, task.room(), out),
-            None => true,
-        };
-        admitted && out.pending_bytes() < limits.payload_bytes.max(UNSENT_BYTES_MIN)
-    }
-
-    /// Whether a command that waited for room would get it now.
-    pub fn can_admit(&self, out: &Output) -> bool {
-        !self.waiting.is_empty() && self.has_room(out)
     }
 
     /// Whether the next step is the initiator's: data that was asked for or announced has not come.
@@ -315,7 +294,7 @@ impl<T> Session<T> {
                 }
                 continue;
             }
-            if out.pending_bytes() >= self.limits.payload_bytes.max(UNSENT_BYTES_MIN) {
+            if self.is_too_much_unsent(&self.limits, out) {
                 return Next::Full;
             }
             match self.receive(input, out) {
@@ -328,11 +307,6 @@ impl<T> Session<T> {
                 None => {}
             }
         }
-    }
-
-    fn admits(&self, limits: &Limits, wanted: u64, out: &Output) -> bool {
-        let held = self.held_bytes(out);
-        held + wanted <= limits.payload_bytes || held == 0 && wanted <= limits.single_bytes
     }
 
     fn break_off(&mut self, why: &'static str) {
@@ -373,6 +347,11 @@ impl<T> Session<T> {
                 self.dispatch(header, data, out)
             }
             order::Turn::Unnumbered => self.dispatch(header, data, out),
+            // On one connection nothing comes early but by mistake.
+            order::Turn::Early if !self.keeps(data.len() as u64, out) => {
+                self.break_off("more came before its turn than there is room for");
+                None
+            }
             order::Turn::Early => {
                 self.early.keep(header, data);
                 None
@@ -418,7 +397,5 @@ impl<T> Session<T> {
     }
 }
 
-/// What may always be unsent, however small the limits are: answers that a window of commands makes.
-const UNSENT_BYTES_MIN: u64 = 64 << 10;
 /// Longest transfer of one command; what claims more is refused by the device server.
 const EXPECTED_BYTES_MAX: u32 = 32 << 20;

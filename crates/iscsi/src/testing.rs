@@ -118,6 +118,9 @@ pub fn pairs(text: &[u8]) -> Vec<String> {
 
 /// What the directory of the tests knows.
 pub struct Targets {
+    pub number: u64,
+    /// Lets nobody in.
+    pub forbids: bool,
     pub chap: Option<Secret>,
     pub mutual: Option<Secret>,
 }
@@ -128,8 +131,11 @@ pub const ENTROPY: Entropy = Entropy { identifier: 42, challenge: [0x5a; 32] };
 impl Directory for Targets {
     fn access(&self, target: &str, initiator: &str) -> Access {
         match (target, initiator) {
+            _ if self.forbids => Access::Forbidden,
             (TARGET, "iqn.2000-01.bad:guest") => Access::Forbidden,
-            (TARGET, _) => Access::Granted { chap: self.chap.clone(), mutual: self.mutual.clone() },
+            (TARGET, _) => {
+                Access::Granted { target: self.number, chap: self.chap.clone(), mutual: self.mutual.clone() }
+            }
             ("iqn.2026-11.io.drystone:later", _) => Access::Unavailable,
             _ => Access::NotFound,
         }
@@ -143,7 +149,7 @@ impl Directory for Targets {
 }
 
 pub fn open_targets() -> Targets {
-    Targets { chap: None, mutual: None }
+    Targets { number: 1, forbids: false, chap: None, mutual: None }
 }
 
 /// A login request: transit, current stage, next stage.

@@ -14,8 +14,9 @@ pub(crate) use reply::clipped;
 
 use crate::wire::{REQUEST_HEADER, RequestHeader, command};
 use crate::{Errno, Output};
+use base::{Held, Room};
 use block::{Geometry, Request};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use check::Verdict;
 
 /// Longest payload of a read or a write, bytes: what the specification asks every server to take, and what it asks
@@ -29,15 +30,14 @@ const EXTENTS_MAX: u32 = 16 << 10;
 pub struct Limits {
     pub requests: u32,
     /// Payload of reads and writes under way plus bytes of replies not yet sent.
-    pub payload_bytes: u64,
-    /// A request up to this is taken, if it is larger than that, when nothing else is under way.
-    pub single_bytes: u64,
+    pub room: Room,
 }
 
 impl Default for Limits {
     /// 256 requests keep any disk busy (libnbd's limit is 64, the kernel's queue 128); 64 MiB are two largest requests.
     fn default() -> Self {
-        Limits { requests: 256, payload_bytes: 64 << 20, single_bytes: PAYLOAD_BYTES_MAX.into() }
+        let room = Room { payload_bytes: 64 << 20, single_bytes: PAYLOAD_BYTES_MAX.into() };
+        Limits { requests: 256, room }
     }
 }
 
@@ -225,9 +225,7 @@ impl Session {
     }
 
     fn admits(&self, limits: &Limits, wanted: u64, out: &Output) -> bool {
-        let held = self.held_bytes(out);
-        let fits = held + wanted <= limits.payload_bytes || held == 0 && wanted <= limits.single_bytes;
-        self.requests < limits.requests && fits
+        self.requests < limits.requests && limits.room.admits(wanted, Held(self.held_bytes(out)))
     }
 
     /// The next header, `None` if it has not arrived wholly, an error if it is none.
@@ -288,7 +286,7 @@ impl Session {
                         let request = check::write(&header, Bytes::copy_from_slice(payload));
                         return Some(Next::Request(Tag { header }, request));
                     }
-                    None => self.state = State::Payload(header, payload_buffer(header.len as usize)),
+                    None => self.state = State::Payload(header, base::payload::buffer(header.len as usize)),
                 }
             }
             Verdict::Done => {
@@ -314,22 +312,6 @@ impl Session {
         self.requests += 1;
         self.payload_bytes += payload_len(header);
     }
-}
-
-/// A payload of this much, of whole pages, is received where it can go to a disk from without a copy. Smaller ones are
-/// copied sooner than that pays, and kept in caches, where each would take a page more.
-const ALIGNED_BYTES_MIN: usize = 128 << 10;
-
-/// Room for a payload; for a large one at an address that is a multiple of 4 KiB.
-fn payload_buffer(len: usize) -> BytesMut {
-    if len < ALIGNED_BYTES_MIN || len % base::buffer::ALIGN != 0 {
-        return BytesMut::with_capacity(len);
-    }
-    let mut buffer = BytesMut::with_capacity(len + base::buffer::ALIGN);
-    let skip = buffer.as_ptr().align_offset(base::buffer::ALIGN);
-    buffer.resize(skip, 0);
-    buffer.advance(skip);
-    buffer
 }
 
 fn payload_len(header: &RequestHeader) -> u64 {

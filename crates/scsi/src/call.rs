@@ -97,7 +97,7 @@ impl Call {
         match self.unit.device.submit(request) {
             Completion::Ready(result) => Completion::Ready(self.judge(result, offset).map(good)),
             pending => {
-                let under_way = UnderWay::new(self, pending);
+                let under_way = UnderWay::new(&self.unit, self.key, pending);
                 let call = self.clone();
                 Completion::pending(async move { call.judge(under_way.await, offset).map(good) })
             }
@@ -119,7 +119,7 @@ impl Call {
         self.proceed()?;
         Ok(match device.submit(request) {
             Completion::Ready(result) => result,
-            pending => UnderWay::new(self, pending).await,
+            pending => UnderWay::new(&self.unit, self.key, pending).await,
         })
     }
 
@@ -138,9 +138,9 @@ pub(crate) struct UnderWay<T: 'static> {
 }
 
 impl<T> UnderWay<T> {
-    pub(crate) fn new(call: &Call, completion: Completion<T>) -> UnderWay<T> {
-        call.unit.tasks.borrow_mut().request_began(call.key);
-        UnderWay { unit: call.unit.clone(), key: call.key, completion: Some(completion) }
+    pub(crate) fn new(unit: &Rc<LogicalUnit>, key: TaskKey, completion: Completion<T>) -> UnderWay<T> {
+        unit.tasks.borrow_mut().request_began(key);
+        UnderWay { unit: unit.clone(), key, completion: Some(completion) }
     }
 }
 

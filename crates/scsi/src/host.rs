@@ -14,8 +14,8 @@ pub trait Host {
     /// The vDisk of this controller with this designator (a NAA, EUI-64 or T10 designator of VPD page 83h without its
     /// header), for a third-party copy that an initiator port asks for (named as in [`crate::Target::nexus`]); `None`: not
     /// here, or nothing that this initiator may use. What is opened lets through what the initiator could do there itself
-    /// and nothing else: [`crate::LogicalUnit::admits_copy`] is asked again for each request. [`crate::Identity::matches`]
-    /// compares.
+    /// and nothing else, and what task management does there stops it: it is a [`crate::Visit`] of its logical unit.
+    /// [`crate::Identity::matches`] compares.
     fn open(&self, designator: &[u8], initiator_port: &str) -> Completion<Option<Rc<dyn BlockDevice>>>;
 
     /// Completes `duration_ns` from now, not before: what goes on in the background leaves the device to others in between.

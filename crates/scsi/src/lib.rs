@@ -44,6 +44,7 @@ mod task_set;
 mod unit;
 mod unmap;
 mod verify;
+mod visit;
 mod write;
 mod write_same;
 
@@ -60,3 +61,4 @@ pub use nexus::{Nexus, Target};
 pub use sense::{Key, Sense};
 pub use task::Task;
 pub use unit::{LogicalUnit, SavedStateError};
+pub use visit::Visit;

@@ -25,9 +25,8 @@ use crate::unit::LogicalUnit;
 /// unit is not known, and it may have another ISID there: what one of its ports may do, the initiator may.
 pub(crate) fn admits_copy(unit: &LogicalUnit, initiator_port: &str, writes: bool) -> bool {
     let access = if writes { Access::Write } else { Access::Read };
-    let name = |port: &str| port.split_once(",i,0x").map_or(port, |(name, _)| name).to_string();
-    let own = name(initiator_port);
-    let is_own = |ports: &Ports| name(&ports.initiator) == own;
+    let own = initiator_name(initiator_port);
+    let is_own = |ports: &Ports| initiator_name(&ports.initiator) == own;
     let holder = unit.reserved.get();
     let others_reserved = holder.is_some_and(|holder| !unit.ids_of(is_own).contains(&holder));
     let reservations = unit.reservations.borrow();
@@ -35,6 +34,11 @@ pub(crate) fn admits_copy(unit: &LogicalUnit, initiator_port: &str, writes: bool
     let registered = reservations.registrants.iter().map(|registrant| &registrant.ports).filter(|ports| is_own(ports));
     let admitted = registered.chain([&unregistered]).any(|ports| reservations.admits(ports, access));
     !others_reserved && admitted
+}
+
+/// The initiator's name without the ISID of its port.
+pub(crate) fn initiator_name(port: &str) -> &str {
+    port.split_once(",i,0x").map_or(port, |(name, _)| name)
 }
 
 /// Whether a command with this access may go on; else RESERVATION CONFLICT.

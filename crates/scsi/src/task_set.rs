@@ -44,6 +44,8 @@ struct Slot {
     requests: u32,
     /// Its handler is gone; only `requests` keep it here.
     left: bool,
+    /// What is under way is so at another logical unit: a copy.
+    elsewhere: bool,
 }
 
 /// What decides whether an abort concerns a task.
@@ -66,6 +68,11 @@ pub(crate) struct TaskSet {
     counts: BTreeMap<PathId, usize>,
 }
 
+impl TaskKey {
+    /// Names no task.
+    pub(crate) const NONE: TaskKey = TaskKey { index: usize::MAX, sequence: 0 };
+}
+
 impl TaskSet {
     /// `None`: TASK SET FULL.
     pub(crate) fn enter(&mut self, path: PathId, tag: u64, attribute: Attribute) -> Option<TaskKey> {
@@ -76,7 +83,17 @@ impl TaskSet {
         *of_path += 1;
         self.last_sequence += 1;
         let sequence = self.last_sequence;
-        let slot = Slot { sequence, path, tag, attribute, running: false, aborted: None, requests: 0, left: false };
+        let slot = Slot {
+            sequence,
+            path,
+            tag,
+            attribute,
+            running: false,
+            aborted: None,
+            requests: 0,
+            left: false,
+            elsewhere: false,
+        };
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index] = slot;
@@ -116,6 +133,12 @@ impl TaskSet {
     pub(crate) fn request_began(&mut self, key: TaskKey) {
         if let Some(slot) = self.slot_mut(key) {
             slot.requests += 1;
+        }
+    }
+    /// What it has under way from here on is so at another logical unit, or here again.
+    pub(crate) fn is_elsewhere(&mut self, key: TaskKey, elsewhere: bool) {
+        if let Some(slot) = self.slot_mut(key) {
+            slot.elsewhere = elsewhere;
         }
     }
     /// Says whether the task is gone by it.
@@ -173,11 +196,24 @@ impl TaskSet {
                     || other.attribute == Attribute::HeadOfQueue
             }
         };
-        let mut others = self.slots.iter().filter(|slot| slot.sequence != 0 && slot.sequence != own.sequence);
-        !others.any(|other| {
-            let runs = other.running || other.requests > 0;
-            let given_up = other.aborted.is_some() && runs && other.sequence < own.sequence;
-            given_up || waits_for(other) && (other.aborted.is_none() || other.running)
+        !self.is_behind_given_up(own) && {
+            let mut others = self.slots.iter().filter(|slot| slot.sequence != 0 && slot.sequence != own.sequence);
+            !others.any(|other| waits_for(other) && (other.aborted.is_none() || other.running))
+        }
+    }
+
+    /// The same for a request of a copy that another logical unit carries out: attributes order the commands of initiators, of
+    /// which it is none. Two copies with ORDERED that go to and fro would wait for each other for ever.
+    pub(crate) fn may_visit(&self, key: TaskKey) -> bool {
+        self.aborted == 0 || self.slot(key).is_none_or(|own| !self.is_behind_given_up(own))
+    }
+
+    /// A copy that was given up ends with what it has under way; while that is elsewhere it changes nothing here, and waits
+    /// perhaps for one that waits here.
+    fn is_behind_given_up(&self, own: &Slot) -> bool {
+        self.slots.iter().any(|other| {
+            let runs = (other.running || other.requests > 0) && !other.elsewhere;
+            other.sequence != 0 && other.sequence < own.sequence && other.aborted.is_some() && runs
         })
     }
 

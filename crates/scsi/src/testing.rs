@@ -176,6 +176,8 @@ pub(crate) struct Keeper {
     /// Initiator ports for which nothing is opened.
     pub strangers: RefCell<Vec<String>>,
     pub others: RefCell<Vec<(Identity, Rc<Memory>)>>,
+    /// Other logical units, to be visited.
+    pub units: RefCell<Vec<Rc<LogicalUnit>>>,
     tasks: RefCell<Vec<LocalFuture<()>>>,
 }
 
@@ -219,6 +221,10 @@ impl Host for Keeper {
     fn open(&self, designator: &[u8], initiator_port: &str) -> Completion<Option<Rc<dyn BlockDevice>>> {
         if self.strangers.borrow().iter().any(|stranger| stranger == initiator_port) {
             return Completion::Ready(None);
+        }
+        let visited = self.units.borrow().iter().find(|unit| unit.identity().matches(designator)).cloned();
+        if let Some(unit) = visited {
+            return Completion::Ready(Some(Rc::new(unit.visit(initiator_port))));
         }
         let others = self.others.borrow();
         let found = others.iter().find(|(identity, _)| identity.matches(designator));
@@ -278,8 +284,11 @@ impl Bench {
         Bench::with(Memory::new(1 << 20, 512), Rc::default(), &[])
     }
     pub(crate) fn with(memory: Rc<Memory>, keeper: Rc<Keeper>, saved: &[u8]) -> Bench {
+        Bench::of(7, memory, keeper, saved)
+    }
+    pub(crate) fn of(id: u64, memory: Rc<Memory>, keeper: Rc<Keeper>, saved: &[u8]) -> Bench {
         let device = Rc::new(Handle(memory.clone()));
-        let unit = LogicalUnit::new(device, identity(7), keeper.clone(), saved).expect("the saved state is good");
+        let unit = LogicalUnit::new(device, identity(id), keeper.clone(), saved).expect("the saved state is good");
         let target = Target::new(BTreeMap::from([(0, unit.clone())]));
         Bench { memory, keeper, unit, target }
     }

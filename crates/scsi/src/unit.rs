@@ -12,7 +12,8 @@ use crate::path::{Path, PathId, Ports};
 use crate::reservation::Reservations;
 use crate::sanitize::Sanitize;
 use crate::sense::Format;
-use crate::task_set::{Abort, Aborted, Described, TaskSet};
+use crate::task_set::{Abort, Aborted, Described, TaskKey, TaskSet};
+use crate::visit::Visitor;
 use block::{BlockDevice, Geometry};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -36,6 +37,8 @@ pub struct LogicalUnit {
     lost: RefCell<VecDeque<Ports>>,
     /// Nexuses that are gone while the device still carries out something of theirs.
     leaving: RefCell<Vec<(PathId, Ports)>>,
+    /// Copies that other logical units carry out here.
+    visitors: RefCell<Vec<Rc<Visitor>>>,
     /// As the initiators know it.
     geometry: Cell<Geometry>,
     pub(crate) mode: Cell<Parameters>,
@@ -72,6 +75,7 @@ impl LogicalUnit {
             last_path: Cell::new(0),
             lost: RefCell::default(),
             leaving: RefCell::default(),
+            visitors: RefCell::default(),
             geometry: Cell::new(geometry),
             mode: Cell::default(),
             reserved: Cell::new(None),
@@ -83,6 +87,12 @@ impl LogicalUnit {
         });
         crate::sanitize::resume(&unit, saved.sanitize);
         Ok(unit)
+    }
+
+    /// Whether a logical unit for which the host keeps this has something to do at once, even if nobody comes: a sanitize
+    /// operation was cut short. Where it cannot be read, [`LogicalUnit::new`] says so.
+    pub fn goes_on(kept: &[u8]) -> bool {
+        crate::saved::decode(kept).is_ok_and(|saved| matches!(saved.sanitize, Sanitize::Running { .. }))
     }
 
     pub fn identity(&self) -> &Identity {
@@ -122,8 +132,7 @@ impl LogicalUnit {
     }
 
     pub(crate) fn attach(&self, ports: Ports, lun: u64, luns: Rc<[u64]>, events: Rc<Events>) -> Rc<Path> {
-        let id = PathId(self.last_path.get() + 1);
-        self.last_path.set(id.0);
+        let id = self.new_path_id();
         let mut lost = self.lost.borrow_mut();
         let known = lost.iter().position(|other| *other == ports);
         let first = match known {
@@ -136,6 +145,29 @@ impl LogicalUnit {
         let path = Rc::new(Path::new(id, ports, lun, luns, events, first));
         self.paths.borrow_mut().push(path.clone());
         path
+    }
+
+    fn new_path_id(&self) -> PathId {
+        let id = PathId(self.last_path.get() + 1);
+        self.last_path.set(id.0);
+        id
+    }
+
+    pub(crate) fn let_in(&self, port: &str) -> Rc<Visitor> {
+        let visitor = Rc::new(Visitor { id: self.new_path_id(), port: port.into(), stopped: Cell::new(false) });
+        self.visitors.borrow_mut().push(visitor.clone());
+        visitor
+    }
+    pub(crate) fn let_out(&self, id: PathId) {
+        self.visitors.borrow_mut().retain(|visitor| visitor.id != id);
+        self.forget_counts();
+    }
+
+    /// Copies for initiators of which one of these is a port.
+    pub(crate) fn visits_for(&self, ports: &[Ports]) -> Vec<PathId> {
+        let visitors = self.visitors.borrow();
+        let concerned = visitors.iter().filter(|visitor| ports.iter().any(|ports| visitor.is_for(&ports.initiator)));
+        concerned.map(|visitor| visitor.id).collect()
     }
 
     /// I_T nexus loss (SAM-5 6.3.4): its tasks are aborted and what was kept for it is forgotten, persistent registrations excepted.
@@ -158,6 +190,11 @@ impl LogicalUnit {
         let mut leaving = self.leaving.borrow_mut();
         leaving.push((gone.id, gone.ports.clone()));
         leaving.retain(|(id, _)| self.tasks.borrow().has_any(*id));
+        drop(leaving);
+        self.forget_counts();
+    }
+
+    fn forget_counts(&self) {
         let paths = self.paths.borrow();
         self.tasks.borrow_mut().forget_all_but(|id| paths.iter().any(|path| path.id == id));
     }
@@ -173,7 +210,7 @@ impl LogicalUnit {
 
     /// Whether a copy that another logical unit carries out for this initiator port may read here, or write: it is kept out
     /// by all that would keep out a command that the initiator sent here itself.
-    pub fn admits_copy(&self, initiator_port: &str, writes: bool) -> bool {
+    pub(crate) fn admits_copy(&self, initiator_port: &str, writes: bool) -> bool {
         let is_sanitized = *self.sanitize.borrow() != Sanitize::Idle;
         let is_protected = writes && self.mode.get().software_write_protect;
         !is_sanitized && !is_protected && crate::reservation::admits_copy(self, initiator_port, writes)
@@ -208,7 +245,13 @@ impl LogicalUnit {
     }
 
     /// Marks tasks as aborted and tells the transports of those that still gather data; the caller waits for the others.
+    /// A copy of another logical unit ends with its requests, even if none of them is here at the moment.
     pub(crate) fn abort(&self, how: impl Fn(&Described) -> Option<Abort>) -> Aborted {
+        for visitor in self.visitors.borrow().iter() {
+            if how(&Described { path: visitor.id, key: TaskKey::NONE }).is_some() {
+                visitor.stopped.set(true);
+            }
+        }
         let aborted = self.tasks.borrow_mut().abort(how);
         let paths = self.paths.borrow();
         for (id, tag) in &aborted.gathering {

@@ -3,14 +3,13 @@
 use crate::log::Combine;
 use crate::stats::OperationKind;
 use crate::vdisk::{Health, Vdisk};
-use crate::write::{TRANSFER_BYTES_MAX, acknowledged};
+use crate::write::{TRANSFER_BYTES_MAX, acknowledged, all_acknowledged};
 use crate::{Error, Result};
 use base::units::BLOCK;
 use block::{BlockDevice, Geometry, Reply, Request};
 use std::future::Future;
 use std::rc::Rc;
 use world::Completion;
-use world::local::OneshotReceiver;
 
 /// Prefetching reads this much at a time.
 const PREFETCH_CHUNK: u64 = 1 << 20;
@@ -72,7 +71,7 @@ impl Vdisk {
         if data.is_empty() {
             return Completion::Ready(self.check_range(offset, 0).map(|()| Reply::Done).map_err(block::Error::from));
         }
-        self.queued(OperationKind::Write, bytes, fua, self.queue_write(offset, data))
+        self.queued(OperationKind::Write, bytes, fua, self.queue_write(offset, data).map(acknowledged))
     }
 
     fn submit_combined(
@@ -87,21 +86,23 @@ impl Vdisk {
         if data.is_empty() {
             return Completion::Ready(self.check_range(offset, 0).map(|()| Reply::Done).map_err(block::Error::from));
         }
-        self.queued(kind, bytes, fua, self.queue_combined(offset, data, how))
+        self.queued(kind, bytes, fua, self.queue_combined(offset, data, how).map(acknowledged))
     }
 
+    /// What was put into the log task's queue already: the order is that of submission, and it takes effect whether or not
+    /// anybody waits for it.
     fn queued(
         self: &Rc<Self>,
         kind: OperationKind,
         bytes: u64,
         fua: bool,
-        queued: Result<OneshotReceiver<Result<()>>>,
+        queued: Result<impl Future<Output = Result<()>> + 'static>,
     ) -> Completion<block::Result<Reply>> {
         match queued {
-            Ok(receiver) => {
+            Ok(acknowledged) => {
                 let this = self.clone();
                 self.pending(kind, bytes, async move {
-                    acknowledged(receiver).await?;
+                    acknowledged.await?;
                     this.done(fua).await
                 })
             }
@@ -172,15 +173,13 @@ impl BlockDevice for Device {
                 vdisk.submit_combined(OperationKind::OrWrite, offset, data, Combine::Or, fua)
             }
             Request::Flush => vdisk.pending(OperationKind::Flush, 0, async move { this.done(true).await }),
-            Request::Trim { offset, len, fua } => vdisk.pending(OperationKind::Trim, len, async move {
-                this.trim(offset, len).await?;
-                this.done(fua).await
-            }),
+            Request::Trim { offset, len, fua } => {
+                let queued = vdisk.queue_trim(offset, len).map(all_acknowledged);
+                vdisk.queued(OperationKind::Trim, len, fua, queued)
+            }
             Request::WriteZeroes { offset, len, how, fua } => {
-                vdisk.pending(OperationKind::WriteZeroes, len, async move {
-                    this.write_zeroes(offset, len, how).await?;
-                    this.done(fua).await
-                })
+                let queued = vdisk.queue_zeroes(offset, len, how).map(all_acknowledged);
+                vdisk.queued(OperationKind::WriteZeroes, len, fua, queued)
             }
             Request::Prefetch { offset, len } => {
                 vdisk.pending(OperationKind::Prefetch, len, async move { this.prefetch(offset, len).await })

@@ -57,12 +57,10 @@ pub async fn free_deleted(context: &Context, leftover: &mut Leftover) -> Result<
         return Ok(false);
     }
     context.pool.sync_all().await?;
-    if let Some(tombstone) = leftover.tombstone {
-        if !free_one(context, leftover, tombstone).await? {
-            return Ok(false);
-        }
+    match leftover.tombstone {
+        Some(tombstone) => free_one(context, leftover, tombstone).await,
+        None => Ok(true),
     }
-    Ok(true)
 }
 
 async fn free_one(context: &Context, leftover: &Leftover, group: GroupId) -> Result<bool> {

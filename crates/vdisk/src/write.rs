@@ -74,17 +74,28 @@ impl Vdisk {
 
     /// Whole blocks inside the range read as zeros afterwards; ragged edges keep their content (a trim is advice).
     pub async fn trim(self: &Rc<Self>, offset: u64, len: u64) -> Result<()> {
-        self.check_range(offset, len)?;
-        self.writable()?;
-        let (first, end) = (round_up(offset, BLOCK), round_down(offset + len, BLOCK));
-        if first >= end {
-            return Ok(());
-        }
-        acknowledged(self.queue_clear(first / BLOCK, (end - first) / BLOCK, Address::NONE)).await
+        all_acknowledged(self.queue_trim(offset, len)?).await
     }
 
     /// The whole range reads as zeros afterwards, ragged edges too.
     pub async fn write_zeroes(self: &Rc<Self>, offset: u64, len: u64, how: block::WriteZeroes) -> Result<()> {
+        all_acknowledged(self.queue_zeroes(offset, len, how)?).await
+    }
+
+    /// Queues a trim, as [`Vdisk::queue_write`]; nothing if there is no whole block in it.
+    pub(crate) fn queue_trim(self: &Rc<Self>, offset: u64, len: u64) -> Result<Parts> {
+        self.check_range(offset, len)?;
+        self.writable()?;
+        let (first, end) = (round_up(offset, BLOCK), round_down(offset + len, BLOCK));
+        let mut parts = Parts::default();
+        if first < end {
+            parts.push(self.queue_clear(first / BLOCK, (end - first) / BLOCK, Address::NONE));
+        }
+        Ok(parts)
+    }
+
+    /// Queues zeros: the whole blocks, and a write for each ragged edge.
+    pub(crate) fn queue_zeroes(self: &Rc<Self>, offset: u64, len: u64, how: block::WriteZeroes) -> Result<Parts> {
         self.check_range(offset, len)?;
         self.writable()?;
         let fill = match how {
@@ -93,29 +104,24 @@ impl Vdisk {
         };
         let (start, end) = (offset, offset + len);
         let (first, last) = (round_up(start, BLOCK), round_down(end, BLOCK));
-        let mut waiting = Vec::new();
+        let mut parts = Parts::default();
         if first > last || (first == last && (start != first || end != last)) {
             // Less than a block, or two ragged edges that meet.
             if len > 0 {
-                waiting.push(self.queue_write(start, zeros(len))?);
+                parts.push(self.queue_write(start, zeros(len))?);
             }
-        } else {
-            if start < first {
-                waiting.push(self.queue_write(start, zeros(first - start))?);
-            }
-            if first < last {
-                waiting.push(self.queue_clear(first / BLOCK, (last - first) / BLOCK, fill));
-            }
-            if last < end {
-                waiting.push(self.queue_write(last, zeros(end - last))?);
-            }
+            return Ok(parts);
         }
-        // All of them, before one's error is the answer: nothing may take effect after it was answered.
-        let mut result = Ok(());
-        for receiver in waiting {
-            result = result.and(acknowledged(receiver).await);
+        if start < first {
+            parts.push(self.queue_write(start, zeros(first - start))?);
         }
-        result
+        if first < last {
+            parts.push(self.queue_clear(first / BLOCK, (last - first) / BLOCK, fill));
+        }
+        if last < end {
+            parts.push(self.queue_write(last, zeros(end - last))?);
+        }
+        Ok(parts)
     }
 
     fn queue_clear(self: &Rc<Self>, block: u64, count: u64, fill: Address) -> OneshotReceiver<Result<()>> {
@@ -123,6 +129,18 @@ impl Vdisk {
         self.enqueue(Item::Clear { block, count, fill, done });
         receiver
     }
+}
+
+/// What one request was cut into for the log task: at most whole blocks and two ragged edges.
+pub(crate) type Parts = Vec<OneshotReceiver<Result<()>>>;
+
+/// All of them, before one's error is the answer: nothing may take effect after it was answered.
+pub(crate) async fn all_acknowledged(parts: Parts) -> Result<()> {
+    let mut result = Ok(());
+    for receiver in parts {
+        result = result.and(acknowledged(receiver).await);
+    }
+    result
 }
 
 /// At most two ragged edges that meet: below 8 KiB.

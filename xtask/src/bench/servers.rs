@@ -5,7 +5,7 @@ use super::machine;
 use super::tgt::{Tgt, Unit};
 use crate::iscsi::initiator::TARGET;
 use crate::nbd::{Address, Client};
-use crate::process::{Background, command, output, wait_until};
+use crate::process::{Background, bound, command, output, wait_until};
 use crate::random::Random;
 use crate::server::Server;
 use anyhow::{Context, Result, bail, ensure};
@@ -237,7 +237,7 @@ pub fn qemu_nbd(format: &str, image: &Path, socket: &Path) -> std::process::Comm
 
 pub fn start_peer(command: std::process::Command, socket: &Path, log: &Path) -> Result<Background> {
     let _ = std::fs::remove_file(socket);
-    let mut process = Background::start(command, log)?;
+    let mut process = Background::start(bound(&command), log)?;
     let address = Address::Unix(socket.to_path_buf());
     wait_until("a peer", Duration::from_secs(20), || {
         if let Some(status) = process.ended() {

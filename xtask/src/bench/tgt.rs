@@ -1,6 +1,6 @@
 //! tgt, the iSCSI target of Debian's package of that name: a daemon of its own on ports of its own.
 
-use crate::process::{Background, command, finish, output, tail, wait_until};
+use crate::process::{Background, bound, command, finish, output, tail, wait_until};
 use crate::server::free_port;
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ impl Tgt {
         // The number of a control socket has 15 bits.
         let (portal, control) = (format!("127.0.0.1:{port}"), (port / 2).to_string());
         let daemon = command("tgtd", &["-f", "-C", &control, "--iscsi", &format!("portal={portal}")]);
-        let mut tgt = Tgt { process: Background::start(daemon, log)?, portal, control };
+        let mut tgt = Tgt { process: Background::start(bound(&daemon), log)?, portal, control };
         wait_until("tgtd", Duration::from_secs(20), || {
             if let Some(status) = tgt.process.ended() {
                 bail!("ended with {status}: {}", tail(&tgt.process.log()));

@@ -173,6 +173,31 @@ impl Initiator {
         Ok(self.stream.write_all(&encode(&header, &[]))?)
     }
 
+    /// LOGICAL UNIT RESET of LUN 0, as an immediate request.
+    pub fn reset_unit(&mut self) -> Result<()> {
+        let mut header = [0; 48];
+        (header[0], header[1]) = (0x42, 0x85);
+        header[16..20].copy_from_slice(&self.tag.to_be_bytes());
+        header[20..24].copy_from_slice(&[0xff; 4]);
+        header[24..28].copy_from_slice(&self.command.to_be_bytes());
+        header[28..32].copy_from_slice(&self.expected.to_be_bytes());
+        self.stream.write_all(&encode(&header, &[]))?;
+        self.tag += 1;
+        loop {
+            let pdu = self.receive()?;
+            match pdu.opcode() {
+                0x22 => {
+                    self.expected = pdu.word(24).wrapping_add(1);
+                    ensure!(pdu.header[2] == 0, "the reset ended with response {}", pdu.header[2]);
+                    return Ok(());
+                }
+                0x20 => self.pong(&pdu)?,
+                0x32 => {}
+                opcode => bail!("a reset was answered with opcode {opcode:#x}"),
+            }
+        }
+    }
+
     /// Past the unit attentions that a new nexus hears of.
     pub fn ready(&mut self) -> Result<()> {
         for _ in 0..8 {

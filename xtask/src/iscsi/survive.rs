@@ -5,12 +5,14 @@ use super::initiator::Initiator;
 use crate::clients::{Bench, Check};
 use crate::process::succeed;
 use anyhow::{Context, Result, ensure};
+use std::time::Duration;
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("reservations over kill -9", reservations),
     ("reservations without the metadata store", reservations_recovered),
     ("rules over kill -9", rules),
     ("rules without the metadata store", rules_recovered),
+    ("sanitize over kill -9", sanitize),
     ("a clean stop with sessions", clean_stop),
 ];
 
@@ -100,6 +102,25 @@ fn ruled_over(bench: &mut Bench, vdisk: &str, group: &str, come_back: fn(&mut Be
     ensure!(login(bench, OWNER, &chap).is_err(), "the secret is not asked for any more");
     let uri = format!("iscsi://guest%{SECRET}@{}/{}{chap}/0", bench.server.iscsi, super::initiator::TARGET);
     crate::process::output("qemu-io", &["-f", "raw", "-c", "read 0 4k", &uri]).map(|_| ())
+}
+
+fn sanitize(bench: &mut Bench) -> Result<()> {
+    bench.server.create("sanitized", "256MiB")?;
+    let mut session = ready(bench, OWNER, "sanitized")?;
+    // OVERWRITE with IMMED, one pass: a second at the speed that it goes at.
+    let list = [1, 0, 0, 1, 0x5a];
+    session.command(&[0x48, 0x81, 0, 0, 0, 0, 0, 0, list.len() as u8, 0], &list, 0)?.good()?;
+    let refused = session.read(0, 512)?;
+    ensure!(refused.sense == Some((2, 4, 0x1b)), "it was over before the kill: {refused:?}");
+    drop(session);
+    kill(bench)?;
+    // Nobody logs in.
+    let uri = bench.server.uri("sanitized");
+    let read = ["-f", "raw", "-c", "read -P 0x5a 255M 1M", &uri];
+    crate::process::wait_until("the end of the vDisk is overwritten", Duration::from_secs(30), || {
+        Ok(crate::process::output("qemu-io", &read).is_ok_and(|said| !said.contains("verification failed")))
+    })?;
+    ready(bench, OWNER, "sanitized").map(|_| ())
 }
 
 fn clean_stop(bench: &mut Bench) -> Result<()> {

@@ -1,19 +1,62 @@
-//! A vDisk of another worker as a block device of this one, for copies between vDisks: each request is a job over there,
-//! queued behind what that worker already has to do, so that a copy takes no more than its turn.
+//! A vDisk of another worker as a block device of this one, for copies between vDisks: a task over there visits it, and takes
+//! one request after the other between whatever else that worker has to do, so that a copy gets no more than its turn.
 
 use super::exports::{Exported, shard_of};
-use super::targets::{Here, copy_request};
+use super::targets::{Here, visit};
 use base::VdiskId;
 use base::units::BLOCK;
 use block::{BlockDevice, Error, Geometry, Kind, Reply, Request, Result};
+use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
 use world::Completion;
 
+/// Requests of one copy that were not begun over there. A copy waits for each before it goes on; more is a mistake of ours.
+const WAITING_MAX: usize = 16;
+
 pub(super) struct Remote {
-    pub exported: Arc<Exported>,
-    pub id: VdiskId,
-    /// For whom the copy is.
-    pub initiator_port: String,
+    exported: Arc<Exported>,
+    id: VdiskId,
+    /// Dropping it ends the visit.
+    requests: mpsc::Sender<Asked>,
+}
+
+struct Asked {
+    request: Request,
+    answer: oneshot::Sender<Result<Reply>>,
+}
+
+impl Remote {
+    /// For a copy of this initiator port. `None`: it cannot be reached.
+    pub async fn open(exported: Arc<Exported>, id: VdiskId, initiator_port: String) -> Option<Rc<dyn BlockDevice>> {
+        let (requests, asked) = mpsc::channel(WAITING_MAX);
+        let (opened, is_open) = oneshot::channel();
+        let there = exported.clone();
+        let posted = exported.shards.workers.run(
+            exported.shards.worker_of(shard_of(id)),
+            Box::new(move |context| {
+                let units = Here { world: context.world.clone(), exported: there };
+                Box::pin(async move {
+                    match visit(id, &units, &initiator_port).await {
+                        Ok(device) if opened.send(()).is_ok() => serve(&*device, asked).await,
+                        // It cannot be reached, or whoever asked has gone.
+                        Ok(_) | Err(_) => {}
+                    }
+                })
+            }),
+        );
+        posted.ok()?;
+        is_open.await.ok()?;
+        Some(Rc::new(Remote { exported, id, requests }))
+    }
+}
+
+/// On the vDisk's worker, until the copy has ended.
+async fn serve(device: &dyn BlockDevice, mut asked: mpsc::Receiver<Asked>) {
+    while let Some(Asked { request, answer }) = asked.recv().await {
+        // Whoever asked may have gone.
+        let _ = answer.send(device.submit(request).await);
+    }
 }
 
 impl BlockDevice for Remote {
@@ -33,32 +76,12 @@ impl BlockDevice for Remote {
     }
 
     fn submit(&self, request: Request) -> Completion<Result<Reply>> {
-        let (shards, id) = (self.exported.shards.clone(), self.id);
-        let (exported, initiator_port) = (self.exported.clone(), self.initiator_port.clone());
-        let (answer, answered) = tokio::sync::oneshot::channel();
+        let gone = || Error::new(Kind::Unavailable, "the other worker does not take requests any more");
+        let (answer, answered) = oneshot::channel();
         // Posted at once: dropping the completion does not cancel it.
-        let posted = shards.workers.run(
-            shards.worker_of(shard_of(id)),
-            Box::new(move |context| {
-                let units = Here { world: context.world.clone(), exported };
-                Box::pin(async move {
-                    // Whoever asked may have gone.
-                    let _ = answer.send(there(id, &units, &initiator_port, request).await);
-                })
-            }),
-        );
-        let gone = || Error::new(Kind::Unavailable, "the controller is shutting down");
-        match posted {
+        match self.requests.try_send(Asked { request, answer }) {
             Ok(()) => Completion::pending(async move { answered.await.unwrap_or_else(|_| Err(gone())) }),
             Err(_) => Completion::Ready(Err(gone())),
         }
     }
-}
-
-/// On the vDisk's worker.
-async fn there(id: VdiskId, units: &Here, initiator_port: &str, request: Request) -> Result<Reply> {
-    let gone = || Error::new(Kind::Unavailable, "the vDisk is not there any more");
-    let shard = super::shards::here(shard_of(id)).ok_or_else(gone)?;
-    let vdisk = shard.vdisk(id).await?;
-    copy_request(id, vdisk.device(), units, initiator_port, request).await
 }

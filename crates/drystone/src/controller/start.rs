@@ -71,6 +71,7 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, realms });
     let stored = verbs.load_vms().await.map_err(|error| anyhow!("VMs on record: {error}"))?;
     verbs.finish_rollbacks(&stored.rollbacks).await;
+    super::resume::resume(&exported);
     nbd.serve(Serving { exported, sessions });
     let finishing = verbs.clone();
     tokio::spawn(async move { finishing.finish_group_changes().await });

@@ -5,9 +5,9 @@ use super::exports::{AttachHere, Exported, shard_of};
 use super::remote::Remote;
 use super::shards::here;
 use crate::frontend::{Attach, Attached, Job, Workers};
-use crate::iscsi::{FoundTarget, Targets, Unit, Units, admits_copy};
+use crate::iscsi::{FoundTarget, Targets, Unit, Units};
 use base::VdiskId;
-use block::{BlockDevice, Geometry, Reply, Request};
+use block::BlockDevice;
 use control::{IscsiAccess, TARGET_PREFIX};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -120,15 +120,11 @@ impl scsi::Host for Host {
             return Completion::Ready(None);
         };
         let (exported, id, initiator_port) = (self.exported.clone(), listed.id, initiator_port.to_string());
-        let Some(shard) = here(listed.shard) else {
-            return Completion::Ready(Some(Rc::new(Remote { exported, id, initiator_port })));
-        };
-        let units = Rc::new(Here { world: self.world.clone(), exported });
-        Completion::pending(async move {
-            let device = shard.vdisk(id).await.ok()?.device();
-            let guarded: Rc<dyn BlockDevice> = Rc::new(Guarded { id, device, units, initiator_port });
-            Some(guarded)
-        })
+        if here(listed.shard).is_none() {
+            return Completion::pending(Remote::open(exported, id, initiator_port));
+        }
+        let units = Here { world: self.world.clone(), exported };
+        Completion::pending(async move { visit(id, &units, &initiator_port).await.ok() })
     }
 
     fn sleep(&self, duration_ns: u64) -> LocalFuture<()> {
@@ -160,39 +156,11 @@ fn lets_in_too(own: &IscsiAccess, other: &IscsiAccess, initiator_port: &str) -> 
     named && proven && (own.is_open() || !other.is_open())
 }
 
-/// A vDisk of this worker as copies that another one's unit carries out may use it.
-struct Guarded {
-    id: VdiskId,
-    device: Rc<dyn BlockDevice>,
-    units: Rc<Here>,
-    initiator_port: String,
-}
-
-impl BlockDevice for Guarded {
-    fn geometry(&self) -> Geometry {
-        self.device.geometry()
-    }
-
-    fn submit(&self, request: Request) -> Completion<block::Result<Reply>> {
-        let (id, device, units) = (self.id, self.device.clone(), self.units.clone());
-        let initiator_port = self.initiator_port.clone();
-        Completion::pending(async move { copy_request(id, device, &units, &initiator_port, request).await })
-    }
-}
-
-/// A request of such a copy, if no reservation is against it. On the vDisk's worker.
-pub(super) async fn copy_request(
-    id: VdiskId,
-    device: Rc<dyn BlockDevice>,
-    units: &Here,
-    initiator_port: &str,
-    request: Request,
-) -> block::Result<Reply> {
-    let writes = !matches!(request, Request::Read { .. });
-    if !admits_copy(id.raw(), device.clone(), units, initiator_port, writes).await? {
-        return Err(block::Error::new(block::Kind::ReadOnly, "the vDisk is reserved or being sanitized"));
-    }
-    device.submit(request).await
+/// A vDisk of this worker for a copy that another one's unit carries out.
+pub(super) async fn visit(id: VdiskId, units: &Here, initiator_port: &str) -> block::Result<Rc<dyn BlockDevice>> {
+    let shard = here(shard_of(id)).ok_or_else(gone)?;
+    let device = shard.vdisk(id).await?.device();
+    crate::iscsi::visit(id.raw(), device, units, initiator_port).await
 }
 
 #[cfg(test)]

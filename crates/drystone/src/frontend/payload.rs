@@ -7,6 +7,7 @@
 //! A request that is larger than the lent half is taken when nothing else is lent; so the sum is exceeded by one
 //! request at most.
 
+use base::Room;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
@@ -40,13 +41,6 @@ struct State {
 
 thread_local! {
     static HERE: RefCell<Pool> = RefCell::default();
-}
-
-/// What a connection may have under way now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    pub payload_bytes: u64,
-    pub single_bytes: u64,
 }
 
 /// A connection's part; given back when dropped.

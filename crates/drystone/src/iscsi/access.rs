@@ -2,6 +2,7 @@
 
 use super::seam::{FoundTarget, Targets};
 use super::sessions::Sessions;
+use crate::frontend::socket::is_local;
 use iscsi::{Access, Advertised, Directory, Secret};
 use std::net::SocketAddr;
 
@@ -18,22 +19,36 @@ pub(super) struct View<'a> {
     pub targets: &'a dyn Targets,
     pub sessions: &'a Sessions,
     pub portals: &'a [Portal],
+    /// The one where the initiator came in.
+    pub portal: Portal,
     /// The address that the initiator reached.
     pub local: SocketAddr,
-    /// Targets that ask nobody for anything may be used through this portal.
-    pub open_allowed: bool,
+    /// Targets that ask nobody for anything may be used through every portal, not only through those of this machine.
+    pub allow_open: bool,
 }
 
 impl View<'_> {
     /// What discovery tells this initiator.
     pub fn visible(&self, initiator: &str) -> Vec<Advertised> {
         let seen = |found: &FoundTarget| self.may_see(found, initiator);
-        self.targets.list().into_iter().filter(seen).map(|found| self.advertised(&found.target_name)).collect()
+        self.targets.list().into_iter().filter(seen).map(|found| self.advertised(&found)).collect()
     }
 
-    pub fn advertised(&self, name: &str) -> Advertised {
-        let portals = self.portals.iter().map(|portal| (self.address(portal.listen), portal.group)).collect();
-        Advertised { name: name.to_string(), portals }
+    /// With the portals at which it is served: an initiator that is told of others tries them, and fails.
+    pub fn advertised(&self, found: &FoundTarget) -> Advertised {
+        let portals = self.portals.iter().filter(|portal| self.serves(portal, found) && self.reaches(portal));
+        let portals = portals.map(|portal| (self.address(portal.listen), portal.group)).collect();
+        Advertised { name: found.target_name.clone(), portals }
+    }
+
+    /// What asks nobody for anything is for this machine only, unless that is allowed by name.
+    fn serves(&self, portal: &Portal, found: &FoundTarget) -> bool {
+        !found.access.is_open() || self.allow_open || is_local(&portal.listen)
+    }
+
+    /// To other machines our loopback address is their own.
+    fn reaches(&self, portal: &Portal) -> bool {
+        is_local(&self.local) || !is_local(&portal.listen)
     }
 
     /// A portal that listens on all addresses is reached by the one that reached us.
@@ -47,7 +62,7 @@ impl View<'_> {
     fn may_see(&self, found: &FoundTarget, initiator: &str) -> bool {
         let named = &found.access.initiators;
         let known = named.is_empty() || named.iter().any(|name| name.eq_ignore_ascii_case(initiator));
-        known && (self.open_allowed || !found.access.is_open())
+        known && self.serves(&self.portal, found)
     }
 }
 
@@ -57,7 +72,8 @@ impl Directory for View<'_> {
         if !self.may_see(&found, initiator) {
             return Access::Forbidden;
         }
-        Access::Granted { chap: found.access.chap.map(secret), mutual: found.access.mutual.map(secret) }
+        let (chap, mutual) = (found.access.chap.map(secret), found.access.mutual.map(secret));
+        Access::Granted { target: found.found.key, chap, mutual }
     }
 
     fn discovery_secrets(&self, initiator: &str) -> Vec<Secret> {

@@ -9,10 +9,10 @@ use super::units;
 use crate::frontend::payload::Part;
 use base::Output;
 use iscsi::wire::LoginStatus;
-use iscsi::{Initiator, Limits, Login};
+use iscsi::{Initiator, Limits};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tracing::{debug, info, warn};
 
 /// How long the sessions that a login takes the place of may take to end.
@@ -44,20 +44,19 @@ impl Parted {
                 return client.refuse(LoginStatus::ServiceUnavailable).await;
             }
         };
-        let (channel, login, unread, about) = client.into_parts();
-        let info = describe(&found, &login, &about.peer, &about.local, about.portal.group);
+        let info = client.describe(&found);
         let Some(listed) = enter(&shared, &info).await else {
-            let mut login = login;
-            let mut out = Output::new();
-            login.refuse(LoginStatus::OutOfResources, &mut out);
-            let mut channel = channel;
-            // What it is told does not matter any more if it has gone.
-            let _ = channel.write(&mut out).await;
-            return channel.close().await;
+            return client.refuse(LoginStatus::OutOfResources).await;
         };
+        // From here on whoever changes the rules sees the session in the list.
+        if let Err(status) = client.recheck(&shared) {
+            drop(listed);
+            return client.refuse(status).await;
+        }
+        let (channel, login, unread, about) = client.into_parts();
         let port = port_name(login.initiator());
         let mut out = Output::new();
-        let own = shared.view(&about).advertised(&found.target_name);
+        let own = shared.view(&about).advertised(&found);
         let session = login.accept(listed.tsih, Limits::default(), &mut out);
         info!(%peer, vdisk, initiator = info.initiator, "iSCSI session began");
         let key = found.found.key;
@@ -104,36 +103,6 @@ async fn enter(shared: &Shared, info: &SessionInfo) -> Option<Listed> {
         }
     };
     tokio::time::timeout(REPLACE_TIME, entering).await.ok().flatten()
-}
-
-fn describe(
-    found: &FoundTarget,
-    login: &Login,
-    address: &std::net::SocketAddr,
-    portal: &std::net::SocketAddr,
-    portal_group: u16,
-) -> SessionInfo {
-    let Initiator { name, alias, isid, user } = login.initiator().clone();
-    let digests = login.parameters().digests;
-    SessionInfo {
-        id: 0,
-        key: found.found.key,
-        vdisk: found.found.name.clone(),
-        initiator: name,
-        alias,
-        isid,
-        tsih: 0,
-        user,
-        address: *address,
-        portal: *portal,
-        portal_group,
-        header_digest: digests.header,
-        data_digest: digests.data,
-        since: SystemTime::now(),
-        commands_in_flight: 0,
-        read_bytes: 0,
-        written_bytes: 0,
-    }
 }
 
 /// The initiator port's name as a TransportID has it (SPC-4 7.6.4.6).

@@ -11,8 +11,8 @@ mod timing;
 use super::Timeouts;
 use super::sessions::Listed;
 use crate::frontend::channel::Channel;
-use crate::frontend::input::{INPUT_BYTES, Input};
-use crate::frontend::payload::{PATIENCE, Part, Room};
+use crate::frontend::line::{LARGE_DATA_BYTES, Line, Received, Standing, TURN_READS, TURN_REQUESTS};
+use crate::frontend::payload::{PATIENCE, Part};
 use base::Output;
 use collect::{Pending, Signal};
 use futures_util::stream::FuturesUnordered;
@@ -27,16 +27,6 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 use timing::Timing;
 use world::{Completion, LocalFuture};
-
-/// Data with more than this missing is read straight into its own memory.
-const IN_PLACE_BYTES: usize = 16 << 10;
-/// After data of at least this size the next read is a small one: it finds the next header, and the data behind it goes
-/// in place instead of through the input buffer.
-const LARGE_DATA_BYTES: usize = 64 << 10;
-const SMALL_READ_BYTES: usize = 4096;
-/// Commands, and reads, after which a connection lets others have their turn. A quarter of a millisecond at 2 us each.
-const TURN_COMMANDS: u32 = 128;
-const TURN_READS: u32 = 16;
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -86,18 +76,12 @@ pub(super) async fn serve(
 ) -> End {
     let Served { nexus, own, listed, part, timeouts, closed, stopped, end_others, hold } = served;
     let mut connection = Connection {
-        channel,
+        line: Line::new(channel, out, unread, part),
         session,
         nexus: Rc::new(nexus),
         own,
         end_others,
-        out,
-        input: Input::holding(unread),
-        large_data: false,
         events: FuturesUnordered::new(),
-        part,
-        will_complain: false,
-        moved: false,
         timing: Timing::new(timeouts, Instant::now()),
         listed,
         end: None,
@@ -105,7 +89,7 @@ pub(super) async fn serve(
     };
     connection.listen(closed, stopped);
     let end = poll_fn(|context| connection.turns(context)).await;
-    let Connection { channel, nexus, events, part, listed, session, .. } = connection;
+    let Connection { line: Line { channel, part, .. }, nexus, events, listed, session, .. } = connection;
     drop(part);
     // Whatever is still under way goes on in the device, unheard; the tasks are aborted with the nexus.
     drop((events, session));
@@ -119,19 +103,12 @@ pub(super) async fn serve(
 }
 
 struct Connection {
-    channel: Channel,
+    line: Line,
     session: Session<Task>,
     nexus: Rc<Nexus>,
     own: Advertised,
     end_others: Box<dyn Fn()>,
-    out: Output,
-    input: Input,
-    large_data: bool,
     events: FuturesUnordered<Pending>,
-    part: Part,
-    will_complain: bool,
-    /// A byte was read or sent in this turn.
-    moved: bool,
     timing: Timing,
     listed: Listed,
     /// Set when no more commands are taken.
@@ -140,62 +117,45 @@ struct Connection {
     gave_up: bool,
 }
 
-/// How far receiving got.
-enum Received {
-    /// The socket is empty; we are woken when it is not.
-    All,
-    /// There may be more.
-    Some,
-    /// The session takes no more for now.
-    Full,
-    Ended,
-}
-
 impl Connection {
     fn turns(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        let Some(Room { payload_bytes, single_bytes }) = self.part.room(context.waker()) else {
+        let whole = Limits::default();
+        let Some(room) = self.line.begin(context, whole.room) else {
             return Poll::Ready(End::Silent("others waited for what it held"));
         };
-        let whole = Limits::default();
-        let payload_bytes = payload_bytes.min(whole.payload_bytes);
-        self.session.limits = Limits { payload_bytes, single_bytes, ..whole };
-        self.moved = false;
+        self.session.limits = Limits { room, ..whole };
         let turned = self.turn(context);
-        let waits_for_initiator = !self.out.is_empty() || self.session.waits_for_data();
-        let now = Instant::now();
-        self.part.settle(self.session.held_bytes(&self.out), waits_for_initiator, self.moved, now);
-        if self.moved || !waits_for_initiator {
+        let (out, now) = (&self.line.out, Instant::now());
+        let waits = !self.session.has_room(out) && self.session.has_room_within(&whole, out);
+        let standing = Standing {
+            held_bytes: self.session.held_bytes(out),
+            waits_for_client: !out.is_empty() || self.session.waits_for_data(),
+            waits_for_room: waits && self.end.is_none(),
+        };
+        if self.line.moved || !standing.waits_for_client {
             self.timing.moved = now;
         }
         self.listed.counters.commands_in_flight.store(self.session.commands_under_way(), Relaxed);
-        let waits = !self.session.has_room(&self.out) && self.session.has_room_within(&whole, &self.out);
-        if self.part.wait(waits && self.end.is_none()) {
+        if self.line.settle(&standing, context, now) {
             self.complain_later();
-            // What there is may be enough for it now that it is in the queue.
-            context.waker().wake_by_ref();
         }
         turned
     }
 
     fn complain_later(&mut self) {
-        if std::mem::replace(&mut self.will_complain, true) {
-            return;
-        }
         self.events.push(Pending::Signal(Box::pin(tokio::time::sleep(PATIENCE)), Signal::Waited));
     }
 
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        let mut commands = TURN_COMMANDS;
+        let mut commands = TURN_REQUESTS;
         for _ in 0..TURN_READS {
             let received = self.receive(context, &mut commands);
             self.collect(context);
             self.say_goodbye();
-            let unsent = self.out.pending_bytes();
-            let sent = match self.channel.poll_write(context, &mut self.out) {
+            let sent = match self.line.send(context) {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.end.take().unwrap_or(End::Lost(error))),
                 sent => sent.is_ready(),
             };
-            self.moved |= self.out.pending_bytes() < unsent;
             let answered = sent && self.session.running() == 0;
             if (self.gave_up || answered)
                 && let Some(end) = self.end.take()
@@ -204,10 +164,10 @@ impl Connection {
             }
             match received {
                 Received::Some if commands > 0 => {}
-                Received::Full if self.session.has_room(&self.out) => {}
+                Received::Full if self.session.has_room(&self.line.out) => {}
                 Received::Some => break,
                 // A command that waited may have room now that something was answered.
-                Received::All if self.session.can_admit(&self.out) => {}
+                Received::All if self.session.can_admit(&self.line.out) => {}
                 Received::All | Received::Full | Received::Ended => return Poll::Pending,
             }
         }
@@ -218,7 +178,7 @@ impl Connection {
     /// The answer to a logout, once everything else was answered.
     fn say_goodbye(&mut self) {
         if matches!(self.end, Some(End::LoggedOut)) && self.session.running() == 0 {
-            self.session.logged_out(&mut self.out);
+            self.session.logged_out(&mut self.line.out);
         }
     }
 
@@ -230,11 +190,11 @@ impl Connection {
         if let Some(received) = self.parse(commands) {
             return received;
         }
-        match self.read(context) {
+        let free_bytes = self.session.limits.room.payload_bytes.saturating_sub(self.session.held_bytes(&self.line.out));
+        match self.line.read(context, self.session.payload(), free_bytes) {
             Poll::Pending => return Received::All,
             Poll::Ready(Ok(0)) => self.finish(End::HungUp),
             Poll::Ready(Ok(_)) => {
-                self.moved = true;
                 self.timing.heard = None;
                 return self.parse(commands).unwrap_or(Received::Some);
             }
@@ -243,33 +203,16 @@ impl Connection {
         Received::Ended
     }
 
-    fn read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.channel.reads_in_place()
-            && let Some((payload, missing)) = self.session.payload()
-            && missing >= IN_PLACE_BYTES
-        {
-            self.large_data = true;
-            return self.channel.poll_read_into(context, payload, missing);
-        }
-        let room = self.session.limits.payload_bytes.saturating_sub(self.session.held_bytes(&self.out));
-        let limit = match std::mem::take(&mut self.large_data) {
-            true => SMALL_READ_BYTES,
-            // What cannot be taken on stays in the socket: a thousand connections that wait would keep 256 KiB each.
-            false => usize::try_from(room).unwrap_or(INPUT_BYTES).clamp(SMALL_READ_BYTES, INPUT_BYTES),
-        };
-        self.input.fill(limit, |buffer| self.channel.poll_read(context, buffer))
-    }
-
     /// Hands on what is in the input; `None` when all of it was used.
     fn parse(&mut self, commands: &mut u32) -> Option<Received> {
-        let input = std::mem::take(&mut self.input);
+        let input = std::mem::take(&mut self.line.input);
         let mut rest = input.rest();
         let mut end = None;
         let stopped = loop {
             if *commands == 0 {
                 break Some(Received::Some);
             }
-            match self.session.next(&mut rest, &mut self.out) {
+            match self.session.next(&mut rest, &mut self.line.out) {
                 Next::Command { tag, lun, cdb, attribute, offered } => {
                     *commands -= 1;
                     let (number, cdb) = (tag.number(), cdb.as_slice());
@@ -277,7 +220,7 @@ impl Connection {
                     let task = self.nexus.start(command);
                     let wanted = task.data_out_bytes();
                     self.session.takes(&tag, task.memory_bytes());
-                    if let Some(execute) = self.session.gather(tag, wanted, task, &mut self.out) {
+                    if let Some(execute) = self.session.gather(tag, wanted, task, &mut self.line.out) {
                         self.execute(execute);
                     }
                 }
@@ -286,7 +229,9 @@ impl Connection {
                     Completion::Ready(outcome) => self.managed(tag, outcome),
                     pending => self.events.push(Pending::Manage(Some(tag), pending)),
                 },
-                Next::Targets(tag, _) => self.session.advertise(tag, std::slice::from_ref(&self.own), &mut self.out),
+                Next::Targets(tag, _) => {
+                    self.session.advertise(tag, std::slice::from_ref(&self.own), &mut self.line.out)
+                }
                 Next::Starved => break None,
                 Next::Full => break Some(Received::Full),
                 Next::Logout => end = Some(End::LoggedOut),
@@ -297,10 +242,10 @@ impl Connection {
             }
         };
         let left = rest.len();
-        self.input = input;
-        self.input.leave(left);
+        self.line.input = input;
+        self.line.input.leave(left);
         if matches!(stopped, Some(Received::Full)) {
-            self.input.compact();
+            self.line.input.compact();
         }
         if let Some(end) = end {
             self.finish(end);
@@ -310,7 +255,7 @@ impl Connection {
 
     fn execute(&mut self, execute: Execute<Task>) {
         let Execute { tag, task, data } = execute;
-        self.large_data |= data.len() >= LARGE_DATA_BYTES;
+        self.line.large_data |= data.len() >= LARGE_DATA_BYTES;
         if !data.is_empty() {
             self.listed.counters.written_bytes.fetch_add(data.len() as u64, Relaxed);
         }
@@ -334,12 +279,12 @@ impl Connection {
     }
 
     fn respond(&mut self, tag: Tag, response: Response) {
-        self.session.respond(tag, response, &mut self.out);
+        self.session.respond(tag, response, &mut self.line.out);
     }
 
     fn managed(&mut self, tag: ManageTag, outcome: Outcome) {
         let cold = tag.is_cold_reset();
-        self.session.managed(tag, outcome, &mut self.out);
+        self.session.managed(tag, outcome, &mut self.line.out);
         if cold && outcome == Outcome::Complete {
             (self.end_others)();
             self.finish(End::Reset);

@@ -3,13 +3,15 @@
 use super::access::{Portal, View};
 use super::listen::Shared;
 use super::seam::{FoundTarget, Targets};
+use super::sessions::SessionInfo;
 use crate::frontend::channel::{Channel, PartedChannel};
-use base::Output;
+use base::{Output, Room};
 use iscsi::wire::LoginStatus;
-use iscsi::{Chosen, Entropy, Limits, Login, Next, Scope, Session, Step};
+use iscsi::{Chosen, Entropy, Initiator, Limits, Login, Next, Scope, Session, Step};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 use world::LocalFuture;
@@ -77,10 +79,7 @@ impl Client {
                     _ = stop.wait_for(|stop| *stop) => {}
                 }
             }
-            Ok(Ok(Ended::Chose(Chosen::Target(name)))) => match shared.targets.find(&name) {
-                Some(found) => self.move_to_worker(shared, found),
-                None => self.refuse(LoginStatus::NotFound).await,
-            },
+            Ok(Ok(Ended::Chose(Chosen::Target(name)))) => self.enter(shared, &name).await,
             Ok(Ok(Ended::Closed(why))) => {
                 debug!(%peer, why, "iSCSI login ended");
                 self.channel.close().await;
@@ -94,6 +93,15 @@ impl Client {
             }
             Ok(Err(error)) => debug!(%peer, %error, "iSCSI connection lost"),
             Err(_) => info!(%peer, "an iSCSI initiator did not log in in time"),
+        }
+    }
+
+    async fn enter(self, shared: Arc<Shared>, target: &str) {
+        let admitted = self.recheck(&shared);
+        match (admitted, shared.targets.find(target)) {
+            (Ok(()), Some(found)) => self.move_to_worker(shared, found),
+            (Ok(()), None) => self.refuse(LoginStatus::NotFound).await,
+            (Err(status), _) => self.refuse(status).await,
         }
     }
 
@@ -136,7 +144,7 @@ impl Client {
         let initiator = self.login.initiator().name.clone();
         let login = std::mem::replace(&mut self.login, Login::new(0, Entropy { identifier: 0, challenge: [0; 32] }));
         // Nothing can be added to a discovery session, so that its handle names nothing.
-        let limits = Limits { commands: 16, payload_bytes: 1 << 20, single_bytes: 0 };
+        let limits = Limits { commands: 16, room: Room { payload_bytes: 1 << 20, single_bytes: 0 } };
         let mut session: Session<()> = login.accept(1, limits, &mut self.out);
         loop {
             let mut rest = self.unread.as_slice();
@@ -211,6 +219,36 @@ impl Parted {
 }
 
 impl Client {
+    /// Whether the rules still let it in.
+    pub fn recheck(&self, shared: &Shared) -> Result<(), LoginStatus> {
+        self.login.recheck(&shared.view(&self.about))
+    }
+
+    /// The session that it is about to have.
+    pub fn describe(&self, found: &FoundTarget) -> SessionInfo {
+        let Initiator { name, alias, isid, user } = self.login.initiator().clone();
+        let digests = self.login.parameters().digests;
+        SessionInfo {
+            id: 0,
+            key: found.found.key,
+            vdisk: found.found.name.clone(),
+            initiator: name,
+            alias,
+            isid,
+            tsih: 0,
+            user,
+            address: self.about.peer,
+            portal: self.about.local,
+            portal_group: self.about.portal.group,
+            header_digest: digests.header,
+            data_digest: digests.data,
+            since: SystemTime::now(),
+            commands_in_flight: 0,
+            read_bytes: 0,
+            written_bytes: 0,
+        }
+    }
+
     /// What is left when the login is over.
     pub fn into_parts(self) -> (Channel, Login, Vec<u8>, About) {
         (self.channel, self.login, self.unread, self.about)
@@ -223,8 +261,9 @@ impl Shared {
             targets: &*self.targets as &dyn Targets,
             sessions: &self.sessions,
             portals: &self.portals,
+            portal: about.portal,
             local: about.local,
-            open_allowed: self.allow_open || about.portal.listen.ip().to_canonical().is_loopback(),
+            allow_open: self.allow_open,
         }
     }
 }

@@ -17,7 +17,7 @@ mod units;
 pub use listen::Server;
 pub use seam::{FoundTarget, Targets, Unit, Units};
 pub use sessions::{SessionInfo, Sessions};
-pub use units::{admits_copy, geometry_may_have_changed};
+pub use units::{geometry_may_have_changed, visit, wake};
 
 use std::time::Duration;
 

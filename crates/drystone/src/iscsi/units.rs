@@ -2,12 +2,13 @@
 //! unit attentions are common to all paths.
 
 use super::seam::{Unit, Units};
-use block::{BlockDevice, Kind};
-use scsi::{LogicalUnit, Target};
+use block::{BlockDevice, Geometry, Kind, Reply, Request};
+use scsi::{LogicalUnit, Target, Visit};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use tokio::sync::Mutex;
+use world::Completion;
 
 #[derive(Default)]
 struct Slot {
@@ -30,17 +31,36 @@ pub fn geometry_may_have_changed(key: u64) {
     }
 }
 
-/// Whether a copy that another vDisk's unit carries out for this initiator port may read this vDisk, or write it. On the
-/// worker of this one.
-pub async fn admits_copy(
+/// Goes on with what the logical unit of a vDisk has to do though nobody uses it: it is kept until that has ended. On the
+/// worker of the vDisk.
+pub async fn wake(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<()> {
+    target(key, device, units).await.map(drop)
+}
+
+/// This vDisk for a copy that another one's unit carries out for this initiator port. On the worker of this one.
+pub async fn visit(
     key: u64,
     device: Rc<dyn BlockDevice>,
     units: &dyn Units,
     initiator_port: &str,
-    writes: bool,
-) -> block::Result<bool> {
+) -> block::Result<Rc<dyn BlockDevice>> {
     let used = target(key, device, units).await?;
-    Ok(used.unit.admits_copy(initiator_port, writes))
+    Ok(Rc::new(Visited { visit: used.unit.visit(initiator_port), _used: used }))
+}
+
+struct Visited {
+    visit: Visit,
+    /// Dropped after the visit.
+    _used: Used,
+}
+
+impl BlockDevice for Visited {
+    fn geometry(&self) -> Geometry {
+        self.visit.geometry()
+    }
+    fn submit(&self, request: Request) -> Completion<block::Result<Reply>> {
+        self.visit.submit(request)
+    }
 }
 
 /// A session's use of a vDisk's unit.

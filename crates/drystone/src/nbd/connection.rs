@@ -7,8 +7,8 @@
 
 use crate::frontend::Attached;
 use crate::frontend::channel::Channel;
-use crate::frontend::input::{INPUT_BYTES, Input};
-use crate::frontend::payload::{PATIENCE, Part, Room};
+use crate::frontend::line::{GRACE, LARGE_DATA_BYTES, Line, Received, Standing, TURN_READS, TURN_REQUESTS};
+use crate::frontend::payload::{PATIENCE, Part};
 use block::{BlockDevice, Geometry, Kind, Reply};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -18,20 +18,8 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use world::{Completion, LocalFuture};
-
-/// A payload with more than this missing is read straight into its own memory.
-const IN_PLACE_BYTES: usize = 16 << 10;
-/// After a write of at least this size the next read is a small one: it finds the next header, and the payload behind
-/// it goes in place instead of through the input buffer.
-const LARGE_WRITE_BYTES: usize = 64 << 10;
-const SMALL_READ_BYTES: usize = 4096;
-/// Requests, and reads, after which a connection lets others have their turn. A quarter of a millisecond at 2 us each.
-const TURN_REQUESTS: u32 = 128;
-const TURN_READS: u32 = 16;
-/// How long a connection that takes no more requests may take for its last replies.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -61,16 +49,10 @@ pub(super) async fn serve(
 ) -> End {
     let Attached { device, closed, hold } = attached;
     let mut connection = Connection {
-        channel,
+        line: Line::new(channel, out, unread, part),
         session,
         device,
-        out,
-        input: Input::holding(unread),
-        large_writes: false,
         events: FuturesUnordered::new(),
-        part,
-        will_complain: false,
-        moved: false,
         end: None,
         gave_up: false,
     };
@@ -78,7 +60,7 @@ pub(super) async fn serve(
         connection.events.push(Pending::Signal(signal, Signal::Close));
     }
     let end = poll_fn(|context| connection.turns(context)).await;
-    let Connection { channel, device, events, part, .. } = connection;
+    let Connection { line: Line { channel, part, .. }, device, events, .. } = connection;
     drop(part);
     // Requests that are still under way (the socket failed, or the grace ended) go on in the device, unheard.
     drop((events, device));
@@ -90,58 +72,36 @@ pub(super) async fn serve(
 }
 
 struct Connection {
-    channel: Channel,
+    line: Line,
     session: Session,
     device: Rc<dyn BlockDevice>,
-    out: Output,
-    input: Input,
-    large_writes: bool,
     events: FuturesUnordered<Pending>,
-    part: Part,
-    will_complain: bool,
-    /// A byte was read or sent in this turn.
-    moved: bool,
     /// Set when no more requests are taken.
     end: Option<End>,
     /// Set when the last replies are not waited for any more.
     gave_up: bool,
 }
 
-/// How far receiving got.
-enum Received {
-    /// The socket is empty; we are woken when it is not.
-    All,
-    /// There may be more.
-    Some,
-    /// The session takes no more for now.
-    Full,
-    Ended,
-}
-
 impl Connection {
     fn turns(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        let Some(Room { payload_bytes, single_bytes }) = self.part.room(context.waker()) else {
-            return Poll::Ready(End::Silent);
-        };
-        let payload_bytes = payload_bytes.min(Limits::default().payload_bytes);
-        self.session.limits = Limits { payload_bytes, single_bytes, ..Limits::default() };
-        self.moved = false;
+        let whole = Limits::default();
+        let Some(room) = self.line.begin(context, whole.room) else { return Poll::Ready(End::Silent) };
+        self.session.limits = Limits { room, ..whole };
         let turned = self.turn(context);
-        let waits_for_client = !self.out.is_empty() || self.session.payload().is_some();
-        self.part.settle(self.session.held_bytes(&self.out), waits_for_client, self.moved, Instant::now());
-        let waits = !self.session.has_room(&self.out) && self.session.has_room_within(&Limits::default(), &self.out);
-        if self.part.wait(waits && self.end.is_none()) {
+        let out = &self.line.out;
+        let waits = !self.session.has_room(out) && self.session.has_room_within(&whole, out);
+        let standing = Standing {
+            held_bytes: self.session.held_bytes(out),
+            waits_for_client: !out.is_empty() || self.session.payload().is_some(),
+            waits_for_room: waits && self.end.is_none(),
+        };
+        if self.line.settle(&standing, context, Instant::now()) {
             self.complain_later();
-            // What there is may be enough for it now that it is in the queue.
-            context.waker().wake_by_ref();
         }
         turned
     }
 
     fn complain_later(&mut self) {
-        if std::mem::replace(&mut self.will_complain, true) {
-            return;
-        }
         self.events.push(Pending::Signal(Box::pin(tokio::time::sleep(PATIENCE)), Signal::Waited));
     }
 
@@ -150,12 +110,10 @@ impl Connection {
         for _ in 0..TURN_READS {
             let received = self.receive(context, &mut requests);
             self.collect(context);
-            let unsent = self.out.pending_bytes();
-            let sent = match self.channel.poll_write(context, &mut self.out) {
+            let sent = match self.line.send(context) {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.end.take().unwrap_or(End::Lost(error))),
                 sent => sent.is_ready(),
             };
-            self.moved |= self.out.pending_bytes() < unsent;
             let answered = sent && self.session.requests_under_way() == 0;
             if (self.gave_up || answered)
                 && let Some(end) = self.end.take()
@@ -164,7 +122,7 @@ impl Connection {
             }
             match received {
                 Received::Some if requests > 0 => {}
-                Received::Full if self.session.has_room(&self.out) => {}
+                Received::Full if self.session.has_room(&self.line.out) => {}
                 Received::Some => break,
                 Received::All | Received::Full | Received::Ended => return Poll::Pending,
             }
@@ -182,49 +140,31 @@ impl Connection {
         if let Some(received) = self.parse(&geometry, requests) {
             return received;
         }
-        match self.read(context) {
+        let free_bytes = self.session.limits.room.payload_bytes.saturating_sub(self.session.held_bytes(&self.line.out));
+        match self.line.read(context, self.session.payload(), free_bytes) {
             Poll::Pending => return Received::All,
             Poll::Ready(Ok(0)) => self.finish(End::HungUp),
-            Poll::Ready(Ok(_)) => {
-                self.moved = true;
-                return self.parse(&geometry, requests).unwrap_or(Received::Some);
-            }
+            Poll::Ready(Ok(_)) => return self.parse(&geometry, requests).unwrap_or(Received::Some),
             Poll::Ready(Err(error)) => self.finish(End::Lost(error)),
         }
         Received::Ended
     }
 
-    fn read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.channel.reads_in_place()
-            && let Some((payload, missing)) = self.session.payload()
-            && missing >= IN_PLACE_BYTES
-        {
-            return self.channel.poll_read_into(context, payload, missing);
-        }
-        let room = self.session.limits.payload_bytes.saturating_sub(self.session.held_bytes(&self.out));
-        let limit = match self.large_writes {
-            true => SMALL_READ_BYTES,
-            // What cannot be taken on stays in the socket: a thousand connections that wait would keep 256 KiB each.
-            false => usize::try_from(room).unwrap_or(INPUT_BYTES).clamp(SMALL_READ_BYTES, INPUT_BYTES),
-        };
-        self.input.fill(limit, |buffer| self.channel.poll_read(context, buffer))
-    }
-
     /// Submits what is in the input; `None` when all of it was used.
     fn parse(&mut self, geometry: &Geometry, requests: &mut u32) -> Option<Received> {
-        let mut rest = self.input.rest();
+        let mut rest = self.line.input.rest();
         let mut end = None;
         let stopped = loop {
             if *requests == 0 {
                 break Some(Received::Some);
             }
-            match self.session.next(&mut rest, geometry, &mut self.out) {
+            match self.session.next(&mut rest, geometry, &mut self.line.out) {
                 Next::Request(tag, request) => {
                     *requests -= 1;
-                    self.large_writes =
-                        matches!(&request, block::Request::Write { data, .. } if data.len() >= LARGE_WRITE_BYTES);
+                    self.line.large_data =
+                        matches!(&request, block::Request::Write { data, .. } if data.len() >= LARGE_DATA_BYTES);
                     match self.device.submit(request) {
-                        Completion::Ready(result) => self.session.reply(tag, result, &mut self.out),
+                        Completion::Ready(result) => self.session.reply(tag, result, &mut self.line.out),
                         pending => self.events.push(Pending::Request(Some(tag), pending)),
                     }
                 }
@@ -238,9 +178,9 @@ impl Connection {
             }
         };
         let left = rest.len();
-        self.input.leave(left);
+        self.line.input.leave(left);
         if matches!(stopped, Some(Received::Full)) {
-            self.input.compact();
+            self.line.input.compact();
         }
         if let Some(end) = end {
             self.finish(end);
@@ -262,12 +202,8 @@ impl Connection {
                 Event::Signal(Signal::Close) if self.end.is_none() => self.finish(End::Closed),
                 Event::Signal(Signal::Close) => {}
                 Event::Signal(Signal::GraceIsOver) => self.gave_up = true,
-                Event::Signal(Signal::Waited) => {
-                    self.will_complain = false;
-                    if self.part.complain(Instant::now()) {
-                        self.complain_later();
-                    }
-                }
+                Event::Signal(Signal::Waited) if self.line.complain(Instant::now()) => self.complain_later(),
+                Event::Signal(Signal::Waited) => {}
             }
         }
     }
@@ -277,7 +213,7 @@ impl Connection {
         let asks_again = |kind| matches!(kind, Kind::Unavailable | Kind::Fenced);
         match &result {
             Err(error) if self.end.is_some() && asks_again(error.kind) => self.session.forget(tag),
-            _ => self.session.reply(tag, result, &mut self.out),
+            _ => self.session.reply(tag, result, &mut self.line.out),
         }
     }
 }

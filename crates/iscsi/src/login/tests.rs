@@ -32,7 +32,7 @@ fn secret(user: &str, secret: &str) -> Option<Secret> {
 }
 
 fn with_chap() -> Targets {
-    Targets { chap: secret("guest", "correct horse"), mutual: secret("disk", "battery staple") }
+    Targets { chap: secret("guest", "correct horse"), mutual: secret("disk", "battery staple"), ..open_targets() }
 }
 
 #[test]
@@ -286,6 +286,19 @@ fn discovery_with_chap_only_is_checked_against_what_is_known() {
         let (end, _) = step(&mut machine, &login(0x83, &[&format!("CHAP_N={user}"), &response]), &with_chap());
         assert_eq!(end == Step::Enter(Chosen::Discovery), lets_in, "{end:?}");
     }
+}
+
+#[test]
+fn rules_that_changed_since_the_proof_do_not_let_in() {
+    let mut machine = machine();
+    let (entered, _) = step(&mut machine, &login(0x87, &[NAME, TO_TARGET]), &open_targets());
+    assert!(matches!(entered, Step::Enter(_)));
+    assert_eq!(machine.recheck(&open_targets()), Ok(()));
+    let another = Targets { number: 2, ..open_targets() };
+    assert_eq!(machine.recheck(&another), Err(LoginStatus::ServiceUnavailable), "another one of the same name");
+    assert_eq!(machine.recheck(&with_chap()), Err(LoginStatus::ServiceUnavailable), "which it has not proven");
+    let forbids = Targets { forbids: true, ..open_targets() };
+    assert_eq!(machine.recheck(&forbids), Err(LoginStatus::AuthorizationFailure));
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl<T> Session<T> {
         let (reads, writes) = (header.flags() & flag::READ != 0, header.flags() & flag::WRITE != 0);
         let expected = if reads || writes { header.fifth() } else { 0 };
         let unsolicited_max = expected.min(self.parameters.first_burst_bytes_max);
-        let came = data.len() as u32;
+        let came = header.data_bytes() as u32;
         let unexpected = came > 0 && (!self.parameters.immediate_data || came > unsolicited_max && writes);
         if !writes {
             data.clear();
@@ -65,7 +65,15 @@ impl<T> Session<T> {
             return None;
         }
         let (attribute, room) = (attribute(header.flags()), task.room());
-        if !self.waiting.is_empty() || !self.admits(&self.limits, room, out) {
+        if !self.waiting.is_empty() || !self.admits(&self.limits, room, 0, out) {
+            // What is announced is on its way already.
+            task.held = if announced { unsolicited_max.into() } else { task.data.len() as u64 };
+            if !self.keeps(task.held, out) {
+                self.uncount(task.immediate);
+                self.refuse_full(&header, out);
+                return None;
+            }
+            self.waiting_bytes += task.held;
             task.stage = Stage::Waiting(Box::new(Waiting { cdb, attribute }));
             self.tasks.insert(number, task);
             self.waiting.push_back((number, serial));
@@ -91,15 +99,16 @@ impl<T> Session<T> {
         loop {
             let (number, serial) = *self.waiting.front()?;
             let waits = |task: &&Task<T>| task.serial == serial && matches!(task.stage, Stage::Waiting(_));
-            let Some(expected) = self.tasks.get(&number).filter(waits).map(Task::room) else {
+            let Some((room, own)) = self.tasks.get(&number).filter(waits).map(|task| (task.room(), task.held)) else {
                 // It was aborted.
                 self.waiting.pop_front();
                 continue;
             };
-            if !self.admits(&self.limits, expected, out) {
+            if !self.admits(&self.limits, room, own, out) {
                 return None;
             }
             self.waiting.pop_front();
+            self.waiting_bytes -= own;
             let mut task = self.tasks.remove(&number).expect("it was found above");
             let Stage::Waiting(waiting) = std::mem::replace(&mut task.stage, Stage::Shown) else {
                 unreachable!("it was seen to wait")
@@ -161,7 +170,7 @@ impl<T> Session<T> {
     /// A task that leaves, with its place in the window and its room.
     pub(super) fn remove(&mut self, number: u32) -> Option<Task<T>> {
         let task = self.tasks.remove(&number)?;
-        self.payload_bytes -= task.held;
+        *if task.is_waiting() { &mut self.waiting_bytes } else { &mut self.payload_bytes } -= task.held;
         self.uncount(task.immediate);
         Some(task)
     }

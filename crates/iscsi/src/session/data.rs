@@ -67,7 +67,12 @@ impl<T> Session<T> {
             _ => task.expected,
         };
         let room = (limit as usize).saturating_sub(task.data.len());
-        Ok(Some((std::mem::take(&mut task.data), (len as usize).saturating_sub(room))))
+        let mut buffer = std::mem::take(&mut task.data);
+        if header.fifth() == RESERVED_TAG {
+            // Of a command that waits, once for all that may come unasked.
+            buffer.reserve(room.min(left as usize));
+        }
+        Ok(Some((buffer, (len as usize).saturating_sub(room))))
     }
 
     /// Such a Data-Out has come to its end; `right`: undamaged.
@@ -114,7 +119,7 @@ impl<T> Session<T> {
         let entry = self.tasks.get_mut(&number).expect("the caller found it");
         let missing = (total as usize).saturating_sub(entry.data.len());
         if entry.data.capacity() < total as usize && missing > 0 {
-            let mut whole = super::receive::room(total as usize);
+            let mut whole = base::payload::buffer(total as usize);
             whole.extend_from_slice(&entry.data);
             entry.data = whole;
         }

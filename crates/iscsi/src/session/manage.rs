@@ -185,7 +185,7 @@ impl Affects {
 }
 
 impl<T> Task<T> {
-    fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting(_))
     }
 }

@@ -26,6 +26,11 @@ impl Early {
         self.0.entry(header.command_number()).or_insert(Some((header, data)));
     }
 
+    /// Data that is kept. Hardly ever is there any.
+    pub fn bytes(&self) -> u64 {
+        self.0.values().flatten().map(|(_, data)| data.len() as u64).sum()
+    }
+
     /// What is kept under this number.
     pub fn take(&mut self, number: u32) -> Option<Option<(Header, BytesMut)>> {
         if self.0.is_empty() { None } else { self.0.remove(&number) }

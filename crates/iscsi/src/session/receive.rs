@@ -3,13 +3,15 @@
 //! A data segment is appended to a buffer of its own size, or to that of the write it belongs to; an owner of a plain
 //! socket may read straight into it ([`Session::payload`]). What nobody wants is dropped as it comes in.
 
-use super::{Session, State};
+use super::order::Turn;
+use super::{EXPECTED_BYTES_MAX, Session, State};
 use crate::encode::Digests;
 use crate::keys::RECEIVE_BYTES_MAX;
 use crate::wire::{DIGEST, HEADER, Header, additional_bytes, padding, request};
 use base::Output;
 use base::crc::{crc32c, crc32c_append};
-use bytes::{Buf, BytesMut};
+use base::payload::buffer;
+use bytes::BytesMut;
 
 /// A PDU whose data has arrived in part.
 #[derive(Debug)]
@@ -149,7 +151,7 @@ impl<T> Session<T> {
             if self.receiver.amid.is_none() {
                 let begun = match self.receiver.header(input) {
                     Ok(None) => return None,
-                    Ok(Some(header)) => self.begin_data(header, input),
+                    Ok(Some(header)) => self.begin_data(header, input, out),
                     Err(why) => Err(why),
                 };
                 if let Err(why) = begun {
@@ -169,7 +171,7 @@ impl<T> Session<T> {
     }
 
     /// Decides where the data of a request goes.
-    fn begin_data(&mut self, header: Header, input: &[u8]) -> Result<(), &'static str> {
+    fn begin_data(&mut self, header: Header, input: &[u8], out: &Output) -> Result<(), &'static str> {
         let len = header.data_bytes();
         if len > RECEIVE_BYTES_MAX as usize {
             return Err("a data segment is longer than was declared");
@@ -179,7 +181,7 @@ impl<T> Session<T> {
                 Some((buffer, skip)) => (Some(buffer), skip),
                 None => (None, 0),
             },
-            request::COMMAND if len > 0 => (Some(self.command_buffer(&header, len, input)), 0),
+            request::COMMAND if len > 0 => (self.command_buffer(&header, len, input, out), 0),
             request::NOP_OUT | request::TEXT if len > 0 => (Some(BytesMut::with_capacity(len)), 0),
             // Nothing else has data; what comes with it means nothing.
             _ => (None, 0),
@@ -189,29 +191,17 @@ impl<T> Session<T> {
         Ok(())
     }
 
-    /// A command's data becomes the beginning of all the data that it is expected to have.
-    fn command_buffer(&self, header: &Header, len: usize, input: &[u8]) -> BytesMut {
-        let whole = header.fifth() as usize;
-        if len < whole && whole as u64 <= self.limits.payload_bytes {
-            // The rest is asked for only when it was admitted; until then only touched pages cost anything.
-            return room(whole);
+    /// A command's data becomes the beginning of all the data that it is expected to have, if there is room for that now.
+    /// `None`: more than may come unasked, which ends the command.
+    fn command_buffer(&self, header: &Header, len: usize, input: &[u8], out: &Output) -> Option<BytesMut> {
+        if !self.parameters.immediate_data || len > self.parameters.first_burst_bytes_max as usize {
+            return None;
         }
-        if input.len() >= len { BytesMut::with_capacity(len) } else { room(len) }
+        let whole = header.fifth().min(EXPECTED_BYTES_MAX);
+        let is_next = matches!(self.turn_of(header), Turn::Now | Turn::Unnumbered) && self.waiting.is_empty();
+        if len < whole as usize && is_next && self.admits(&self.limits, whole.into(), 0, out) {
+            return Some(buffer(whole as usize));
+        }
+        Some(if input.len() >= len { BytesMut::with_capacity(len) } else { buffer(len) })
     }
-}
-
-/// Data of this much, of whole pages, is received where it can go to a disk from without a copy. Less is copied sooner
-/// than that pays, and kept in caches, where each would take a page more.
-const ALIGNED_BYTES_MIN: usize = 128 << 10;
-
-/// Room for data; for much of it at an address that is a multiple of 4 KiB.
-pub(super) fn room(len: usize) -> BytesMut {
-    if len < ALIGNED_BYTES_MIN || len % base::buffer::ALIGN != 0 {
-        return BytesMut::with_capacity(len);
-    }
-    let mut buffer = BytesMut::with_capacity(len + base::buffer::ALIGN);
-    let skip = buffer.as_ptr().align_offset(base::buffer::ALIGN);
-    buffer.resize(skip, 0);
-    buffer.advance(skip);
-    buffer
 }

@@ -141,6 +141,12 @@ impl<T> Session<T> {
         self.status(header.task(), Status::CheckCondition as u8, residual, &sense, 0, out);
     }
 
+    /// Ends a command for whose data there is no room.
+    pub(super) fn refuse_full(&mut self, header: &Header, out: &mut Output) {
+        let residual = Residual::new(0, header.fifth());
+        self.status(header.task(), Status::TaskSetFull as u8, residual, &[], 0, out);
+    }
+
     pub(super) fn reject(&mut self, header: &Header, reason: Reason, out: &mut Output) {
         let answer = Answer::new(response::REJECT, flag::FINAL).byte(2, reason as u8).task(u32::MAX);
         let answer = self.status_numbers(answer);

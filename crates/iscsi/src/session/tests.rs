@@ -4,6 +4,7 @@ mod data;
 mod digests;
 mod flow;
 mod manage;
+mod room;
 
 use super::*;
 use crate::testing::{Pdu, drain, parse, session};

@@ -265,7 +265,7 @@ fn a_huge_refused_write_is_dropped_as_it_comes() {
 
 #[test]
 fn the_number_of_requests_under_way_is_limited() {
-    let limits = Limits { requests: 3, payload_bytes: 1 << 20, ..Limits::default() };
+    let limits = Limits { requests: 3, room: Room { payload_bytes: 1 << 20, single_bytes: 32 << 20 } };
     let mut session = Session::new(false, None, limits);
     let input: Vec<u8> = (0..5).flat_map(|_| Command::new(command::FLUSH, 0, 0).encode()).collect();
     let mut rest = input.as_slice();
@@ -283,7 +283,7 @@ fn the_number_of_requests_under_way_is_limited() {
 
 #[test]
 fn payload_under_way_and_unsent_is_limited() {
-    let limits = Limits { requests: 100, payload_bytes: 10_000, single_bytes: 100_000 };
+    let limits = Limits { requests: 100, room: Room { payload_bytes: 10_000, single_bytes: 100_000 } };
     let mut session = Session::new(false, None, limits);
     let input: Vec<u8> = (0..3).flat_map(|_| Command::new(command::READ, 4096, 4096).encode()).collect();
     let mut rest = input.as_slice();
@@ -305,7 +305,7 @@ fn payload_under_way_and_unsent_is_limited() {
     // Unless it is larger than that limit too.
     let larger = Command::new(command::READ, 0, 128 << 10).encode();
     assert!(matches!(session.next(&mut larger.as_slice(), &geometry(), &mut out), Next::Full));
-    let roomy = Limits { single_bytes: 128 << 10, ..limits };
+    let roomy = Limits { room: Room { single_bytes: 128 << 10, ..limits.room }, ..limits };
     assert!(!session.has_room(&out) && session.has_room_within(&roomy, &out));
 }
 

@@ -92,7 +92,7 @@ async fn run(call: &Call, source: &Place, destination: &Place, whole: &Move, fai
     }
     for (at, len) in pieces {
         let read = Request::Read { offset: whole.from + at, len };
-        let data = match call.request_of(&*source.device, read).await? {
+        let data = match ask(call, source, read).await? {
             Ok(Reply::Data(data)) => data,
             Ok(other) => panic!("the device answered a read with {other:?}"),
             Err(_) => return Err(failed),
@@ -103,13 +103,21 @@ async fn run(call: &Call, source: &Place, destination: &Place, whole: &Move, fai
                 Piece::Zeros(len) => (len, Request::WriteZeroes { offset, len, how: WriteZeroes::Unmap, fua: false }),
                 Piece::Bytes(data) => (data.len() as u64, Request::Write { offset, data, fua: false }),
             };
-            if call.request_of(&*destination.device, request).await?.is_err() {
+            if ask(call, destination, request).await?.is_err() {
                 return Err(failed);
             }
             offset += len;
         }
     }
     Ok(())
+}
+
+/// What is under way at another logical unit is a task there: here it holds up nothing.
+async fn ask(call: &Call, place: &Place, request: Request) -> Result<block::Result<Reply>, Fault> {
+    call.unit.tasks.borrow_mut().is_elsewhere(call.key, !place.own);
+    let asked = call.request_of(&*place.device, request).await;
+    call.unit.tasks.borrow_mut().is_elsewhere(call.key, false);
+    asked
 }
 
 enum Piece {

@@ -63,7 +63,7 @@ pub(crate) fn execute(call: &Call, data: Bytes) -> Completion<Ran> {
     // would come to light at the next start, when a node that was fenced may write again.
     let task = call.clone();
     let change = Completion::pending(async move { carry_out(&task, &change).await });
-    let under_way = UnderWay::new(call, change);
+    let under_way = UnderWay::new(&call.unit, call.key, change);
     Completion::pending(async move {
         under_way.await?;
         Ok(Good::NOTHING)
@@ -88,7 +88,8 @@ async fn carry_out(call: &Call, change: &Action) -> Result<(), Fault> {
                 }
             }
         }
-        let concerned = unit.ids_of(|ports| effects.aborted.contains(ports));
+        let mut concerned = unit.ids_of(|ports| effects.aborted.contains(ports));
+        concerned.extend(unit.visits_for(&effects.aborted));
         unit.abort(|task| (task.key != call.key && concerned.contains(&task.path)).then_some(Abort::Silent)).running
     };
     // Others may change reservations meanwhile: one of those that are waited for may be about to.

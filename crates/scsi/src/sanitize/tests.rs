@@ -1,7 +1,7 @@
 //! Tests of SANITIZE: what is overwritten, and what is refused meanwhile.
 
 use crate::testing::{Bench, Keeper, LUN0, finish, now, poll};
-use crate::{Ended, Function, Outcome, Status};
+use crate::{Ended, Function, LogicalUnit, Outcome, Status};
 use block::{Error, Kind, Request};
 use std::rc::Rc;
 use std::task::Poll;
@@ -185,6 +185,7 @@ fn a_restart_goes_on_with_it() {
     bench.keeper.run();
     let saved = bench.keeper.saved.borrow().clone().expect("it is kept before it begins");
     bench.memory.held.set(false);
+    assert!(LogicalUnit::goes_on(&saved) && !LogicalUnit::goes_on(&[]));
     let keeper = Rc::new(Keeper::default());
     let restarted = Bench::with(bench.memory.clone(), keeper.clone(), &saved);
     let initiator = restarted.initiator("iqn.a,i,0x1");

@@ -31,7 +31,8 @@ pub enum Verb {
 
 #[derive(Args, Clone)]
 pub struct Common {
-    /// One of calm, crash, deep, wide, sync, error, full, corrupt, metadata, iscsi; by default the seed chooses.
+    /// One of calm, crash, deep, wide, sync, error, full, corrupt, metadata, iscsi, or one of them with snapshots (snap-calm
+    /// and so on), or snap-often; by default the seed chooses.
     #[arg(long)]
     pub profile: Option<String>,
     /// What to test: node, or toy (which is correct and only proves the simulation itself).

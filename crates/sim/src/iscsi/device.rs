@@ -53,12 +53,14 @@ impl BlockDevice for Device {
                 let answer = plan.run(&path, abort).await;
                 let retry = match &answer {
                     Err(error) => !plan.changes && error.kind == Kind::Unavailable,
-                    Ok(Told::Attention) => true,
+                    Ok(Told::Attention | Told::Full) => true,
                     Ok(_) => false,
                 };
                 match answer {
                     _ if retry && tries < TRIES_MAX => {}
-                    Ok(Told::Attention) => return Err(Error::new(Kind::Unavailable, "attentions without end")),
+                    Ok(Told::Attention | Told::Full) => {
+                        return Err(Error::new(Kind::Unavailable, "refused without end"));
+                    }
                     Ok(Told::Good(data)) => return Ok(plan.reply(&request, data, sector)),
                     Err(error) => return Err(error),
                 }
@@ -82,6 +84,8 @@ struct Plan {
 enum Told {
     Good(Vec<u8>),
     Attention,
+    /// There was no room for it: nothing was done.
+    Full,
 }
 
 impl Plan {
@@ -154,7 +158,7 @@ impl Plan {
             loop {
                 match self.ask(path, cdb, Bytes::new(), false).await {
                     Ok(Told::Good(_)) => break,
-                    Ok(Told::Attention) => {}
+                    Ok(Told::Attention | Told::Full) => {}
                     // Flushing again changes nothing.
                     Err(error) if error.kind == Kind::Unavailable => {}
                     Err(error) => return Err(error),
@@ -172,6 +176,7 @@ impl Plan {
             Answer::Status { status: 0, data, .. } => Ok(Told::Good(data)),
             Answer::Status { status: 2, sense, .. } if sense.get(2) == Some(&6) => Ok(Told::Attention),
             Answer::Status { status: 2, sense, .. } => Err(self.error(&sense)),
+            Answer::Status { status: 0x28, .. } => Ok(Told::Full),
             Answer::Status { status, .. } => panic!("status {status:#x} of {:#x}", self.cdb[0]),
         }
     }

@@ -1,7 +1,7 @@
 //! The target's side: the production login, session and device server, with a transport of a few lines.
 
 use super::network::{End, Weather, connect};
-use base::Output;
+use base::{Output, Room};
 use block::BlockDevice;
 use iscsi::{Access, Chosen, Directory, Entropy, Execute, Limits, Login, ManageTag, Next, Secret, Session, Step, Tag};
 use scsi::{Command, Ended, Event, LogicalUnit, Nexus, Outcome, Target, Task};
@@ -21,7 +21,7 @@ struct Everybody;
 
 impl Directory for Everybody {
     fn access(&self, target: &str, _initiator: &str) -> Access {
-        if target == NAME { Access::Granted { chap: None, mutual: None } } else { Access::NotFound }
+        if target == NAME { Access::Granted { target: 1, chap: None, mutual: None } } else { Access::NotFound }
     }
     fn discovery_secrets(&self, _initiator: &str) -> Vec<Secret> {
         Vec::new()
@@ -116,7 +116,7 @@ impl Portal {
         let isid = login.initiator().isid;
         let living = self.take_place_of_others(isid, &notify).await;
         let digests = login.parameters().digests;
-        let limits = Limits { commands: 8, payload_bytes: 256 << 10, single_bytes: 1 << 20 };
+        let limits = Limits { commands: 8, room: Room { payload_bytes: 256 << 10, single_bytes: 1 << 20 } };
         let session = login.accept(1, limits, &mut out);
         send(&end, &mut out, false, false);
         let target = self.target.borrow().clone().expect("a device is served before anybody connects");

@@ -93,6 +93,8 @@ pub struct Model {
     pub under_way: BTreeMap<u64, String>,
     /// The disk's damage when the incarnation began.
     pub damage_before: Damage,
+    /// The metadata store was rebuilt since the last audit.
+    pub was_rebuilt: bool,
     /// The disk is, or has just been, too small.
     pub is_tight: bool,
     pub shutting_down: bool,
@@ -116,6 +118,7 @@ impl Model {
             steps_end: 0,
             under_way: BTreeMap::new(),
             damage_before: Damage::default(),
+            was_rebuilt: false,
             is_tight: false,
             shutting_down: false,
             time: 0,

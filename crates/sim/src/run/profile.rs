@@ -31,8 +31,30 @@ pub struct Profile {
     pub steps_per_round_max: u64,
 }
 
-pub const NAMES: [&str; 10] =
-    ["calm", "crash", "deep", "wide", "sync", "error", "full", "corrupt", "metadata", "iscsi"];
+pub const NAMES: [&str; 19] = [
+    "calm",
+    "crash",
+    "deep",
+    "wide",
+    "sync",
+    "error",
+    "full",
+    "corrupt",
+    "metadata",
+    "iscsi",
+    "snap-calm",
+    "snap-crash",
+    "snap-deep",
+    "snap-sync",
+    "snap-error",
+    "snap-full",
+    "snap-corrupt",
+    "snap-metadata",
+    "snap-often",
+];
+
+/// Of a step to be about snapshots, in the profiles that are one of the others with them.
+const SNAPSHOTS: Chance = Chance::percent(12);
 
 fn crash() -> Profile {
     Profile {
@@ -56,18 +78,11 @@ fn crash() -> Profile {
     }
 }
 
-/// Each of these is one of the others with snapshots, clones, rollbacks and sets along the way.
-pub const WITH_SNAPSHOTS: [&str; 8] =
-    ["snap-calm", "snap-crash", "snap-deep", "snap-sync", "snap-error", "snap-full", "snap-corrupt", "snap-metadata"];
-
 impl Profile {
     pub fn named(name: &str) -> Option<Profile> {
-        if let Some(name) = WITH_SNAPSHOTS.iter().find(|with| **with == name) {
-            return Some(Profile {
-                name,
-                snapshots: Chance::percent(12),
-                ..Profile::named(name.strip_prefix("snap-")?)?
-            });
+        if let Some(of) = name.strip_prefix("snap-").filter(|of| *of != "often") {
+            let name = NAMES.into_iter().find(|with| *with == name)?;
+            return Some(Profile { name, snapshots: SNAPSHOTS, ..Profile::named(of)? });
         }
         let base = crash();
         let profile = match name {
@@ -113,6 +128,14 @@ impl Profile {
                 ..base
             },
             "metadata" => Profile { name: "metadata", loses_metadata: true, ..base },
+            // For short histories that are crashed everywhere: most steps are about snapshots.
+            "snap-often" => Profile {
+                name: "snap-often",
+                snapshots: Chance::percent(60),
+                request_bytes_max: 16 << 10,
+                steps_per_round_max: 60,
+                ..base
+            },
             "iscsi" => Profile { name: "iscsi", over_iscsi: true, rounds_max: 4, steps_per_round_max: 300, ..base },
             _ => return None,
         };

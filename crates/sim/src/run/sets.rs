@@ -5,7 +5,7 @@ use super::snapshots::{answer, begin, free_name, new_cut, note, refused};
 use crate::engine::Node;
 use crate::oracle::snapshots::Presence;
 use crate::rng::Rng;
-use block::{Error, Result};
+use block::{Error, Kind, Result};
 use std::rc::Rc;
 
 /// Steps of a chain of writes.
@@ -35,6 +35,8 @@ pub async fn cut(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
     }
     let give_up = rng.below(100);
     let result = match node.pause(name.clone(), ids.clone()).await {
+        // They did not come to rest in time.
+        Err(error) if error.kind == Kind::Unavailable => return given_up(model, &numbers),
         Err(error) => Err(error),
         Ok(paused) => match give_up {
             // A second later the vDisks go on by themselves.
@@ -56,7 +58,7 @@ pub async fn cut(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
 /// Nothing was cut.
 fn given_up(model: &Shared, numbers: &[usize]) {
     for number in numbers {
-        answer(model, *number, &Err(Error::new(block::Kind::Unavailable, "given up")));
+        answer(model, *number, &Err(Error::new(Kind::Unavailable, "given up")));
         model.borrow_mut().snapshots[*number].entry.presence = Presence::Gone;
     }
 }
@@ -65,7 +67,8 @@ fn given_up(model: &Shared, numbers: &[usize]) {
 fn failed(model: &Shared, numbers: &[usize], error: &Error) {
     let excused = {
         let model = model.borrow();
-        numbers.iter().any(|number| model.excuses(error.kind, model.snapshots[*number].slot, true))
+        let too_late = error.kind == Kind::Unavailable;
+        too_late || numbers.iter().any(|number| model.excuses(error.kind, model.snapshots[*number].slot, true))
     };
     let result: Result<u64> = Err(error.clone());
     numbers.iter().for_each(|number| answer(model, *number, &result));

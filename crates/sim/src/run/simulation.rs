@@ -90,6 +90,7 @@ impl Simulation {
             model.damage_before = self.disk.damage();
             model.under_way.clear();
             model.shutting_down = false;
+            model.was_rebuilt |= recover;
         }
         self.executor.journal.note("open", [u64::from(recover), crash_after.unwrap_or(u64::MAX), 0]);
         self.disk.crash_at(crash_after.map(|count| self.disk.operations() + count));
@@ -130,6 +131,7 @@ impl Simulation {
         let audit = audit::run(self.model.clone(), self.node(), self.floor, self.rng.next_u64());
         self.drive("the audit", audit)?.expect("no crash point is set")?;
         self.floor = Floor::Acknowledged;
+        self.model.borrow_mut().was_rebuilt = false;
         Ok(())
     }
 

@@ -16,27 +16,34 @@
 //! `found` has faults that these tests were not exact enough for at first. Beyond the list: `space` (accounts against a full walk of the map, nothing leaks) and `bounds` (the replay in sum
 //! over many vDisks, punching).
 //!
-//! `overlap` is about two frames that are under way, `kept` is about snapshots and clones.
+//! `overlap` is about two frames that are under way, `kept` about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
+//! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take.
 //!
-//! `notes` is about what front-ends leave in the log; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
+//! `notes` is about what front-ends leave in the log; `order` is about the order of requests and those that nobody waits for; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
 //! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
 //! changes the bytes itself.
 
+mod keeper;
 mod machine;
 mod tap;
 
 mod again;
 mod append;
 mod atomic;
+mod barrier;
 mod bounds;
 mod copies;
+mod cut;
 mod deletion;
+mod family;
 mod fork;
 mod found;
+mod held;
 mod kept;
 mod notes;
 mod old_disk;
+mod order;
 mod overlap;
 mod reclaim;
 mod room;

@@ -21,8 +21,9 @@ impl Vdisk {
                 // The tombstone's group goes last: while any other survives, it must say that they are to go.
                 let last = state.to_rewrite.back().map_or(state.position, |frame| frame.at);
                 let tombstone = tombstone.unwrap_or(last.group);
-                // Groups that this recovery opened are among those that it knows.
-                ids.extend(state.accounts.groups.keys().copied());
+                // Groups that this recovery opened are among those that it knows; those of others are not its to free.
+                let own = state.accounts.groups.iter().filter(|(_, account)| !account.is_foreign());
+                ids.extend(own.map(|(id, _)| *id));
                 ids.sort_unstable();
                 ids.dedup();
                 ids.retain(|id| *id != tombstone);

@@ -1,6 +1,7 @@
 //! What a connection waits for besides its socket, and what it does when that happens.
 
 use super::{Connection, End};
+use crate::frontend::line::GRACE;
 use futures_util::StreamExt;
 use iscsi::{ManageTag, Notice, Tag};
 use scsi::{Ended, Event, Outcome};
@@ -10,8 +11,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use world::{Completion, LocalFuture};
 
-/// How long a session that takes no more commands may take for its last answers.
-const GRACE: Duration = Duration::from_secs(5);
 /// How long an initiator may take to log out when it was asked to. Linux does so at once; others never do.
 const LOGOUT_TIME: Duration = Duration::from_secs(2);
 
@@ -90,7 +89,7 @@ impl Connection {
     fn event(&mut self, event: Event) {
         match event {
             Event::Asynchronous { lun, sense } if self.end.is_none() => {
-                self.session.notify(&Notice::Sense { lun, sense }, &mut self.out);
+                self.session.notify(&Notice::Sense { lun, sense }, &mut self.line.out);
             }
             Event::Asynchronous { .. } => {}
             Event::TaskAborted { tag } => {
@@ -104,20 +103,16 @@ impl Connection {
     fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::GraceIsOver => self.gave_up = true,
-            Signal::Waited => {
-                self.will_complain = false;
-                if self.part.complain(Instant::now()) {
-                    self.complain_later();
-                }
-            }
+            Signal::Waited if self.line.complain(Instant::now()) => self.complain_later(),
+            Signal::Waited => {}
             _ if self.end.is_some() => {}
             Signal::Close => {
                 let seconds = LOGOUT_TIME.as_secs() as u16;
-                self.session.notify(&Notice::RequestLogout { seconds }, &mut self.out);
+                self.session.notify(&Notice::RequestLogout { seconds }, &mut self.line.out);
                 self.events.push(Pending::Signal(Box::pin(tokio::time::sleep(LOGOUT_TIME)), Signal::Overdue));
             }
             Signal::Overdue => {
-                self.session.notify(&Notice::Dropped, &mut self.out);
+                self.session.notify(&Notice::Dropped, &mut self.line.out);
                 self.finish(End::Closed);
             }
             Signal::Drop if self.listed.is_replaced() => {
@@ -126,7 +121,7 @@ impl Connection {
                 self.gave_up = true;
             }
             Signal::Drop => {
-                self.session.notify(&Notice::Dropped, &mut self.out);
+                self.session.notify(&Notice::Dropped, &mut self.line.out);
                 self.finish(End::Dropped);
             }
             Signal::Look => self.look(),
@@ -141,14 +136,14 @@ impl Connection {
 
     fn look(&mut self) {
         use super::timing::Verdict;
-        let waits = !self.out.is_empty() || self.session.waits_for_data();
-        if !self.session.has_room(&self.out) {
+        let waits = !self.line.out.is_empty() || self.session.waits_for_data();
+        if !self.session.has_room(&self.line.out) {
             // Nothing is read from it, so that its silence is ours.
             self.timing.heard = None;
         }
         match self.timing.judge(Instant::now(), waits, self.session.awaits_pong()) {
             Verdict::Alive => {}
-            Verdict::Ask => self.session.ping(&mut self.out),
+            Verdict::Ask => self.session.ping(&mut self.line.out),
             Verdict::Stuck => {
                 self.finish(End::Silent("it took no answers, or did not send what it was asked for"));
                 self.gave_up = true;

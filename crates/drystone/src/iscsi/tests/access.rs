@@ -9,6 +9,9 @@ fn status(answer: &Pdu) -> u16 {
     u16::from_be_bytes([answer.basic[36], answer.basic[37]])
 }
 
+const NAME: &str = "InitiatorName=iqn.2000-01.test:guest";
+const TO_DISK: &str = "TargetName=iqn.2026-11.io.drystone:disk";
+
 fn with_chap() -> IscsiAccess {
     IscsiAccess {
         initiators: Vec::new(),
@@ -59,7 +62,7 @@ fn discovery_tells_what_the_initiator_may_see() {
 
 #[test]
 fn a_portal_on_all_addresses_is_told_by_the_one_that_was_reached() {
-    let server = Running::start(Setup { everywhere: true, access: with_chap(), ..Setup::default() });
+    let server = Running::start(Setup { listen: Some(["0.0.0.0:0"; 2]), access: with_chap(), ..Setup::default() });
     let ports: Vec<u16> = server.portals.iter().map(|portal| portal.port()).collect();
     let reached = std::net::SocketAddr::from(([127, 0, 0, 1], ports[0]));
     // "other" asks nobody for anything, which such a portal does not allow.
@@ -70,6 +73,37 @@ fn a_portal_on_all_addresses_is_told_by_the_one_that_was_reached() {
     ];
     assert_eq!(discover(reached, "iqn.2000-01.test:guest", "All"), expect);
     assert_eq!(status(&Initiator::connect(reached).log_in("other", &[])), 0x0202);
+}
+
+#[test]
+fn discovery_tells_of_portals_that_serve() {
+    let listen = Some(["127.0.0.1:0", "0.0.0.0:0"]);
+    let server = Running::start(Setup { listen, access: with_chap(), ..Setup::default() });
+    let address = |at: usize| format!("TargetAddress=127.0.0.1:{},{}", server.portals[at].port(), at + 1);
+    let disk = [format!("TargetName={PREFIX}disk"), address(0), address(1)];
+    // It asks nobody for anything, so that the second portal does not serve it.
+    let other = [format!("TargetName={PREFIX}other"), address(0)];
+    assert_eq!(discover(server.portals[0], "iqn.2000-01.test:guest", "All"), [&disk[..], &other].concat());
+    assert_eq!(discover(server.portals[1], "iqn.2000-01.test:guest", "All"), disk);
+    let mut own = Initiator::connect(server.portals[0]).logged_in("other", &[]).ready();
+    let pdu = Pdu::new(0x44, 0x80).word(16, 6).word(20, u32::MAX).word(24, own.number);
+    own.send(pdu.data(&super::initiator::text(&["SendTargets="])));
+    assert_eq!(own.receive().pairs(), other);
+}
+
+#[test]
+fn to_other_machines_loopback_is_not_told() {
+    use crate::iscsi::access::{Portal, View};
+    let portal = |listen: &str, group| Portal { listen: listen.parse().expect("an address"), group };
+    let portals = [portal("127.0.0.1:3260", 1), portal("10.0.0.1:3260", 2)];
+    let (names, sessions) = (super::rig::Names::default(), crate::iscsi::Sessions::new());
+    for (reached, told) in [(0, vec![1, 2]), (1, vec![2])] {
+        let (portal, local) = (portals[reached], portals[reached].listen);
+        let view = View { targets: &names, sessions: &sessions, portals: &portals, portal, local, allow_open: true };
+        for target in view.visible("iqn.2000-01.test:guest") {
+            assert_eq!(target.portals.iter().map(|(_, group)| *group).collect::<Vec<_>>(), told);
+        }
+    }
 }
 
 #[test]
@@ -94,6 +128,36 @@ fn chap_lets_in_those_who_know_the_secret() {
     let mut none = Initiator::connect(server.portals[0]);
     assert_eq!(status(&none.log_in("disk", &[])), 0x0201, "who skips it does not get in");
     assert_eq!(server.sessions.list().len(), 2);
+}
+
+#[test]
+fn rules_that_change_during_the_login_count() {
+    let server = Running::start(Setup::default());
+    let set = |access: IscsiAccess| *server.names.0.lock().expect("no panics") = access;
+    let others = || IscsiAccess { initiators: vec!["iqn.2000-01.test:other".to_string()], ..IscsiAccess::default() };
+    let begun = || {
+        let mut slow = Initiator::connect(server.portals[0]);
+        assert_eq!(status(&slow.login(0x81, &[NAME, TO_DISK, "AuthMethod=None"])), 0);
+        slow
+    };
+    for (rules, refused) in [(others(), 0x0202), (with_chap(), 0x0301)] {
+        set(IscsiAccess::default());
+        let mut slow = begun();
+        set(rules);
+        assert_eq!(status(&slow.login(0x87, &[])), refused);
+        assert!(slow.until_closed().is_empty());
+    }
+    // The recovery of the vDisk takes its time.
+    set(IscsiAccess::default());
+    *server.controls.attach_delay.lock().expect("no panics") = Duration::from_millis(500);
+    let mut slow = begun();
+    let pdu = slow.login_pdu(0x87, &[]);
+    slow.send(pdu);
+    std::thread::sleep(Duration::from_millis(200));
+    set(others());
+    assert_eq!(status(&slow.receive()), 0x0202);
+    assert!(slow.until_closed().is_empty());
+    assert!(server.sessions.list().is_empty());
 }
 
 #[test]

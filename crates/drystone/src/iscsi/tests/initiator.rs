@@ -127,10 +127,15 @@ impl Initiator {
         answer
     }
 
-    fn login(&mut self, flags: u8, keys: &[&str]) -> Pdu {
-        let pdu = Pdu::new(0x43, flags).at(8, &self.isid).word(16, 9).at(20, &[0, 1]).word(24, self.number);
-        self.send(pdu.data(&text(keys)));
+    pub fn login(&mut self, flags: u8, keys: &[&str]) -> Pdu {
+        let pdu = self.login_pdu(flags, keys);
+        self.send(pdu);
         self.receive()
+    }
+
+    pub fn login_pdu(&self, flags: u8, keys: &[&str]) -> Pdu {
+        let pdu = Pdu::new(0x43, flags).at(8, &self.isid).word(16, 9).at(20, &[0, 1]).word(24, self.number);
+        pdu.data(&text(keys))
     }
 
     fn entered(&mut self, answer: &Pdu, keys: &[&str]) {

@@ -83,14 +83,15 @@ pub struct Setup {
     pub connections_max: Option<u32>,
     pub timeouts: Option<Timeouts>,
     pub payload_bytes: Option<u64>,
-    /// Listen on all addresses of the machine instead of loopback.
-    pub everywhere: bool,
+    /// Where the two portals listen, if not on loopback.
+    pub listen: Option<[&'static str; 2]>,
 }
 
 pub struct Running {
     pub controls: Arc<Controls>,
     pub portals: Vec<SocketAddr>,
     pub sessions: Arc<Sessions>,
+    pub names: Arc<Names>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -99,10 +100,9 @@ impl Running {
     pub fn start(setup: Setup) -> Running {
         let controls = Controls::new();
         let (workers, mut threads) = Threads::<dyn Units>::start(&controls, |opener| Rc::new(Here(opener)));
-        let listen = if setup.everywhere { "0.0.0.0:0" } else { "127.0.0.1:0" };
-        let listen: SocketAddr = listen.parse().expect("an address");
+        let listen = setup.listen.unwrap_or(["127.0.0.1:0"; 2]);
         let config = IscsiConfig {
-            listen: vec![listen, listen],
+            listen: listen.map(|address| address.parse().expect("an address")).to_vec(),
             connections_max: setup.connections_max.unwrap_or(100),
             ..crate::config::Config::defaults().iscsi
         };
@@ -110,6 +110,7 @@ impl Running {
         let (report, addresses) = std::sync::mpsc::channel();
         let names = Arc::new(Names(Mutex::new(setup.access)));
         let sessions = Sessions::new();
+        let shown = names.clone();
         let listed = sessions.clone();
         let payload_bytes = setup.payload_bytes.unwrap_or(256 << 20);
         threads.push(std::thread::spawn(move || {
@@ -126,7 +127,7 @@ impl Running {
             });
         }));
         let portals = addresses.recv().expect("the server reports");
-        Running { controls, portals, sessions, stop: Some(stop), threads }
+        Running { controls, portals, sessions, names: shown, stop: Some(stop), threads }
     }
 
     /// Asks the server to stop, without waiting.

@@ -72,7 +72,7 @@ fn a_task_tag_in_use_is_refused() {
 
 #[test]
 fn commands_wait_for_room_and_data_goes_on() {
-    let limits = Limits { payload_bytes: 70_000, single_bytes: 70_000, ..Limits::default() };
+    let limits = Limits { room: Room { payload_bytes: 70_000, single_bytes: 70_000 }, ..Limits::default() };
     let mut host = Host::with(&["InitialR2T=No"], limits);
     let data = pattern(65_536);
     let first = host.command(&write(100, 65_536, true, &[]));
@@ -97,7 +97,7 @@ fn commands_wait_for_room_and_data_goes_on() {
 
 #[test]
 fn one_that_is_larger_than_the_room_goes_alone() {
-    let limits = Limits { payload_bytes: 4096, single_bytes: 1 << 20, ..Limits::default() };
+    let limits = Limits { room: Room { payload_bytes: 4096, single_bytes: 1 << 20 }, ..Limits::default() };
     let mut host = Host::with(&[], limits);
     let small = host.run(&read(100, 512));
     assert!(host.send(&read(101, 65_536)).is_empty());
@@ -109,7 +109,7 @@ fn one_that_is_larger_than_the_room_goes_alone() {
 
 #[test]
 fn who_does_not_read_is_not_read_from() {
-    let limits = Limits { payload_bytes: 100_000, ..Limits::default() };
+    let limits = Limits { room: Room { payload_bytes: 100_000, single_bytes: 32 << 20 }, ..Limits::default() };
     let mut host = Host::with(&["MaxRecvDataSegmentLength=65536"], limits);
     let ping = Pdu::new(0x40, 0x80).word(16, 5).word(20, u32::MAX).word(24, 100).data(&[7; 65_536]);
     assert!(host.send(&ping).is_empty());
@@ -389,7 +389,7 @@ proptest! {
 
 #[test]
 fn what_a_command_reads_is_counted_whatever_its_initiator_expects() {
-    let limits = Limits { payload_bytes: 1 << 20, single_bytes: 1 << 20, ..Limits::default() };
+    let limits = Limits { room: Room { payload_bytes: 1 << 20, single_bytes: 1 << 20 }, ..Limits::default() };
     let mut host = Host::with(&[], limits);
     let tag = host.command(&read(100, 512));
     host.session.takes(&tag, 4 << 20);

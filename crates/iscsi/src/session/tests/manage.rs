@@ -76,7 +76,7 @@ fn a_command_whose_data_is_gathered_is_dropped() {
 
 #[test]
 fn commands_that_wait_for_room_end_here() {
-    let limits = Limits { payload_bytes: 512, single_bytes: 512, ..Limits::default() };
+    let limits = Limits { room: Room { payload_bytes: 512, single_bytes: 512 }, ..Limits::default() };
     for by in [1, 2, 5, 6] {
         let mut host = Host::with(&[], limits);
         let first = host.run(&read(100, 512));
@@ -103,7 +103,7 @@ fn commands_that_wait_for_room_end_here() {
 
 #[test]
 fn what_waits_does_not_begin_while_a_function_is_carried_out() {
-    let limits = Limits { payload_bytes: 512, single_bytes: 512, ..Limits::default() };
+    let limits = Limits { room: Room { payload_bytes: 512, single_bytes: 512 }, ..Limits::default() };
     let mut host = Host::with(&[], limits);
     let first = host.run(&read(100, 512));
     assert!(host.send(&read(101, 512)).is_empty(), "no room");

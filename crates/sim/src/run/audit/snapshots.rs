@@ -11,12 +11,13 @@ use block::Kind;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Clones of one verb that was cut off are all there or none is.
+/// Clones of one verb that was cut off are all there or none is. What they have in common is on record only: if that is
+/// lost at the same time, those that were born are there.
 pub fn check_clones(model: &Shared, is_damaged: bool) -> Result<(), String> {
     let mut model = model.borrow_mut();
     for slots in std::mem::take(&mut model.clones) {
         let there = slots.iter().filter(|slot| model.entries[**slot].current().is_some()).count();
-        if there != 0 && there != slots.len() && !is_damaged {
+        if there != 0 && there != slots.len() && !is_damaged && !model.was_rebuilt {
             let names: Vec<_> = slots.iter().map(|slot| model.entries[*slot].current()).collect();
             return Err(format!("of clones made together only some are there: {names:?}"));
         }

@@ -1,0 +1,258 @@
+//! Never: a clone that loses what it began with, whatever becomes of its relatives; space that is not given back when the
+//! last who needs it is gone; half a rollback, or a part of several clones.
+
+use crate::keeper::RETURNS;
+use crate::machine::{Machine, manual};
+use crate::tap::{Fate, Verb};
+use base::{SnapshotId, VdiskId};
+use node::ShardConfig;
+use sim::rng::Rng;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+/// Blocks that every member of the family has.
+const BLOCKS: u64 = 40;
+
+/// Somebody who can be deleted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Member {
+    Vdisk(VdiskId),
+    Snapshot(VdiskId, SnapshotId),
+}
+
+/// A vDisk with two snapshots; a clone of each; a snapshot of the first clone, and a clone of that. By member what it holds.
+fn family(machine: &Machine) -> BTreeMap<Member, Vec<u64>> {
+    let mut members = BTreeMap::new();
+    let tags = |from: u64| (from..from + BLOCKS).collect::<Vec<u64>>();
+    let source = machine.vdisk();
+    machine.write_tags(&source, tags(1000));
+    let first = machine.snapshot(source.id, "first");
+    let mut now = tags(1000);
+    for block in (0..BLOCKS).step_by(3) {
+        machine.write(&source, block, 2000 + block);
+        now[block as usize] = 2000 + block;
+    }
+    let second = machine.snapshot(source.id, "second");
+    members.insert(Member::Snapshot(source.id, first), tags(1000));
+    members.insert(Member::Snapshot(source.id, second), now.clone());
+    machine.trim(&source, 1, 1);
+    members.insert(Member::Vdisk(source.id), [&now[..1], &[0], &now[2..]].concat());
+    let of_second = machine.clone_of(source.id, second, "of-second");
+    members.insert(Member::Vdisk(of_second.id), now);
+    let child = machine.clone_of(source.id, first, "child");
+    let mut now = tags(1000);
+    for block in (0..BLOCKS).step_by(5) {
+        machine.write(&child, block, 3000 + block);
+        now[block as usize] = 3000 + block;
+    }
+    machine.flush(&child);
+    members.insert(Member::Vdisk(child.id), now.clone());
+    let third = machine.snapshot(child.id, "third");
+    members.insert(Member::Snapshot(child.id, third), now.clone());
+    let grandchild = machine.clone_of(child.id, third, "grandchild");
+    machine.write(&grandchild, 7, 4007);
+    machine.flush(&grandchild);
+    now[7] = 4007;
+    members.insert(Member::Vdisk(grandchild.id), now);
+    members
+}
+
+fn check(machine: &Machine, members: &BTreeMap<Member, Vec<u64>>, context: &str) {
+    for (member, tags) in members {
+        let found = match member {
+            Member::Vdisk(id) => {
+                let vdisk = machine.vdisk_by_id(*id).expect("it is whole");
+                machine.assert_online(&vdisk);
+                machine.reads(&vdisk, 0..BLOCKS)
+            }
+            Member::Snapshot(vdisk, id) => machine.read_snapshot(*vdisk, *id, 0..BLOCKS),
+        };
+        assert_eq!(&found, tags, "{context}: {member:?}");
+    }
+}
+
+/// Space comes back at once: no slot is kept for later.
+fn config() -> ShardConfig {
+    let mut config = manual();
+    config.pool.recycled_bytes_max = 0;
+    config
+}
+
+#[test]
+fn a_family_can_go_in_any_order_and_who_stays_stays_whole() {
+    for seed in 0..48 {
+        let mut rng = Rng::new(seed, 0xfa);
+        let machine = Machine::with(config(), seed);
+        let mut members = family(&machine);
+        let mut node = 2;
+        let mut order = String::new();
+        while !members.is_empty() {
+            let all: Vec<Member> = members.keys().copied().collect();
+            let member = *rng.pick(&all).expect("there are some");
+            order += &format!(" {member:?}");
+            match member {
+                Member::Snapshot(vdisk, id) => machine.delete_snapshot(vdisk, id),
+                Member::Vdisk(id) => {
+                    machine.delete(id);
+                    members.retain(|other, _| !matches!(other, Member::Snapshot(vdisk, _) if *vdisk == id));
+                }
+            }
+            members.remove(&member);
+            if rng.below(2) == 0 {
+                machine.settle();
+            }
+            if rng.below(3) == 0 {
+                let way = rng.below(4) as usize;
+                order += &format!(" way {way}");
+                RETURNS[way](&machine, node);
+                node += 1;
+            }
+            check(&machine, &members, &format!("seed {seed}:{order}"));
+        }
+        machine.settle();
+        let (shard, context) = (machine.shard(), format!("seed {seed}:{order}"));
+        assert!(shard.context.references.held_groups().is_empty(), "{context}");
+        assert_eq!((shard.records().len(), shard.context.pool.usage().slots_used), (0, 0), "{context}");
+    }
+}
+
+#[test]
+fn a_crash_anywhere_in_making_clones_leaves_all_or_none() {
+    for at in 0.. {
+        let machine = Machine::new();
+        let vdisk = machine.vdisk();
+        machine.write_tags(&vdisk, 1..=BLOCKS);
+        let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+        dies_at(&machine, at);
+        let names: Vec<String> = ["a", "b", "c"].map(String::from).into();
+        let shard = machine.shard();
+        let done = machine.attempt(async move { shard.clone_snapshot(id, kept, names).await });
+        machine.lose_power();
+        machine.open();
+        let shard = machine.shard();
+        let clones: Vec<_> = shard.records().into_iter().filter(|record| record.id != id).collect();
+        assert!(clones.len() == 3 || clones.is_empty() && done.is_none(), "{at}: {clones:?}");
+        for clone in &clones {
+            let clone = machine.vdisk_by_id(clone.id).expect("it is whole");
+            assert_eq!(machine.reads(&clone, 0..BLOCKS), (1..=BLOCKS).collect::<Vec<u64>>(), "{at}");
+        }
+        // Nothing is left of those that did not come about.
+        machine.settle();
+        let mut known: Vec<VdiskId> = clones.iter().map(|record| record.id).collect();
+        known.push(id);
+        assert!(machine.groups().iter().all(|placed| known.contains(&placed.header.vdisk)), "{at}");
+        if let Some(done) = done {
+            assert_eq!(done.expect("room").len(), 3);
+            assert!(at > 6, "it died before: {at}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn names_that_are_taken_make_no_clone_at_all() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write_tags(&vdisk, 1..=BLOCKS);
+    let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+    for names in [["a", "v"], ["b", "b"]] {
+        let shard = machine.shard();
+        let names = names.map(String::from).into();
+        let refused = machine.run(async move { shard.clone_snapshot(id, kept, names).await });
+        refused.expect_err("the name is taken");
+        assert_eq!(machine.shard().records().len(), 1);
+    }
+    machine.settle();
+    machine.lose_power();
+    assert!(machine.rebuild(2).lost.is_empty());
+    machine.open();
+    assert_eq!(machine.shard().records().len(), 1, "a rebuilt store does not find them either");
+}
+
+/// Dies at the operation of this number, commits of the store included.
+fn dies_at(machine: &Machine, at: i32) {
+    let left = Cell::new(at);
+    machine.tap.set_rule(move |o| {
+        let counts = o.changes() || o.verb == Verb::Commit;
+        left.set(left.get() - i32::from(counts));
+        if counts && left.get() < 0 { Fate::Dies } else { Fate::Happens }
+    });
+}
+
+#[test]
+fn a_crash_anywhere_in_a_rollback_leaves_the_old_or_the_new() {
+    for at in 0.. {
+        let machine = Machine::new();
+        let vdisk = machine.vdisk();
+        machine.write_tags(&vdisk, 1..=BLOCKS);
+        let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+        machine.write_tags(&vdisk, 101..=100 + BLOCKS);
+        machine.write(&vdisk, 300, 9);
+        machine.flush(&vdisk);
+        dies_at(&machine, at);
+        let shard = machine.shard();
+        let done = machine.attempt(async move { shard.rollback(id, kept).await });
+        if done.is_some() {
+            machine.tap.clear();
+            // What comes after it counts, and what came before does not come back.
+            machine.write(&vdisk, 1, 77);
+            machine.flush(&vdisk);
+        }
+        machine.lose_power();
+        machine.open();
+        for round in 0..2 {
+            let vdisk = machine.vdisk();
+            machine.assert_online(&vdisk);
+            let mut new: Vec<u64> = (1..=BLOCKS).chain([0]).collect();
+            let old: Vec<u64> = (101..=100 + BLOCKS).chain([9]).collect();
+            let mut found = machine.reads(&vdisk, 0..BLOCKS);
+            found.push(machine.read(&vdisk, 300));
+            if done.is_some() {
+                new[1] = 77;
+            }
+            assert!(found == new || done.is_none() && found == old, "{at}, round {round}: {found:?}");
+            assert_eq!(machine.read_snapshot(id, kept, 0..BLOCKS), (1..=BLOCKS).collect::<Vec<u64>>(), "{at}");
+            machine.settle();
+            machine.kill();
+            assert!(machine.rebuild(2 + round).lost.is_empty());
+            machine.open();
+        }
+        if let Some(done) = done {
+            done.expect("nobody is connected");
+            assert!(at > 4, "it died before: {at}");
+            return;
+        }
+    }
+}
+
+/// Deeper than anybody's: reading costs no more, and the middle may go.
+#[test]
+fn clones_of_clones_hold_what_they_need_without_those_between() {
+    let machine = Machine::with(config(), 5);
+    let mut vdisk = machine.vdisk();
+    machine.write_tags(&vdisk, 1..=BLOCKS);
+    let mut expected: Vec<u64> = (1..=BLOCKS).collect();
+    for depth in 0..12 {
+        let kept = machine.snapshot(vdisk.id, "s");
+        let clone = machine.clone_of(vdisk.id, kept, &format!("depth-{depth}"));
+        machine.write(&clone, depth, 500 + depth);
+        expected[depth as usize] = 500 + depth;
+        machine.flush(&clone);
+        machine.delete(vdisk.id);
+        vdisk = clone;
+        if depth % 4 == 3 {
+            machine.settle();
+            machine.kill();
+            assert!(machine.rebuild(2 + depth as u16).lost.is_empty());
+            machine.open();
+            vdisk = machine.vdisk_by_id(vdisk.id).expect("whole");
+        }
+        assert_eq!(machine.reads(&vdisk, 0..BLOCKS), expected, "depth {depth}");
+    }
+    // Written over altogether it needs nobody any more.
+    machine.write_tags(&vdisk, 701..=700 + BLOCKS);
+    (0..3).for_each(|_| machine.settle());
+    let groups = machine.groups();
+    assert!(groups.iter().all(|placed| placed.header.vdisk == vdisk.id), "{groups:?}");
+    assert!(machine.shard().context.references.held_groups().is_empty());
+}

@@ -1,0 +1,280 @@
+//! What snapshots and clones hold against a full walk of every map on the disk, and what they show against full copies, under
+//! random work, failing syncs and crashes.
+
+use crate::keeper::RETURNS;
+use crate::machine::{Machine, manual};
+use crate::tap::{Fate, Verb};
+use base::units::{BLOCK, KIB, MIB};
+use base::{GroupId, SnapshotId, VdiskId};
+use node::ShardConfig;
+use sim::rng::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use vdisk::Vdisk;
+
+const BLOCKS: u64 = 300;
+const VDISKS_MAX: usize = 5;
+const SNAPSHOTS_MAX: usize = 4;
+
+/// By block its tag; 0: reads as zeros.
+type Content = Vec<u64>;
+
+struct Subject {
+    id: VdiskId,
+    now: Content,
+    snapshots: Vec<(SnapshotId, Content)>,
+}
+
+struct History {
+    machine: Machine,
+    rng: Rng,
+    subjects: Vec<Subject>,
+    next: u64,
+    node: u16,
+    context: String,
+}
+
+fn mapped(content: &Content) -> u64 {
+    content.iter().filter(|tag| **tag != 0).count() as u64 * BLOCK
+}
+
+impl History {
+    fn new(seed: u64) -> History {
+        let mut rng = Rng::new(seed, 0x4e1d);
+        let machine = Machine::with(config(&mut rng), seed);
+        let id = machine.id("v");
+        let subject = Subject { id, now: vec![0; BLOCKS as usize], snapshots: Vec::new() };
+        History { machine, rng, subjects: vec![subject], next: 1, node: 2, context: format!("seed {seed}") }
+    }
+
+    fn vdisk(&self, index: usize) -> Rc<Vdisk> {
+        self.machine.vdisk_by_id(self.subjects[index].id).expect("good")
+    }
+
+    fn any(&mut self) -> usize {
+        self.rng.below(self.subjects.len() as u64) as usize
+    }
+
+    /// A vDisk and one of its snapshots.
+    fn any_snapshot(&mut self) -> Option<(usize, usize)> {
+        let index = self.any();
+        let count = self.subjects[index].snapshots.len() as u64;
+        (count > 0).then(|| (index, self.rng.below(count) as usize))
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn step(&mut self) {
+        let index = self.any();
+        match self.rng.below(100) {
+            0..40 => self.write(index),
+            40..50 => self.trim(index),
+            50..62 => self.snapshot(index),
+            62..68 => self.delete_snapshot(),
+            68..74 => self.clone_one(),
+            74..78 => self.roll_back(),
+            78..81 => self.delete(index),
+            81..85 => self.fail_sync(index),
+            85..90 => self.restart(),
+            _ => self.check_held(),
+        }
+        self.check_live();
+    }
+
+    fn write(&mut self, index: usize) {
+        let count = self.rng.between(1, 20);
+        let end = if self.rng.below(2) == 0 { BLOCKS / 10 } else { BLOCKS };
+        let first = self.rng.below(end.saturating_sub(count).max(1));
+        let tags: Vec<u64> = (0..count).map(|_| self.fresh()).collect();
+        self.machine.try_write(&self.vdisk(index), first, &tags).expect("it lives").expect("room");
+        for (block, tag) in (first..).zip(tags) {
+            self.subjects[index].now[block as usize] = tag;
+        }
+    }
+
+    fn trim(&mut self, index: usize) {
+        let count = self.rng.between(1, 60);
+        let first = self.rng.below(BLOCKS - count);
+        self.machine.trim(&self.vdisk(index), first, count);
+        self.subjects[index].now[first as usize..(first + count) as usize].fill(0);
+    }
+
+    fn snapshot(&mut self, index: usize) {
+        if self.subjects[index].snapshots.len() < SNAPSHOTS_MAX {
+            let name = format!("s{}", self.fresh());
+            let id = self.machine.snapshot(self.subjects[index].id, &name);
+            let content = self.subjects[index].now.clone();
+            self.subjects[index].snapshots.push((id, content));
+        }
+    }
+
+    fn delete_snapshot(&mut self) {
+        if let Some((index, number)) = self.any_snapshot() {
+            let (id, _) = self.subjects[index].snapshots.remove(number);
+            self.machine.delete_snapshot(self.subjects[index].id, id);
+        }
+    }
+
+    fn clone_one(&mut self) {
+        if self.subjects.len() < VDISKS_MAX
+            && let Some((index, number)) = self.any_snapshot()
+        {
+            let (name, (id, content)) = (format!("c{}", self.fresh()), self.subjects[index].snapshots[number].clone());
+            let made = self.machine.clone_of(self.subjects[index].id, id, &name);
+            self.subjects.push(Subject { id: made.id, now: content, snapshots: Vec::new() });
+        }
+    }
+
+    fn roll_back(&mut self) {
+        if let Some((index, number)) = self.any_snapshot() {
+            let (shard, id) = (self.machine.shard(), self.subjects[index].id);
+            let (snapshot, content) = self.subjects[index].snapshots[number].clone();
+            self.machine.run(async move { shard.rollback(id, snapshot).await }).expect("nobody is connected");
+            self.subjects[index].now = content;
+        }
+    }
+
+    fn delete(&mut self, index: usize) {
+        if self.subjects.len() > 1 {
+            let subject = self.subjects.swap_remove(index);
+            self.machine.delete(subject.id);
+        }
+    }
+
+    fn fail_sync(&mut self, index: usize) {
+        let mut left = 1;
+        self.machine.tap.set_rule(move |operation| {
+            let fails = operation.verb == Verb::Sync && operation.is_slab() && left > 0;
+            left -= i32::from(fails);
+            if fails { Fate::Fails } else { Fate::Happens }
+        });
+        self.write(index);
+        self.machine.flush(&self.vdisk(index));
+        (0..self.subjects.len()).for_each(|other| self.machine.flush(&self.vdisk(other)));
+        self.machine.tap.clear();
+        // Groups on a slab that failed are marked free by the next start.
+        let way = *self.rng.pick(&[0, 2, 3]).expect("three");
+        self.come_back(way);
+    }
+
+    fn restart(&mut self) {
+        (0..self.subjects.len()).for_each(|index| self.machine.flush(&self.vdisk(index)));
+        let way = self.rng.below(4) as usize;
+        self.come_back(way);
+    }
+
+    fn come_back(&mut self, way: usize) {
+        RETURNS[way](&self.machine, self.node);
+        self.node += 1;
+        self.check_content();
+    }
+
+    fn check_live(&self) {
+        for (index, subject) in self.subjects.iter().enumerate() {
+            let vdisk = self.vdisk(index);
+            self.machine.assert_online(&vdisk);
+            assert_eq!(vdisk.space().mapped_bytes, mapped(&subject.now), "{}: {}", self.context, subject.id);
+            let listed = vdisk.snapshots();
+            assert_eq!(listed.len(), subject.snapshots.len(), "{}: {}", self.context, subject.id);
+            for (info, (id, content)) in listed.iter().zip(&subject.snapshots) {
+                assert_eq!((info.id, info.mapped_bytes), (*id, mapped(content)), "{}: {}", self.context, subject.id);
+            }
+        }
+    }
+
+    fn check_content(&self) {
+        for (index, subject) in self.subjects.iter().enumerate() {
+            assert_eq!(
+                self.machine.reads(&self.vdisk(index), 0..BLOCKS),
+                subject.now,
+                "{}: {}",
+                self.context,
+                subject.id
+            );
+            for (id, content) in &subject.snapshots {
+                let found = self.machine.read_snapshot(subject.id, *id, 0..BLOCKS);
+                assert_eq!(&found, content, "{}: {} of {}", self.context, id, subject.id);
+            }
+        }
+    }
+
+    /// Once all is settled, every map that there is has been stored: what is held is what they reach, and nothing else is left.
+    fn check_held(&self) {
+        (0..2).for_each(|_| self.machine.settle());
+        let machine = &self.machine;
+        let (mut held, mut needed) = (BTreeSet::new(), BTreeSet::new());
+        for (index, subject) in self.subjects.iter().enumerate() {
+            let record = machine.checkpoint_record(&self.vdisk(index));
+            let records = machine.shard().records();
+            let hint = records.iter().find(|other| other.id == subject.id).and_then(|record| record.checkpoint);
+            let here = hint.expect("a checkpoint was taken").group;
+            let reached = machine.walk(&record);
+            let data: u64 = reached.values().map(|(data, _)| u64::from(*data)).sum();
+            assert_eq!(data, mapped(&subject.now), "{}: {}", self.context, subject.id);
+            let counted = record.groups.iter().filter(|entry| entry.data + entry.pages > 0);
+            let counted: BTreeMap<GroupId, (u32, u32)> =
+                counted.map(|entry| (entry.group, (entry.data, entry.pages))).collect();
+            assert_eq!(counted, reached, "{}: the accounts of {}", self.context, subject.id);
+            let foreign = record.groups.iter().filter(|entry| entry.len == 0).map(|entry| entry.group);
+            held.extend(foreign.filter(|group| reached.contains_key(group)));
+            needed.extend(reached.into_keys());
+            for (entry, (id, content)) in record.snapshots.iter().zip(&subject.snapshots) {
+                let kept = vdisk::log::CheckpointRecord { root: entry.root, height: entry.height, ..record.clone() };
+                let reached = machine.walk(&kept);
+                let data: u64 = reached.values().map(|(data, _)| u64::from(*data)).sum();
+                let context = format!("{}: {id} of {}", self.context, subject.id);
+                assert_eq!((entry.record.id, entry.mapped_bytes, data), (*id, data, mapped(content)), "{context}");
+                let own_record = entry.place.map_or(here, |place| place.group);
+                held.extend(reached.keys().copied().chain([own_record]));
+                needed.extend(reached.into_keys().chain([own_record]));
+            }
+        }
+        assert_eq!(machine.shard().context.references.held_groups(), held, "{}", self.context);
+        self.check_left(&needed);
+    }
+
+    /// Groups of vDisks that are gone are those that are needed, and one with the tombstone for each such vDisk.
+    fn check_left(&self, needed: &BTreeSet<GroupId>) {
+        let is_here = |id: VdiskId| self.subjects.iter().any(|subject| subject.id == id);
+        let mut left: BTreeMap<VdiskId, (usize, usize)> = BTreeMap::new();
+        for placed in self.machine.groups().into_iter().filter(|placed| !is_here(placed.header.vdisk)) {
+            let (of_use, others) = left.entry(placed.header.vdisk).or_default();
+            let count = if needed.contains(&placed.header.group) { of_use } else { others };
+            *count += 1;
+        }
+        for (vdisk, (of_use, others)) in left {
+            assert!(of_use > 0 && others <= 1, "{}: {vdisk} has left {of_use} and {others}", self.context);
+        }
+    }
+}
+
+fn config(rng: &mut Rng) -> ShardConfig {
+    let mut config = manual();
+    config.pool.slots_per_slab_max = *rng.pick(&[8, 256]).expect("two");
+    config.pool.recycled_bytes_max = 0;
+    config.settings.map_bytes_max = *rng.pick(&[16 * KIB, 64 * MIB]).expect("two");
+    if rng.below(2) == 0 {
+        // On its own: checkpoints and re-packing as they fall due.
+        config.settings.space_slack_bytes = 128 * KIB;
+        config.settings.checkpoint_log_bytes_min = 256 * KIB;
+        config.settings.checkpoint_log_bytes_max = MIB;
+        config.settings.unsynced_age_ns_max = 1_000_000;
+    }
+    config
+}
+
+#[test]
+fn what_is_held_is_what_a_walk_of_all_maps_reaches() {
+    for seed in 0..16 {
+        let mut history = History::new(seed);
+        for step in 0..90 {
+            history.context = format!("seed {seed}, step {step}");
+            history.step();
+        }
+        history.check_held();
+        history.check_content();
+    }
+}
