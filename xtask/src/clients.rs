@@ -5,6 +5,7 @@ mod limits;
 mod rude;
 mod tls;
 mod tools;
+mod vms;
 
 pub use tools::sparse_file;
 
@@ -56,6 +57,7 @@ pub fn run(options: &Options) -> Result<Done> {
             ("rude", rude::CHECKS),
             ("lifecycle", lifecycle::CHECKS),
             ("limits", limits::CHECKS),
+            ("vms", vms::CHECKS),
             ("tls", tls::CHECKS),
         ]);
     }

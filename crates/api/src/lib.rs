@@ -23,4 +23,5 @@ pub use router::{Settings, router};
 pub use routes::data::ZeroRange;
 pub use routes::iscsi::SetInitiators;
 pub use routes::vdisks::PatchVdisk;
+pub use routes::vms::PatchVm;
 pub use server::serve;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// JSON bodies are a handful of fields; anything longer is a mistake.
-pub const JSON_BYTES_MAX: usize = 64 << 10;
+/// JSON bodies are a handful of fields, or a thousand names of clones: 66 KB. Anything longer is a mistake.
+pub const JSON_BYTES_MAX: usize = 128 << 10;
 
 /// Memory for transfers under way, bytes: four clients with four 32 MiB requests each wait for each other rather than
 /// take what the engine has. Not below one transfer.
@@ -35,3 +35,6 @@ pub const HEADERS_MAX: usize = 64;
 
 /// vDisks on a page when the client does not say.
 pub const LIST_LIMIT_DEFAULT: u32 = 100;
+
+/// Ranges on a page of a comparison when the client does not say.
+pub const CHANGES_LIMIT_DEFAULT: u32 = 1_000;

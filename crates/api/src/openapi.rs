@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers; its twin is docs/openapi.json.
 
 use crate::problem::Problem;
-use crate::routes::{data, iscsi, node, vdisks};
+use crate::routes::{data, iscsi, node, snapshots, vdisks, vms};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -15,6 +15,10 @@ use utoipa::{Modify, OpenApi};
     servers((url = "http://127.0.0.1:7480")),
     paths(
         vdisks::list, vdisks::create, vdisks::show, vdisks::patch, vdisks::delete,
+        snapshots::list, snapshots::create, snapshots::delete, snapshots::make_clones, snapshots::roll_back,
+        snapshots::changes,
+        vms::list, vms::create, vms::show, vms::patch, vms::delete, vms::attach, vms::detach, vms::snapshots, vms::snapshot,
+        vms::delete_snapshot, vms::make_clones, vms::roll_back,
         data::read, data::write, data::write_zeroes, data::flush, data::extents,
         iscsi::targets, iscsi::target, iscsi::set_access, iscsi::groups, iscsi::create_group, iscsi::set_group,
         iscsi::delete_group, iscsi::sessions, iscsi::drop_session, iscsi::portals,
@@ -25,6 +29,8 @@ use utoipa::{Modify, OpenApi};
     security(("bearer" = [])),
     tags(
         (name = "vdisks", description = "Thin virtual disks"),
+        (name = "snapshots", description = "Snapshots of vDisks, clones, what changed"),
+        (name = "vms", description = "VMs: named sets of vDisks"),
         (name = "data", description = "Their bytes, for import and export"),
         (name = "iscsi", description = "Who may use vDisks over iSCSI, and who does"),
         (name = "node", description = "The controller itself"),

@@ -70,12 +70,13 @@ fn seconds(ns: u64) -> f64 {
 
 fn vdisks(page: &mut Page, vdisks: &[VdiskMetrics]) {
     type Read = fn(&VdiskMetrics) -> u64;
-    let gauges: [(&str, &str, Read); 6] = [
+    let gauges: [(&str, &str, Read); 7] = [
         ("drystone_vdisk_size_bytes", "Size that the client sees.", |vdisk| vdisk.size_bytes),
         ("drystone_vdisk_mapped_bytes", "Bytes of the address space that hold data.", |vdisk| vdisk.mapped_bytes),
         ("drystone_vdisk_stored_bytes", "Bytes that its extent groups take on disk.", |vdisk| vdisk.stored_bytes),
         ("drystone_vdisk_connections", "NBD connections and iSCSI sessions.", |vdisk| vdisk.connections.into()),
         ("drystone_vdisk_iscsi_sessions", "iSCSI sessions.", |vdisk| vdisk.iscsi_sessions.into()),
+        ("drystone_vdisk_snapshots", "Snapshots of it.", |vdisk| vdisk.snapshots.into()),
         ("drystone_vdisk_in_flight", "Requests taken and not yet answered.", |vdisk| vdisk.in_flight.into()),
     ];
     for (name, help, read) in gauges {
@@ -171,7 +172,7 @@ fn engine_counters(engine: &EngineMetrics) -> [Single; 12] {
     ]
 }
 
-fn engine_gauges(engine: &EngineMetrics) -> [Single; 12] {
+fn engine_gauges(engine: &EngineMetrics) -> [Single; 13] {
     [
         ("drystone_log_bytes", "Log that a crash now would replay.", engine.log_bytes),
         ("drystone_map_cache_bytes", "Memory of cached map pages.", engine.map_cache_bytes),
@@ -179,6 +180,7 @@ fn engine_gauges(engine: &EngineMetrics) -> [Single; 12] {
         ("drystone_slabs_poisoned", "Slabs whose sync failed.", engine.slabs_poisoned),
         ("drystone_groups_quarantined", "Extent groups that nobody knows.", engine.groups_quarantined),
         ("drystone_connections", "NBD connections and iSCSI sessions.", engine.connections),
+        ("drystone_vms", "VMs, templates among them.", engine.vms),
         ("drystone_iscsi_sessions", "iSCSI sessions.", engine.iscsi_sessions),
         ("drystone_memory_budget_bytes", "Memory that may be used.", engine.memory_budget_bytes),
         ("drystone_memory_used_bytes", "Memory that is used.", engine.memory_used_bytes),

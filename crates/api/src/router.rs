@@ -3,7 +3,7 @@
 use crate::auth::{Token, require_token};
 use crate::limits::TRANSFERS_BYTES_MAX;
 use crate::problem::{self, Problem};
-use crate::routes::{data, iscsi, node, vdisks};
+use crate::routes::{data, iscsi, node, snapshots, vdisks, vms};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -43,6 +43,19 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/vdisks/{name}/zeroes", post(data::write_zeroes))
         .route("/api/v1/vdisks/{name}/flush", post(data::flush))
         .route("/api/v1/vdisks/{name}/extents", get(data::extents))
+        .route("/api/v1/vdisks/{name}/snapshots", get(snapshots::list).post(snapshots::create))
+        .route("/api/v1/vdisks/{name}/snapshots/{snapshot}", delete(snapshots::delete))
+        .route("/api/v1/vdisks/{name}/clones", post(snapshots::make_clones))
+        .route("/api/v1/vdisks/{name}/rollback", post(snapshots::roll_back))
+        .route("/api/v1/vdisks/{name}/changes", get(snapshots::changes))
+        .route("/api/v1/vms", get(vms::list).post(vms::create))
+        .route("/api/v1/vms/{name}", get(vms::show).patch(vms::patch).delete(vms::delete))
+        .route("/api/v1/vms/{name}/vdisks", post(vms::attach))
+        .route("/api/v1/vms/{name}/vdisks/{label}", delete(vms::detach))
+        .route("/api/v1/vms/{name}/snapshots", get(vms::snapshots).post(vms::snapshot))
+        .route("/api/v1/vms/{name}/snapshots/{snapshot}", delete(vms::delete_snapshot))
+        .route("/api/v1/vms/{name}/clones", post(vms::make_clones))
+        .route("/api/v1/vms/{name}/rollback", post(vms::roll_back))
         .route("/api/v1/vdisks/{name}/iscsi", get(iscsi::target).patch(iscsi::set_access))
         .route("/api/v1/iscsi/targets", get(iscsi::targets))
         .route("/api/v1/iscsi/groups", get(iscsi::groups).post(iscsi::create_group))

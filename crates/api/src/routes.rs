@@ -3,4 +3,6 @@
 pub mod data;
 pub mod iscsi;
 pub mod node;
+pub mod snapshots;
 pub mod vdisks;
+pub mod vms;

@@ -59,6 +59,11 @@ id_from_node_and_counter!(
     "s"
 );
 id_from_node_and_counter!(
+    /// A VM: a named set of vDisks. From the same numbers as vDisks.
+    VmId,
+    "m"
+);
+id_from_node_and_counter!(
     /// An extent group.
     GroupId,
     "g"

@@ -14,6 +14,6 @@ pub mod units;
 
 pub use buffer::AlignedBuffer;
 pub use cursor::{Reader, Truncated, Writer};
-pub use id::{DiskId, Epoch, GroupId, Sequence, SnapshotId, VdiskId};
+pub use id::{DiskId, Epoch, GroupId, Sequence, SnapshotId, VdiskId, VmId};
 pub use output::Output;
 pub use payload::{Held, Room};

@@ -81,6 +81,110 @@ impl Error {
         )
     }
 
+    pub fn no_snapshot(vdisk: &str, name: &str) -> Self {
+        let text =
+            format!("vDisk {vdisk:?} has no snapshot {name:?}; `drystone vdisk snapshots {vdisk}` shows those it has");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn snapshot_exists(vdisk: &str, name: &str) -> Self {
+        let text = format!(
+            "vDisk {vdisk:?} has a snapshot {name:?} already; choose another name, or delete that one first \
+             (`drystone vdisk snapshot-delete {vdisk} {name}`)"
+        );
+        Error::new(Kind::Exists, text)
+    }
+
+    pub fn snapshot_busy(vdisk: &str, name: &str, connections: u32) -> Self {
+        let clients = if connections == 1 { "client reads" } else { "clients read" };
+        let text = format!(
+            "{connections} {clients} snapshot {name:?} of vDisk {vdisk:?}; disconnect first, or use --force (force=true)"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
+    pub fn has_snapshots(vdisk: &str, count: usize) -> Self {
+        let snapshots = if count == 1 { "snapshot" } else { "snapshots" };
+        Error::invalid(format!(
+            "vDisk {vdisk:?} has {count} {snapshots}, which would go with it; delete them first, or say --snapshots (snapshots=true)"
+        ))
+    }
+
+    pub fn rollback_while_connected(vdisk: &str, connections: u32) -> Self {
+        let clients = if connections == 1 { "client is" } else { "clients are" };
+        let text = format!(
+            "{connections} {clients} connected to vDisk {vdisk:?}; a rollback would change its content under them: stop the VM first"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
+    pub fn no_vm(name: &str) -> Self {
+        Error::new(Kind::NotFound, format!("there is no VM {name:?}; `drystone vm list` shows those there are"))
+    }
+
+    pub fn vm_exists(name: &str) -> Self {
+        let text = format!("a VM {name:?} exists already; choose another name, or delete that one first");
+        Error::new(Kind::Exists, text)
+    }
+
+    pub fn no_vm_snapshot(vm: &str, name: &str) -> Self {
+        let text = format!("VM {vm:?} has no snapshot {name:?}; `drystone vm snapshots {vm}` shows those it has");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn vm_snapshot_exists(vm: &str, name: &str) -> Self {
+        let text = format!(
+            "VM {vm:?} has a snapshot {name:?} already; choose another name, or delete that one first \
+             (`drystone vm snapshot-delete {vm} {name}`)"
+        );
+        Error::new(Kind::Exists, text)
+    }
+
+    pub fn vm_has_snapshots(vm: &str, vdisk: &str, count: usize) -> Self {
+        let snapshots = if count == 1 { "snapshot" } else { "snapshots" };
+        Error::invalid(format!(
+            "the vDisk {vdisk:?} of VM {vm:?} has {count} {snapshots}, which would go with it; delete them first, say \
+             --snapshots (snapshots=true), or keep the vDisks (--keep-vdisks, keep_vdisks=true)"
+        ))
+    }
+
+    pub fn label_exists(vm: &str, label: &str) -> Self {
+        let text = format!("VM {vm:?} has a vDisk that it calls {label:?} already; choose another label");
+        Error::new(Kind::Exists, text)
+    }
+
+    pub fn no_label(vm: &str, label: &str) -> Self {
+        let text =
+            format!("VM {vm:?} has no vDisk that it calls {label:?}; `drystone vm show {vm}` shows those it has");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn belongs_to_vm(vdisk: &str, vm: &str) -> Self {
+        Error::invalid(format!(
+            "vDisk {vdisk:?} belongs to VM {vm:?}; detach it first (`drystone vm detach`), or use the verbs on the VM"
+        ))
+    }
+
+    pub fn is_template(vm: &str) -> Self {
+        let text = format!(
+            "VM {vm:?} is a template: clone it (`drystone vm clone {vm} NAME`), or make it a VM again \
+             (`drystone vm template {vm} off`)"
+        );
+        Error::new(Kind::ReadOnly, text)
+    }
+
+    pub fn has_no_vdisks(vm: &str) -> Self {
+        Error::invalid(format!("VM {vm:?} has no vDisks; attach some first (`drystone vm attach {vm} VDISK`)"))
+    }
+
+    /// Of the snapshot of a vDisk.
+    pub fn part_of_vm_snapshot(vdisk: &str, name: &str, vm: &str) -> Self {
+        Error::invalid(format!(
+            "snapshot {name:?} of vDisk {vdisk:?} is a part of a snapshot of VM {vm:?}; delete that one \
+             (`drystone vm snapshot-delete {vm} {name}`)"
+        ))
+    }
+
     pub fn read_only(name: &str) -> Self {
         Error::new(
             Kind::ReadOnly,

@@ -10,9 +10,12 @@ mod metrics;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod rules;
+mod snapshot;
 mod status;
+pub mod utc;
 mod vdisk;
 mod verbs;
+mod vm;
 
 pub use error::{Error, Kind, Result};
 pub use iscsi::{
@@ -22,8 +25,12 @@ pub use iscsi::{
 pub use metrics::{
     BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, VdiskMetrics,
 };
+pub use snapshot::{Change, ChangesPage, CreateSnapshot, ListChanges, MakeClones, RollBack, RolledBack, SnapshotInfo};
 pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
 };
-pub use vdisk::{CreateVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
-pub use verbs::{Control, ControlFuture, IscsiControl};
+pub use vdisk::{CreateVdisk, DeleteVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
+pub use verbs::{Control, ControlFuture, IscsiControl, SnapshotControl, VmControl};
+pub use vm::{
+    AttachVdisk, CreateVm, DeleteVm, ListVms, NewVmVdisk, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, VmVdisk,
+};

@@ -35,6 +35,8 @@ pub struct VdiskMetrics {
     pub connections: u32,
     /// Those of them that are iSCSI sessions.
     pub iscsi_sessions: u32,
+    /// Snapshots of it.
+    pub snapshots: u32,
     /// Requests taken and not yet answered.
     pub in_flight: u32,
     /// One entry for each kind that occurred.
@@ -157,6 +159,8 @@ pub struct EngineMetrics {
     pub connections: u64,
     /// The same, since the start.
     pub connections_accepted: u64,
+    /// Gauge: VMs, templates among them.
+    pub vms: u64,
     /// Gauge: iSCSI sessions.
     pub iscsi_sessions: u64,
     /// iSCSI sessions since the start.

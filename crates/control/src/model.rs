@@ -3,11 +3,13 @@
 //! Blocks of 4 KiB in a map; a missing one reads as zeros. Faults are asked for through [`Model::fail_next`].
 
 mod iscsi;
+mod snapshots;
+mod vms;
 
 use crate::{
-    Control, ControlFuture, CreateVdisk, Error, Extent, ExtentPage, Health, IscsiControl, Kind, ListVdisks,
-    MemoryStatus, Metrics, NodeStatus, Result, SetVdisk, VdiskCounts, VdiskInfo, VdiskMetrics, VdiskPage, VdiskState,
-    rules,
+    Control, ControlFuture, CreateVdisk, DeleteVdisk, Error, Extent, ExtentPage, Health, IscsiControl, Kind,
+    ListVdisks, MemoryStatus, Metrics, NodeStatus, Result, SetVdisk, SnapshotControl, VdiskCounts, VdiskInfo,
+    VdiskMetrics, VdiskPage, VdiskState, VmControl, rules,
 };
 use base::units::BLOCK;
 use bytes::{Bytes, BytesMut};
@@ -31,6 +33,8 @@ struct State {
     health: Option<Health>,
     failures: VecDeque<(Verb, Error)>,
     iscsi: iscsi::Iscsi,
+    vms: BTreeMap<String, vms::Vm>,
+    sets: Vec<vms::Set>,
 }
 
 /// The verbs that can be made to fail.
@@ -43,9 +47,12 @@ pub enum Verb {
     Delete,
 }
 
+type Blocks = BTreeMap<u64, Vec<u8>>;
+
 struct Vdisk {
     info: VdiskInfo,
-    blocks: BTreeMap<u64, Vec<u8>>,
+    blocks: Blocks,
+    snapshots: Vec<snapshots::Snapshot>,
 }
 
 impl Model {
@@ -90,9 +97,8 @@ impl State {
         if self.vdisks.contains_key(&request.name) {
             return Err(Error::exists(&request.name));
         }
-        self.born += 1;
         let info = VdiskInfo {
-            id: format!("v1.{:x}", self.born),
+            id: format!("v1.{:x}", self.next_number()),
             name: request.name.clone(),
             size_bytes: request.size_bytes,
             sector_bytes: request.sector_bytes,
@@ -105,8 +111,14 @@ impl State {
             shard: 0,
             epoch: 1,
         };
-        self.vdisks.insert(request.name, Vdisk { info: info.clone(), blocks: BTreeMap::new() });
+        let vdisk = Vdisk { info: info.clone(), blocks: BTreeMap::new(), snapshots: Vec::new() };
+        self.vdisks.insert(request.name, vdisk);
         Ok(info)
+    }
+
+    fn next_number(&mut self) -> u32 {
+        self.born += 1;
+        self.born
     }
 
     fn list(&mut self, request: ListVdisks) -> Result<VdiskPage> {
@@ -131,10 +143,15 @@ impl State {
         Ok(info)
     }
 
-    fn delete(&mut self, name: &str, force: bool) -> Result<()> {
+    fn delete(&mut self, name: &str, delete: DeleteVdisk) -> Result<()> {
         self.due(Verb::Delete)?;
-        let connections = self.vdisk(name)?.info.connections;
-        if connections > 0 && !force {
+        self.check_belongs_to_none(name)?;
+        let vdisk = self.vdisk(name)?;
+        if !vdisk.snapshots.is_empty() && !delete.snapshots {
+            return Err(Error::has_snapshots(name, vdisk.snapshots.len()));
+        }
+        let connections = vdisk.info.connections;
+        if connections > 0 && !delete.force {
             return Err(Error::busy(name, connections));
         }
         self.vdisks.remove(name);
@@ -143,6 +160,11 @@ impl State {
 }
 
 impl Vdisk {
+    fn set_read_only(&mut self, read_only: bool) {
+        self.info.read_only = read_only;
+        self.info.state = if read_only { VdiskState::ReadOnly } else { VdiskState::Online };
+    }
+
     fn writable(&self) -> Result<()> {
         if self.info.read_only { Err(Error::read_only(&self.info.name)) } else { Ok(()) }
     }
@@ -253,17 +275,17 @@ impl Control for Model {
     }
 
     fn set_vdisk<'a>(&'a self, name: &'a str, set: SetVdisk) -> ControlFuture<'a, VdiskInfo> {
-        ready(self.lock().vdisk(name).map(|vdisk| {
-            if let Some(read_only) = set.read_only {
-                vdisk.info.read_only = read_only;
-                vdisk.info.state = if read_only { VdiskState::ReadOnly } else { VdiskState::Online };
-            }
-            vdisk.info.clone()
+        let mut state = self.lock();
+        let checked = if set.read_only == Some(false) { state.check_no_template(name) } else { Ok(()) };
+        ready(checked.and_then(|()| {
+            let vdisk = state.vdisk(name)?;
+            set.read_only.into_iter().for_each(|read_only| vdisk.set_read_only(read_only));
+            Ok(vdisk.info.clone())
         }))
     }
 
-    fn delete_vdisk<'a>(&'a self, name: &'a str, force: bool) -> ControlFuture<'a, ()> {
-        ready(self.lock().delete(name, force))
+    fn delete_vdisk<'a>(&'a self, name: &'a str, delete: DeleteVdisk) -> ControlFuture<'a, ()> {
+        ready(self.lock().delete(name, delete))
     }
 
     fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes> {
@@ -288,6 +310,14 @@ impl Control for Model {
 
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
         ready(self.lock().vdisk(name).and_then(|vdisk| vdisk.extents(offset, len)))
+    }
+
+    fn snapshots(&self) -> &dyn SnapshotControl {
+        self
+    }
+
+    fn vms(&self) -> &dyn VmControl {
+        self
     }
 
     fn iscsi(&self) -> &dyn IscsiControl {

@@ -1,6 +1,8 @@
 //! What a name, a size and a range may be: pure functions, one place, messages that say what to do.
 
 pub mod iscsi;
+pub mod snapshots;
+pub mod vms;
 
 use crate::{Error, Result};
 use base::units::{BLOCK, MIB, SECTOR, VDISK_SIZE_MAX, format_size, round_down, round_up};

@@ -49,6 +49,15 @@ pub struct SetVdisk {
     pub read_only: Option<bool>,
 }
 
+/// What else may go with a vDisk that is deleted; what is not named here is in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeleteVdisk {
+    /// Clients are disconnected first.
+    pub force: bool,
+    /// Its snapshots are deleted with it. Clones of them stay.
+    pub snapshots: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VdiskInfo {

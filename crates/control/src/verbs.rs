@@ -1,6 +1,10 @@
 //! The trait between those who ask (REST, tests) and those who do (the running node).
 
-use crate::{CreateVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage};
+use crate::{AttachVdisk, CreateVm, DeleteVm, ListVms, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo};
+use crate::{ChangesPage, ListChanges, MakeClones, RolledBack, SnapshotInfo};
+use crate::{
+    CreateVdisk, DeleteVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage,
+};
 use crate::{InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, SetIscsiAccess};
 use bytes::Bytes;
 use std::future::Future;
@@ -31,8 +35,9 @@ pub trait Control: Send + Sync {
 
     fn set_vdisk<'a>(&'a self, name: &'a str, set: SetVdisk) -> ControlFuture<'a, VdiskInfo>;
 
-    /// `Kind::Busy` while clients are connected, unless `force`: then they are disconnected first.
-    fn delete_vdisk<'a>(&'a self, name: &'a str, force: bool) -> ControlFuture<'a, ()>;
+    /// `Kind::Busy` while clients are connected, `Kind::Invalid` while it has snapshots, unless `delete` says what to do then.
+    /// `Kind::Invalid` while it belongs to a VM.
+    fn delete_vdisk<'a>(&'a self, name: &'a str, delete: DeleteVdisk) -> ControlFuture<'a, ()>;
 
     fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes>;
 
@@ -49,11 +54,81 @@ pub trait Control: Send + Sync {
     /// A page covers at least one byte; `ExtentPage::next` says where to go on.
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage>;
 
+    fn snapshots(&self) -> &dyn SnapshotControl;
+
+    fn vms(&self) -> &dyn VmControl;
+
     fn iscsi(&self) -> &dyn IscsiControl;
 
     fn status(&self) -> ControlFuture<'_, NodeStatus>;
 
     fn metrics(&self) -> ControlFuture<'_, Metrics>;
+}
+
+/// The verbs on snapshots of single vDisks, and on clones.
+pub trait SnapshotControl: Send + Sync {
+    /// In order of age.
+    fn list_snapshots<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, Vec<SnapshotInfo>>;
+
+    /// `Kind::Exists` if the vDisk has one of this name.
+    fn create_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str) -> ControlFuture<'a, SnapshotInfo>;
+
+    /// `Kind::Busy` while somebody reads it, unless `force`. Clones of it stay; space comes back in the background.
+    fn delete_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str, force: bool) -> ControlFuture<'a, ()>;
+
+    /// All or none; in the order in which they were named.
+    fn make_clones<'a>(&'a self, vdisk: &'a str, clones: MakeClones) -> ControlFuture<'a, Vec<VdiskInfo>>;
+
+    /// What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected.
+    fn roll_back<'a>(&'a self, vdisk: &'a str, snapshot: &'a str) -> ControlFuture<'a, RolledBack>;
+
+    /// What differs between two snapshots of a vDisk, or between one and what is there now.
+    fn changes<'a>(&'a self, vdisk: &'a str, request: ListChanges) -> ControlFuture<'a, ChangesPage>;
+}
+
+/// The verbs on VMs: named sets of vDisks. A verb takes effect on all of them or on none, across a crash too.
+///
+/// An unknown name is `Kind::NotFound`. A template's vDisks are read-only, and nothing about it changes but its name.
+pub trait VmControl: Send + Sync {
+    /// With new vDisks. `Kind::Exists` if the name of the VM or of one of them is taken.
+    fn create_vm(&self, create: CreateVm) -> ControlFuture<'_, VmInfo>;
+
+    /// In the order of names (bytewise), those after `request.after`, at most `request.limit`.
+    fn list_vms(&self, request: ListVms) -> ControlFuture<'_, VmPage>;
+
+    fn show_vm<'a>(&'a self, name: &'a str) -> ControlFuture<'a, VmInfo>;
+
+    /// Its vDisks keep their names.
+    fn rename_vm<'a>(&'a self, name: &'a str, new_name: &'a str) -> ControlFuture<'a, VmInfo>;
+
+    /// `Kind::Busy` while clients are connected. A VM that is a template no more can be written, all of it.
+    fn set_template<'a>(&'a self, name: &'a str, template: bool) -> ControlFuture<'a, VmInfo>;
+
+    /// `Kind::Busy` while clients are connected, `Kind::Invalid` while there are snapshots, unless `delete` says what to do
+    /// then.
+    fn delete_vm<'a>(&'a self, name: &'a str, delete: DeleteVm) -> ControlFuture<'a, ()>;
+
+    /// `Kind::Invalid` if the vDisk belongs to a VM already.
+    fn attach_vdisk<'a>(&'a self, name: &'a str, attach: AttachVdisk) -> ControlFuture<'a, VmInfo>;
+
+    /// The vDisk stays.
+    fn detach_vdisk<'a>(&'a self, name: &'a str, label: &'a str) -> ControlFuture<'a, VmInfo>;
+
+    /// In order of age.
+    fn vm_snapshots<'a>(&'a self, name: &'a str) -> ControlFuture<'a, Vec<VmSnapshotInfo>>;
+
+    /// All its vDisks at one instant.
+    fn create_vm_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmSnapshotInfo>;
+
+    /// `Kind::Busy` while somebody reads it, unless `force`.
+    fn delete_vm_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str, force: bool) -> ControlFuture<'a, ()>;
+
+    /// VMs with the content of a snapshot, or of what is there now.
+    fn clone_vm<'a>(&'a self, name: &'a str, clones: MakeClones) -> ControlFuture<'a, Vec<VmInfo>>;
+
+    /// What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected, `Kind::Invalid` if the VM
+    /// has other vDisks now.
+    fn roll_back_vm<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmRolledBack>;
 }
 
 /// The verbs on iSCSI: who may log in to which vDisk, and who is.

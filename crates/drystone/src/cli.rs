@@ -12,10 +12,12 @@ pub mod output;
 mod progress;
 mod recover;
 mod secret;
+mod snapshots;
 mod sparse;
 mod status;
 mod transfer;
 mod vdisk;
+mod vm;
 
 pub use recover::{Recovered, RecoveredVdisk};
 
@@ -74,6 +76,7 @@ fn dispatch(cli: Cli) -> std::result::Result<(), Failure> {
         }
         Command::Status => Ok(status::run(&Client::new(&connection)?, &printer)?),
         Command::Vdisk { verb } => Ok(vdisk::run(verb, &Client::new(&connection)?, &printer)?),
+        Command::Vm { verb } => Ok(vm::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Iscsi { verb } => Ok(iscsi::run(verb, &Client::new(&connection)?, &printer)?),
     }
 }
@@ -96,6 +99,7 @@ fn run_line(line: &[&str], client: &Client, printer: &Printer) -> anyhow::Result
     let cli = Cli::try_parse_from(line)?;
     match cli.command {
         Command::Vdisk { verb } => vdisk::run(verb, client, printer),
+        Command::Vm { verb } => vm::run(verb, client, printer),
         Command::Iscsi { verb } => iscsi::run(verb, client, printer),
         Command::Status => status::run(client, printer),
         other => anyhow::bail!("{other:?} needs no server"),

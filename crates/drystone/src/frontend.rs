@@ -21,6 +21,8 @@ pub struct Found {
     pub worker: usize,
     /// Its id, given back to [`Attach::attach`].
     pub key: u64,
+    /// The id of the snapshot of it that is meant instead, given back likewise.
+    pub snapshot: Option<u64>,
     /// At most 4096 bytes.
     pub name: String,
     /// For people; may be empty.
@@ -32,7 +34,7 @@ pub struct Found {
 /// Opens vDisks for connections; lives on one worker.
 pub trait Attach {
     /// May take as long as the recovery of the vDisk. The error's text is shown to the client.
-    fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>>;
+    fn attach(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Attached>>;
 }
 
 /// One connection's hold on a vDisk.

@@ -1,6 +1,6 @@
 //! Keys, built so that one prefix lists one kind, in order of numbers.
 
-use base::VdiskId;
+use base::{SnapshotId, VdiskId, VmId};
 use bytes::Bytes;
 
 /// The one [`crate::NodeRecord`].
@@ -13,6 +13,14 @@ pub const VDISKS: &[u8] = b"vdisk/";
 pub const NOTES: &[u8] = b"note/";
 /// Prefix of all [`crate::InitiatorGroupRecord`]s.
 pub const INITIATOR_GROUPS: &[u8] = b"initiators/";
+/// Prefix of all [`crate::VmRecord`]s.
+pub const VMS: &[u8] = b"vm/";
+/// Prefix of all [`crate::SetRecord`]s.
+pub const SETS: &[u8] = b"set/";
+/// Prefix of all [`crate::PlanRecord`]s.
+pub const PLANS: &[u8] = b"plan/";
+/// Prefix of all [`crate::RollbackRecord`]s.
+pub const ROLLBACKS: &[u8] = b"rollback/";
 /// Prefix of the index from names to ids, which keeps names unique: create a vDisk with a compare for `None`.
 pub const NAMES: &[u8] = b"name/";
 
@@ -30,6 +38,24 @@ pub fn note(id: VdiskId, kind: u8) -> Bytes {
 
 pub fn initiator_group(name: &str) -> Bytes {
     format!("initiators/{name}").into_bytes().into()
+}
+
+pub fn vm(id: VmId) -> Bytes {
+    format!("vm/{:012x}", id.raw()).into_bytes().into()
+}
+
+pub fn set(id: SnapshotId) -> Bytes {
+    format!("set/{:012x}", id.raw()).into_bytes().into()
+}
+
+/// Of the VM that is being made.
+pub fn plan(id: VmId) -> Bytes {
+    format!("plan/{:012x}", id.raw()).into_bytes().into()
+}
+
+/// Of the VM that is being rolled back.
+pub fn rollback(id: VmId) -> Bytes {
+    format!("rollback/{:012x}", id.raw()).into_bytes().into()
 }
 
 /// Holds the key that [`vdisk`] makes of the id.

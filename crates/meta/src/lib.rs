@@ -1,7 +1,7 @@
 //! The metadata store: a small trait of ordered keys with transactions, its typed records, and the embedded store.
 //!
 //! The store is an index: everything in it can be rebuilt from the logs of the vDisks (but for initiator groups that none
-//! of them uses). It holds small records only
+//! of them uses, VMs without vDisks, and what was under way). It holds small records only
 //! (nodes, shards, vDisks, their notes), never anything per block. Watches and leases come with the cluster store (etcd), the first
 //! that has something to watch: the embedded store has a single user.
 
@@ -9,6 +9,7 @@ mod store;
 
 pub mod keys;
 mod record;
+mod vm;
 
 mod embedded;
 mod memory;
@@ -23,6 +24,7 @@ pub use record::{
     CheckpointHint, CloneOf, InitiatorGroupRecord, NodeRecord, NoteRecord, ShardRecord, TailHint, VdiskRecord,
 };
 pub use store::{Compare, KEY_BYTES_MAX, Outcome, Store, Transaction, VALUE_BYTES_MAX};
+pub use vm::{PlanRecord, PlannedVdisk, RollbackRecord, SetMember, SetRecord, SetVm, Source, VmRecord, VmVdisk};
 
 #[cfg(test)]
 mod tests;

@@ -140,7 +140,7 @@ pub struct InitiatorGroupRecord {
 }
 
 /// Why fields could not be read.
-enum Bad {
+pub(crate) enum Bad {
     Truncated,
     Value(&'static str),
 }
@@ -151,7 +151,7 @@ impl From<Truncated> for Bad {
     }
 }
 
-type Fields<T> = std::result::Result<T, Bad>;
+pub(crate) type Fields<T> = std::result::Result<T, Bad>;
 
 impl NodeRecord {
     const KIND: u8 = 1;
@@ -295,7 +295,7 @@ fn group(r: &mut Reader) -> Fields<GroupId> {
     GroupId::from_raw(r.u64_le()?).ok_or(Bad::Value("group id"))
 }
 
-fn flag(r: &mut Reader) -> Fields<bool> {
+pub(crate) fn flag(r: &mut Reader) -> Fields<bool> {
     match r.u8()? {
         0 => Ok(false),
         1 => Ok(true),
@@ -303,18 +303,18 @@ fn flag(r: &mut Reader) -> Fields<bool> {
     }
 }
 
-fn put_text(w: &mut Writer, text: &str) {
+pub(crate) fn put_text(w: &mut Writer, text: &str) {
     let len = u16::try_from(text.len()).expect("names are limited where they come in");
     w.u16_le(len).put(text.as_bytes());
 }
 
-fn text(r: &mut Reader) -> Fields<String> {
+pub(crate) fn text(r: &mut Reader) -> Fields<String> {
     let len = usize::from(r.u16_le()?);
     let text = std::str::from_utf8(r.take(len)?).map_err(|_| Bad::Value("text"))?;
     Ok(text.to_string())
 }
 
-fn begin(kind: u8) -> Writer {
+pub(crate) fn begin(kind: u8) -> Writer {
     begin_version(kind, VERSION)
 }
 
@@ -324,13 +324,18 @@ fn begin_version(kind: u8, version: u16) -> Writer {
     w
 }
 
-fn end(mut w: Writer) -> Bytes {
+pub(crate) fn end(mut w: Writer) -> Bytes {
     let crc = base::crc::crc32c(&w.bytes);
     w.u32_le(crc);
     w.bytes.into()
 }
 
-fn decode<T>(bytes: &[u8], kind: u8, what: &str, fields: impl FnOnce(&mut Reader) -> Fields<T>) -> Result<T> {
+pub(crate) fn decode<T>(
+    bytes: &[u8],
+    kind: u8,
+    what: &str,
+    fields: impl FnOnce(&mut Reader) -> Fields<T>,
+) -> Result<T> {
     decode_versions(bytes, kind, what, VERSION, |r, _| fields(r))
 }
 

@@ -31,6 +31,7 @@ pub struct RebuiltVdisk {
     pub size_bytes: u64,
     pub mapped_bytes: u64,
     pub notes: vdisk::Notes,
+    pub snapshots: Vec<vdisk::SnapshotInfo>,
     /// Frames behind the checkpoint that were read again.
     pub frames: u64,
     pub replayed_bytes: u64,
@@ -164,6 +165,7 @@ async fn insert(index: &MetaIndex, mut record: meta::VdiskRecord, recovered: &Re
         size_bytes: record.size_bytes,
         mapped_bytes: vdisk.space().mapped_bytes,
         notes: vdisk.notes(),
+        snapshots: vdisk.snapshots(),
         frames: recovered.replayed_frames,
         replayed_bytes: recovered.replayed_bytes,
         damage: match vdisk.health() {

@@ -23,6 +23,8 @@ pub struct SnapshotSummary {
     pub mapped_bytes: u64,
     /// The set it was taken with.
     pub set: Option<SnapshotId>,
+    /// The log says that the set was taken.
+    pub confirmed: bool,
     /// Its map is stored by a checkpoint. Until then a start finds it by reading the log.
     pub stored: bool,
     pub connections: u32,
@@ -80,6 +82,7 @@ impl Shard {
             size_bytes: info.size_bytes,
             sector_bytes: vdisk.attributes().sector_bytes,
             mapped_bytes: info.mapped_bytes,
+            confirmed: info.set.as_ref().is_some_and(|set| set.confirmed),
             set: info.set.map(|set| set.id),
             stored: info.stored,
             connections: self.attachments.count(hold_of(info.id)),

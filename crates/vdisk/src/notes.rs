@@ -16,10 +16,12 @@ pub enum NoteKind {
     IscsiAccess = 1,
     /// SCSI-3 persistent reservations.
     Reservations = 2,
+    /// The VM that the vDisk belongs to.
+    Vm = 3,
 }
 
 impl NoteKind {
-    pub const ALL: [NoteKind; 2] = [NoteKind::IscsiAccess, NoteKind::Reservations];
+    pub const ALL: [NoteKind; 3] = [NoteKind::IscsiAccess, NoteKind::Reservations, NoteKind::Vm];
 
     /// Longest note of this kind. All of them have to fit into every checkpoint, and what the index holds into a value of
     /// the metadata store (64 KiB).
@@ -28,6 +30,8 @@ impl NoteKind {
             NoteKind::IscsiAccess => 60 << 10,
             // Some hundred registrations with the longest names of initiators.
             NoteKind::Reservations => 256 << 10,
+            // 64 vDisks with the longest labels.
+            NoteKind::Vm => 8 << 10,
         }
     }
 

@@ -8,7 +8,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use control::{CreateVdisk, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, rules};
+use control::{CreateVdisk, DeleteVdisk, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, rules};
 use serde::{Deserialize, Serialize};
 
 pub(crate) type Name = Result<Path<String>, PathRejection>;
@@ -17,11 +17,11 @@ pub(crate) type Name = Result<Path<String>, PathRejection>;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
-    /// vDisks on this page.
+    /// Entries on this page.
     #[param(minimum = 1, maximum = 1000, default = 100)]
-    limit: Option<u32>,
+    pub limit: Option<u32>,
     /// Names greater than this one: `next` of the page before.
-    after: Option<String>,
+    pub after: Option<String>,
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -31,6 +31,9 @@ pub(crate) struct DeleteQuery {
     /// Disconnect clients first.
     #[serde(default)]
     force: bool,
+    /// Delete its snapshots with it.
+    #[serde(default)]
+    snapshots: bool,
 }
 
 /// What to change; what is absent stays. Checked as a whole, then done in this order: size, read-only, name.
@@ -128,6 +131,7 @@ pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) 
     (status = 204, description = "Deleted"),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Clients are connected and force is not set", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "It has snapshots and snapshots is not set", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn delete(
@@ -135,7 +139,7 @@ pub(crate) async fn delete(
     name: Name,
     query: Result<Query<DeleteQuery>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
-    let (Path(name), Query(query)) = (name?, query?);
-    api.control.delete_vdisk(&name, query.force).await?;
+    let (Path(name), Query(DeleteQuery { force, snapshots })) = (name?, query?);
+    api.control.delete_vdisk(&name, DeleteVdisk { force, snapshots }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,4 +7,6 @@ mod iscsi;
 mod metrics;
 mod problems;
 mod server;
+mod snapshots;
 mod vdisks;
+mod vms;

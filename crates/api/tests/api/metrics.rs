@@ -143,6 +143,12 @@ macro_rules! pass_on {
     ($($verb:ident($($arg:ident: $kind:ty),*) -> $out:ty;)*) => {
         impl Control for Fixed {
             $(fn $verb<'a>(&'a self, $($arg: $kind),*) -> ControlFuture<'a, $out> { self.0.$verb($($arg),*) })*
+            fn snapshots(&self) -> &dyn control::SnapshotControl {
+                &self.0
+            }
+            fn vms(&self) -> &dyn control::VmControl {
+                &self.0
+            }
             fn iscsi(&self) -> &dyn control::IscsiControl {
                 &self.0
             }
@@ -161,7 +167,7 @@ pass_on! {
     resize_vdisk(name: &'a str, size_bytes: u64) -> control::VdiskInfo;
     rename_vdisk(name: &'a str, new_name: &'a str) -> control::VdiskInfo;
     set_vdisk(name: &'a str, set: control::SetVdisk) -> control::VdiskInfo;
-    delete_vdisk(name: &'a str, force: bool) -> ();
+    delete_vdisk(name: &'a str, delete: control::DeleteVdisk) -> ();
     read(name: &'a str, offset: u64, len: u32) -> bytes::Bytes;
     write(name: &'a str, offset: u64, data: bytes::Bytes) -> ();
     write_zeroes(name: &'a str, offset: u64, len: u64) -> ();

@@ -70,7 +70,7 @@ async fn bodies_that_are_no_json_are_refused() {
         server.send(call).await.problem(status, word);
     }
     server.send(Call::new("POST", path).body(b"{}".to_vec())).await.problem(415, "unsupported-media-type");
-    let long = format!("{{\"name\": \"{}\"}}", "n".repeat(64 << 10));
+    let long = format!("{{\"name\": \"{}\"}}", "n".repeat(128 << 10));
     let long = Call::new("POST", path).header("Content-Type", "application/json").body(long.into_bytes());
     server.send(long).await.problem(413, "too-large");
 }

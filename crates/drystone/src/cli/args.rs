@@ -1,5 +1,7 @@
 //! Every command, flag and help text.
 
+pub mod vm;
+
 use super::output::Format;
 use crate::config::{OnOff, UpFlags};
 use crate::logging::LogFormat;
@@ -79,17 +81,31 @@ pub enum Command {
         drystone up --nbd 0.0.0.0:10809 --nbd-tls-cert cert.pem --nbd-tls-key key.pem --nbd-tls-require\n  \
         drystone up --iscsi 10.0.0.1:3260 --iscsi 10.1.0.1:3260          two paths for multipath")]
     Up(UpFlags),
-    /// Create, list, change, copy and delete vDisks
+    /// Create, list, change, copy and delete vDisks, their snapshots and clones
     #[command(after_help = "Examples:\n  \
         drystone vdisk create web --size 40GiB\n  \
         drystone vdisk list -o json\n  \
         drystone vdisk resize web --size 60GiB\n  \
         drystone vdisk set web --read-only on\n  \
+        drystone vdisk snapshot web monday             read it as the NBD export web@monday\n  \
+        drystone vdisk clone web@monday 'desk-{001..500}'\n  \
+        drystone vdisk rollback web monday\n  \
         drystone vdisk export web web.raw\n  \
         drystone vdisk delete web")]
     Vdisk {
         #[command(subcommand)]
         verb: Vdisk,
+    },
+    /// Create, list, change and delete VMs, which are named sets of vDisks; their snapshots, clones, templates
+    #[command(after_help = "Examples:\n  \
+        drystone vm create web01 --vdisk root=20GiB --vdisk data=100GiB\n  \
+        drystone vm snapshot web01 before-upgrade\n  \
+        drystone vm rollback web01 before-upgrade\n  \
+        drystone vm template desktop on\n  \
+        drystone vm clone desktop 'desk-{001..500}'")]
+    Vm {
+        #[command(subcommand)]
+        verb: vm::Vm,
     },
     /// Say who may use vDisks over iSCSI, and who does
     #[command(after_help = "Examples:\n  \
@@ -158,6 +174,60 @@ pub enum Vdisk {
         /// Disconnect clients first
         #[arg(long)]
         force: bool,
+        /// Delete its snapshots with it; clones of them stay
+        #[arg(long)]
+        snapshots: bool,
+    },
+    /// Take a snapshot of a vDisk, also while it is written: one small write, whatever the size
+    Snapshot {
+        name: String,
+        /// Name of the snapshot
+        snapshot: String,
+    },
+    /// List the snapshots of a vDisk, the oldest first
+    Snapshots { name: String },
+    /// Delete a snapshot; clones of it stay, its space comes back in the background
+    SnapshotDelete {
+        name: String,
+        /// Name of the snapshot
+        snapshot: String,
+        /// Disconnect who reads it first
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make vDisks with the content of a snapshot, or of a vDisk as it is now; they share its space
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk clone web copy\n  \
+        drystone vdisk clone web@monday 'desk-{001..500}'      five hundred in one call\n\n\
+        All are made, or none. Clones belong to themselves: they and their source are deleted in any order.")]
+    Clone {
+        /// NAME or NAME@SNAPSHOT
+        #[arg(value_name = "NAME[@SNAPSHOT]")]
+        source: String,
+        /// Names of the clones; {001..500} in one stands for 500 of them
+        #[arg(required = true)]
+        new: Vec<String>,
+    },
+    /// Make a snapshot what is there now; what it replaces is kept as the snapshot before-rollback-TIME
+    #[command(after_help = "The vDisk must not be connected: stop the VM first. Its size stays as it is.")]
+    Rollback {
+        name: String,
+        /// Name of the snapshot
+        snapshot: String,
+    },
+    /// Print which bytes may differ between two snapshots, one range of JSON on each line
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk diff web monday tuesday\n  \
+        drystone vdisk diff web monday              what changed since\n  \
+        drystone vdisk diff web \"\" monday           all that holds data in it")]
+    Diff {
+        name: String,
+        /// The older snapshot; \"\": before anything was written
+        #[arg(value_name = "A")]
+        from: String,
+        /// The newer snapshot [default: what is there now]
+        #[arg(value_name = "B")]
+        to: Option<String>,
     },
     /// Copy a raw image into a vDisk, which is created if it is missing; holes and zeros take no space
     #[command(after_help = "Examples:\n  \

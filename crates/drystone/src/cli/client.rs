@@ -3,10 +3,12 @@
 use super::args::Connection;
 use crate::config::{API_DEFAULT, DATA_DEFAULT};
 use anyhow::{Context, Result, anyhow, bail};
-use api::{PatchVdisk, Problem, SetInitiators, ZeroRange};
+use api::{PatchVdisk, PatchVm, Problem, SetInitiators, ZeroRange};
 use control::{
-    CreateVdisk, Extent, ExtentPage, InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget,
-    NodeStatus, SetIscsiAccess, VdiskInfo, VdiskPage, rules,
+    AttachVdisk, Change, ChangesPage, CreateSnapshot, CreateVdisk, CreateVm, DeleteVdisk, DeleteVm, Extent, ExtentPage,
+    InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, MakeClones, NodeStatus, RollBack,
+    RolledBack, SetIscsiAccess, SnapshotInfo, VdiskInfo, VdiskPage, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo,
+    rules,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -86,8 +88,114 @@ impl Client {
         self.json(Method::PATCH, &vdisk(name, ""), patch)
     }
 
-    pub fn delete(&self, name: &str, force: bool) -> Result<()> {
-        done(self.send(Method::DELETE, &vdisk(name, &format!("?force={force}")), None, &[])?)
+    pub fn delete(&self, name: &str, delete: DeleteVdisk) -> Result<()> {
+        let DeleteVdisk { force, snapshots } = delete;
+        let query = format!("?force={force}&snapshots={snapshots}");
+        done(self.send(Method::DELETE, &vdisk(name, &query), None, &[])?)
+    }
+
+    pub fn snapshots(&self, name: &str) -> Result<Vec<SnapshotInfo>> {
+        self.get(&vdisk(name, "/snapshots"))
+    }
+
+    pub fn create_snapshot(&self, name: &str, snapshot: String) -> Result<SnapshotInfo> {
+        self.json(Method::POST, &vdisk(name, "/snapshots"), &CreateSnapshot { name: snapshot })
+    }
+
+    pub fn delete_snapshot(&self, name: &str, snapshot: &str, force: bool) -> Result<()> {
+        let path = vdisk(name, &format!("/snapshots/{}?force={force}", encode(snapshot)));
+        done(self.send(Method::DELETE, &path, None, &[])?)
+    }
+
+    pub fn make_clones(&self, name: &str, clones: &MakeClones) -> Result<Vec<VdiskInfo>> {
+        self.json(Method::POST, &vdisk(name, "/clones"), clones)
+    }
+
+    pub fn roll_back(&self, name: &str, snapshot: String) -> Result<RolledBack> {
+        self.json(Method::POST, &vdisk(name, "/rollback"), &RollBack { snapshot })
+    }
+
+    /// Page by page, each given to `take`.
+    pub fn changes(
+        &self,
+        name: &str,
+        from: Option<&str>,
+        to: Option<&str>,
+        mut take: impl FnMut(&[Change]) -> Result<()>,
+    ) -> Result<()> {
+        let side = |word: &str, name: Option<&str>| name.map(|name| format!("&{word}={}", encode(name)));
+        let sides = [side("from", from), side("to", to)].into_iter().flatten().collect::<String>();
+        let mut offset = 0;
+        loop {
+            let page: ChangesPage = self.get(&vdisk(name, &format!("/changes?offset={offset}{sides}")))?;
+            take(&page.changes)?;
+            match page.next {
+                Some(next) if next > offset => offset = next,
+                Some(_) => bail!("the controller does not go on behind offset {offset}"),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    pub fn create_vm(&self, create: &CreateVm) -> Result<VmInfo> {
+        self.json(Method::POST, "/vms", create)
+    }
+
+    /// All of them, page by page.
+    pub fn vms(&self) -> Result<Vec<VmInfo>> {
+        let mut all = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page: VmPage = self.get(&format!("/vms?limit={LIST_LIMIT}{after}"))?;
+            all.extend(page.vms);
+            match page.next {
+                Some(next) => after = format!("&after={}", encode(&next)),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    pub fn vm(&self, name: &str) -> Result<VmInfo> {
+        self.get(&vm(name, ""))
+    }
+
+    pub fn patch_vm(&self, name: &str, patch: &PatchVm) -> Result<VmInfo> {
+        self.json(Method::PATCH, &vm(name, ""), patch)
+    }
+
+    pub fn delete_vm(&self, name: &str, delete: DeleteVm) -> Result<()> {
+        let DeleteVm { force, snapshots, keep_vdisks } = delete;
+        let query = format!("?force={force}&snapshots={snapshots}&keep_vdisks={keep_vdisks}");
+        done(self.send(Method::DELETE, &vm(name, &query), None, &[])?)
+    }
+
+    pub fn attach_vdisk(&self, name: &str, attach: &AttachVdisk) -> Result<VmInfo> {
+        self.json(Method::POST, &vm(name, "/vdisks"), attach)
+    }
+
+    pub fn detach_vdisk(&self, name: &str, label: &str) -> Result<VmInfo> {
+        parse(self.send(Method::DELETE, &vm(name, &format!("/vdisks/{}", encode(label))), None, &[])?)
+    }
+
+    pub fn vm_snapshots(&self, name: &str) -> Result<Vec<VmSnapshotInfo>> {
+        self.get(&vm(name, "/snapshots"))
+    }
+
+    pub fn create_vm_snapshot(&self, name: &str, snapshot: String) -> Result<VmSnapshotInfo> {
+        self.json(Method::POST, &vm(name, "/snapshots"), &CreateSnapshot { name: snapshot })
+    }
+
+    pub fn delete_vm_snapshot(&self, name: &str, snapshot: &str, force: bool) -> Result<()> {
+        let path = vm(name, &format!("/snapshots/{}?force={force}", encode(snapshot)));
+        done(self.send(Method::DELETE, &path, None, &[])?)
+    }
+
+    pub fn clone_vm(&self, name: &str, clones: &MakeClones) -> Result<Vec<VmInfo>> {
+        self.json(Method::POST, &vm(name, "/clones"), clones)
+    }
+
+    pub fn roll_back_vm(&self, name: &str, snapshot: String) -> Result<VmRolledBack> {
+        self.json(Method::POST, &vm(name, "/rollback"), &RollBack { snapshot })
     }
 
     pub fn iscsi_targets(&self) -> Result<Vec<IscsiTarget>> {
@@ -212,6 +320,10 @@ impl Client {
 /// Path of a vDisk; names that are no names must reach the controller as they are, to be refused there.
 fn vdisk(name: &str, rest: &str) -> String {
     format!("/vdisks/{}{rest}", encode(name))
+}
+
+fn vm(name: &str, rest: &str) -> String {
+    format!("/vms/{}{rest}", encode(name))
 }
 
 /// Percent-encoding of everything but the unreserved characters (RFC 3986, section 2.3).

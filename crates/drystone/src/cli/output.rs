@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use control::utc::Utc;
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
 
@@ -48,11 +49,25 @@ impl Printer {
             Format::Json => serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n",
             Format::Table => table(value),
         };
+        self.put(&text)
+    }
+
+    /// One line of JSON for each, whatever the format: for lists that programs read and that may be long.
+    pub fn print_lines<T: Serialize>(&self, values: &[T]) -> Result<()> {
+        let mut text = String::new();
+        for value in values {
+            text += &serde_json::to_string(value).context("cannot write JSON")?;
+            text.push('\n');
+        }
+        self.put(&text)
+    }
+
+    fn put(&self, text: &str) -> Result<()> {
         match &self.sink {
-            Sink::Stdout => print(&text),
+            Sink::Stdout => print(text),
             #[cfg(test)]
             Sink::Memory(all) => {
-                all.lock().expect("one thread").push_str(&text);
+                all.lock().expect("one thread").push_str(text);
                 Ok(())
             }
         }
@@ -93,19 +108,7 @@ pub fn pairs(rows: &[(&str, String)]) -> String {
 
 /// `2026-11-20 10:09:08 UTC`.
 pub fn time(unix_ms: u64) -> String {
-    let seconds = unix_ms / 1000;
-    let (days, second) = ((seconds / 86_400) as i64, seconds % 86_400);
-    // Days to a civil date after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let Utc { year, month, day, hour, minute, second } = Utc::of_unix_seconds(unix_ms / 1000);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 

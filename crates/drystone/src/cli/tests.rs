@@ -4,3 +4,5 @@ mod copies;
 mod iscsi;
 mod lines;
 mod server;
+mod snapshots;
+mod vms;

@@ -3,12 +3,12 @@
 use super::args::Vdisk;
 use super::client::Client;
 use super::output::{Printer, columns, pairs, time};
-use super::{export, import};
+use super::{export, import, snapshots};
 use crate::config::OnOff;
 use anyhow::{Context, Result};
 use api::PatchVdisk;
 use base::units::format_size;
-use control::{CreateVdisk, VdiskInfo, VdiskState};
+use control::{CreateVdisk, DeleteVdisk, VdiskInfo, VdiskState};
 use serde::Serialize;
 
 pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
@@ -36,18 +36,24 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
                 format!("{} is {} now\n", info.name, if info.read_only { "read-only" } else { "writable" })
             })
         }
-        Vdisk::Delete { name, force } => {
-            client.delete(&name, force)?;
+        Vdisk::Delete { name, force, snapshots } => {
+            client.delete(&name, DeleteVdisk { force, snapshots })?;
             printer.print(&Deleted { deleted: name }, |gone| format!("deleted {}\n", gone.deleted))
         }
+        Vdisk::Snapshot { name, snapshot } => snapshots::take(client, printer, &name, snapshot),
+        Vdisk::Snapshots { name } => snapshots::list(client, printer, &name),
+        Vdisk::SnapshotDelete { name, snapshot, force } => snapshots::delete(client, printer, &name, &snapshot, force),
+        Vdisk::Clone { source, new } => snapshots::make_clones(client, printer, &source, new),
+        Vdisk::Rollback { name, snapshot } => snapshots::roll_back(client, printer, &name, snapshot),
+        Vdisk::Diff { name, from, to } => snapshots::diff(client, printer, &name, from, to),
         Vdisk::Import { name, file } => import::run(client, printer, &name, &file),
         Vdisk::Export { name, file } => export::run(client, printer, &name, &file),
     }
 }
 
 #[derive(Serialize)]
-struct Deleted {
-    deleted: String,
+pub(super) struct Deleted {
+    pub deleted: String,
 }
 
 fn list_table(infos: &[VdiskInfo]) -> String {

@@ -1,7 +1,7 @@
-//! The names of all vDisks and who may log in to them over iSCSI, readable from every thread.
+//! The names of all vDisks and of their snapshots, and who may log in to them over iSCSI, readable from every thread.
 
 use super::access::{AccessNote, Unreadable};
-use base::VdiskId;
+use base::{SnapshotId, VdiskId};
 use meta::VdiskRecord;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,6 +15,17 @@ pub struct Listed {
     pub read_only: bool,
     /// Rules that cannot be read let nobody in.
     pub access: Result<Arc<AccessNote>, Unreadable>,
+    /// By name. Empty until the vDisk's log has been read after a start.
+    pub snapshots: Arc<BTreeMap<String, ListedSnapshot>>,
+    /// It is being rolled back: nobody is to connect.
+    pub held: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ListedSnapshot {
+    pub id: SnapshotId,
+    pub size_bytes: u64,
+    pub sector_bytes: u32,
 }
 
 #[derive(Default)]
@@ -43,10 +54,12 @@ impl Directory {
         found.next().map(|(name, listed)| (name.clone(), listed.clone()))
     }
 
-    /// What the record says; who may log in stays as it is, or is anybody if the vDisk is new.
+    /// What the record says. Who may log in stays as it is, or is anybody if the vDisk is new; snapshots stay, too.
     pub fn put(&self, record: &VdiskRecord) {
         let mut names = self.lock();
-        let before = names.values().find(|listed| listed.id == record.id).map(|listed| listed.access.clone());
+        let before = names.values().find(|listed| listed.id == record.id);
+        let before = before.map(|listed| (listed.access.clone(), listed.snapshots.clone(), listed.held));
+        let (access, snapshots, held) = before.unwrap_or_else(|| (Ok(Arc::default()), Arc::default(), false));
         names.retain(|name, listed| listed.id != record.id || *name == record.name);
         let listed = Listed {
             id: record.id,
@@ -54,7 +67,9 @@ impl Directory {
             size_bytes: record.size_bytes,
             sector_bytes: record.sector_bytes,
             read_only: record.read_only,
-            access: before.unwrap_or_else(|| Ok(Arc::default())),
+            access,
+            snapshots,
+            held,
         };
         names.insert(record.name.clone(), listed);
     }
@@ -72,6 +87,18 @@ impl Directory {
     pub fn set_access(&self, id: VdiskId, access: Result<Arc<AccessNote>, Unreadable>) {
         if let Some(listed) = self.lock().values_mut().find(|listed| listed.id == id) {
             listed.access = access;
+        }
+    }
+
+    pub fn set_snapshots(&self, id: VdiskId, snapshots: BTreeMap<String, ListedSnapshot>) {
+        if let Some(listed) = self.lock().values_mut().find(|listed| listed.id == id) {
+            listed.snapshots = Arc::new(snapshots);
+        }
+    }
+
+    pub fn hold(&self, vdisks: &[(VdiskId, SnapshotId)], held: bool) {
+        for listed in self.lock().values_mut().filter(|listed| vdisks.iter().any(|(id, _)| *id == listed.id)) {
+            listed.held = held;
         }
     }
 

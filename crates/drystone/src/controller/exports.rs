@@ -1,12 +1,13 @@
 //! The vDisks as the NBD server sees them.
 
-use super::directory::{Directory, Listed};
+use super::directory::{Directory, Listed, ListedSnapshot};
 use super::groups::Groups;
 use super::shards::{Shards, here};
 use crate::frontend::{Attach, Attached, Found, Job, Workers};
 use crate::nbd::Exports;
-use base::VdiskId;
 use base::units::BLOCK;
+use base::{SnapshotId, VdiskId};
+use control::rules::snapshots::{SEPARATOR, split};
 use std::rc::Rc;
 use std::sync::Arc;
 use world::LocalFuture;
@@ -24,6 +25,7 @@ impl Exported {
         Found {
             worker: self.shards.worker_of(listed.shard),
             key: listed.id.raw(),
+            snapshot: None,
             description: format!("Drystone vDisk {}", listed.id),
             geometry: block::Geometry {
                 size_bytes: listed.size_bytes,
@@ -37,16 +39,44 @@ impl Exported {
             name,
         }
     }
+
+    /// `NAME@SNAPSHOT`, read-only.
+    fn found_snapshot(&self, vdisk: &str, listed: &Listed, name: &str, snapshot: ListedSnapshot) -> Found {
+        let whole = self.found(format!("{vdisk}{SEPARATOR}{name}"), listed.clone());
+        let ListedSnapshot { id, size_bytes, sector_bytes } = snapshot;
+        Found {
+            snapshot: Some(id.raw()),
+            description: format!("Drystone snapshot {id} of vDisk {}", listed.id),
+            geometry: block::Geometry { size_bytes, sector_bytes, read_only: true, ..whole.geometry },
+            ..whole
+        }
+    }
+
+    /// The vDisk, and behind it its snapshots in order of names.
+    fn with_snapshots(&self, name: String, listed: Listed) -> Vec<Found> {
+        let snapshots = listed.snapshots.clone();
+        let of_it = snapshots.iter().map(|(snapshot, about)| self.found_snapshot(&name, &listed, snapshot, *about));
+        let of_it: Vec<Found> = of_it.collect();
+        std::iter::once(self.found(name, listed)).chain(of_it).collect()
+    }
 }
 
 impl Exports for Exported {
     fn list(&self) -> Vec<Found> {
-        self.directory.all().into_iter().map(|(name, listed)| self.found(name, listed)).collect()
+        self.directory.all().into_iter().flat_map(|(name, listed)| self.with_snapshots(name, listed)).collect()
     }
 
     fn find(&self, name: &str) -> Option<Found> {
-        let listed = self.directory.find(name)?;
-        Some(self.found(name.to_string(), listed))
+        let (vdisk, snapshot) = split(name);
+        let listed = self.directory.find(vdisk)?;
+        match snapshot {
+            None if listed.held => None,
+            None => Some(self.found(name.to_string(), listed)),
+            Some(snapshot) => {
+                let about = *listed.snapshots.get(snapshot)?;
+                Some(self.found_snapshot(vdisk, &listed, snapshot, about))
+            }
+        }
     }
 }
 
@@ -60,12 +90,18 @@ impl Workers<dyn Attach> for Shards {
 pub(super) struct AttachHere;
 
 impl Attach for AttachHere {
-    fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {
+    fn attach(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Attached>> {
         Box::pin(async move {
             let gone = || block::Error::new(block::Kind::Unavailable, "the vDisk is not there any more");
             let id = VdiskId::from_raw(key).ok_or_else(gone)?;
             let shard = here(shard_of(id)).ok_or_else(gone)?;
-            let attachment = shard.attach(id).await?;
+            let attachment = match snapshot {
+                None => shard.attach(id).await?,
+                Some(snapshot) => {
+                    let snapshot = SnapshotId::from_raw(snapshot).ok_or_else(gone)?;
+                    shard.attach_snapshot(id, snapshot).await?
+                }
+            };
             Ok(Attached { device: attachment.device, closed: attachment.closed, hold: Box::new(attachment.hold) })
         })
     }

@@ -4,6 +4,7 @@ use super::access::AccessNote;
 use super::errors::from_node;
 use super::groups::{self, Group};
 use super::layout::{FORMAT, memory, shard_config, shard_path, shards_on_disk, store_path};
+use super::recover_vms::{self, AllTold};
 use super::shards::Shards;
 use super::start::{ToStore, sync_directory};
 use crate::cli::{Recovered, RecoveredVdisk};
@@ -18,6 +19,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use vdisk::NoteKind;
+
+/// VMs that are told by name; `drystone vm list` has all of them.
+const NAMES_TOLD: usize = 10;
 
 /// Rebuilds the metadata store from the disks. A store that is there is kept beside the new one as `meta.redb.replaced`.
 pub fn recover(config: &Config) -> Result<Recovered> {
@@ -51,12 +55,15 @@ async fn rebuild(config: &Config, shards: &Shards, numbers: &[u16]) -> Result<Re
     let cache = Arc::new(Cache::new(memory(config).cache_bytes));
     let mut recovered = Recovered { vdisks: Vec::new(), groups: 0, groups_quarantined: 0, node, notes: Vec::new() };
     let mut groups = BTreeMap::new();
+    let mut told = AllTold::new();
     for number in numbers {
         let rebuilt = rebuild_shard(config, shards, *number, &settings, &store, &cache, node).await?;
         find_groups(&rebuilt, &mut groups);
+        told.extend(rebuilt.vdisks.iter().map(|vdisk| (vdisk.id, recover_vms::told(vdisk))));
         add(&mut recovered, rebuilt);
     }
     store_groups(shards, &store, groups, &mut recovered).await?;
+    store_vms(shards, &store, &told, &mut recovered).await?;
     store.stop();
     let path = store_path(&config.data);
     if path.exists() {
@@ -148,6 +155,28 @@ async fn store_groups(
         })
     });
     stored.await.map_err(|error| anyhow!("initiator groups: {error}"))
+}
+
+/// VMs are found in the logs of their vDisks, sets of snapshots by their parts.
+async fn store_vms(shards: &Shards, store: &Actor<RedbCore>, told: &AllTold, recovered: &mut Recovered) -> Result<()> {
+    let vms = recover_vms::find_vms(told);
+    let transaction = recover_vms::transaction(&vms, &recover_vms::find_sets(told, &vms));
+    if !vms.is_empty() {
+        let names: Vec<&str> = vms.iter().map(|vm| vm.name.as_str()).take(NAMES_TOLD).collect();
+        let more =
+            if vms.len() > names.len() { format!(" and {} more", vms.len() - names.len()) } else { String::new() };
+        recovered.notes.push(format!("VMs found in the logs of their vDisks: {}{more}", names.join(", ")));
+    }
+    let store = store.clone();
+    let stored = shards.on_worker(0, move |_| {
+        Box::pin(async move {
+            let store = RedbStore::new(Box::new(ToStore(store)));
+            store.commit(transaction).await.map_err(|error| from_node(error.into()))
+        })
+    });
+    let outcome = stored.await.map_err(|error| anyhow!("VMs: {error}"))?;
+    anyhow::ensure!(outcome == Outcome::Committed, "VMs could not be put on record");
+    Ok(())
 }
 
 fn add(recovered: &mut Recovered, rebuilt: Rebuilt) {

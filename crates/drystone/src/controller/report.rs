@@ -139,6 +139,7 @@ fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {
             stored_bytes: info.stored_bytes,
             connections: info.connections,
             iscsi_sessions: 0,
+            snapshots: 0,
             in_flight: vdisk.map_or(0, |vdisk| vdisk.stats.in_flight.get() as u32),
             operations: vdisk.map_or_else(Vec::new, |vdisk| operations(&vdisk.stats)),
         }
@@ -244,6 +245,7 @@ impl Verbs {
         let sessions = self.sessions.list();
         for vdisk in &mut vdisks {
             let Some(listed) = self.directory.find(&vdisk.name) else { continue };
+            vdisk.snapshots = listed.snapshots.len() as u32;
             vdisk.iscsi_sessions = sessions.iter().filter(|session| session.key == listed.id.raw()).count() as u32;
         }
         Ok(Metrics { vdisks, engine, process: self.process_metrics() })
@@ -299,6 +301,7 @@ impl Verbs {
             checksum_errors: sum(|r| r.totals.checksum_failures),
             connections: sum(|r| r.summary.connections.into()),
             connections_accepted: sum(|r| r.summary.accepted),
+            vms: self.vms.all().len() as u64,
             iscsi_sessions: self.sessions.list().len() as u64,
             iscsi_sessions_begun: self.sessions.begun(),
             memory_budget_bytes: memory.budget_bytes,

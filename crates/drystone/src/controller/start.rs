@@ -65,12 +65,18 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let sessions = Sessions::new();
     let portals = nbd.portals.iter().zip(1..).map(|(address, group_tag)| portal(config, *address, group_tag)).collect();
     let fronts = Fronts { listeners: listeners.clone(), portals, sessions: sessions.clone(), groups: groups.clone() };
-    let verbs = Arc::new(Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts));
+    let verbs = Arc::new_cyclic(|own| {
+        Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts, own.clone())
+    });
     let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, realms });
+    let stored = verbs.load_vms().await.map_err(|error| anyhow!("VMs on record: {error}"))?;
+    verbs.finish_rollbacks(&stored.rollbacks).await;
     super::resume::resume(&exported);
     nbd.serve(Serving { exported, sessions });
     let finishing = verbs.clone();
     tokio::spawn(async move { finishing.finish_group_changes().await });
+    let learning = verbs.clone();
+    tokio::spawn(async move { learning.finish_vms(stored).await });
     let nbd = Mutex::new(Some(nbd));
     let watch = tokio::spawn(super::health::watch(verbs.clone())).abort_handle();
     Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, watch, closing: AtomicUsize::new(0) }))

@@ -44,7 +44,7 @@ impl Targets for Exported {
         }
         let exact = self.directory.find(name).map(|listed| (name.to_string(), listed));
         let (name, listed) = exact.or_else(|| self.directory.find_ignoring_case(name))?;
-        self.target(name, listed)
+        if listed.held { None } else { self.target(name, listed) }
     }
 }
 
@@ -70,8 +70,8 @@ pub(super) struct Here {
 }
 
 impl Attach for Here {
-    fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {
-        AttachHere.attach(key)
+    fn attach(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Attached>> {
+        AttachHere.attach(key, snapshot)
     }
 }
 

@@ -5,19 +5,21 @@ use super::errors::{from_block, from_node};
 use super::groups::Groups;
 use super::report;
 use super::shards::Shards;
+use super::vms::Vms;
 use crate::config::Config;
 use crate::iscsi::Sessions;
 use block::{Allocation, Reply, Request, Segment, WriteZeroes};
 use bytes::{Bytes, BytesMut};
 use control::{
-    Control, ControlFuture, CreateVdisk, Error, Extent, ExtentPage, IscsiControl, IscsiPortal, Kind, ListVdisks,
-    Listener, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage, rules,
+    Control, ControlFuture, CreateVdisk, DeleteVdisk, Error, Extent, ExtentPage, IscsiControl, IscsiPortal, Kind,
+    ListVdisks, Listener, Metrics, NodeStatus, Result, SetVdisk, SnapshotControl, VdiskInfo, VdiskPage, VmControl,
+    rules,
 };
 use node::Shard;
 use pool::Cache;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 use tokio::sync::Mutex;
 use world::LocalFuture;
@@ -35,9 +37,12 @@ pub struct Verbs {
     pub(super) portals: Vec<IscsiPortal>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) groups: Arc<Groups>,
+    pub(super) vms: Arc<Vms>,
     pub(super) started: Instant,
     pub(super) started_wall: SystemTime,
     stopping: AtomicBool,
+    /// For what outlives the call that began it.
+    own: Weak<Verbs>,
     /// Verbs that change names or existence, one at a time.
     pub(super) changing: Mutex<()>,
 }
@@ -58,6 +63,7 @@ impl Verbs {
         directory: Arc<Directory>,
         cache: Arc<Cache>,
         fronts: Fronts,
+        own: Weak<Verbs>,
     ) -> Verbs {
         let Fronts { listeners, portals, sessions, groups } = fronts;
         Verbs {
@@ -70,11 +76,28 @@ impl Verbs {
             portals,
             sessions,
             groups,
+            vms: Arc::default(),
             started: Instant::now(),
             started_wall: SystemTime::now(),
             stopping: AtomicBool::new(false),
+            own,
             changing: Mutex::new(()),
         }
+    }
+
+    /// Runs what takes several steps. Who asked may go away in the middle (a client that hangs up, a time limit): the steps
+    /// go on all the same.
+    pub(super) fn to_its_end<'a, T: Send + 'static, Work: Future<Output = Result<T>> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<Verbs>) -> Work,
+    ) -> ControlFuture<'a, T> {
+        let running = self.own.upgrade().map(|own| tokio::spawn(work(own)));
+        Box::pin(async move {
+            match running {
+                Some(running) => running.await.map_err(|_| Error::internal("the verb panicked; see the log"))?,
+                None => Err(Error::new(Kind::Unavailable, "the controller is shutting down")),
+            }
+        })
     }
 
     pub fn stopping(&self) {
@@ -88,7 +111,7 @@ impl Verbs {
         self.directory.find(name).ok_or_else(|| Error::not_found(name))
     }
 
-    async fn info(&self, name: &str, listed: &Listed) -> Result<VdiskInfo> {
+    pub(super) async fn info(&self, name: &str, listed: &Listed) -> Result<VdiskInfo> {
         let id = listed.id;
         let found = self.shards.on(listed.shard, move |shard| {
             Box::pin(async move {
@@ -128,6 +151,9 @@ impl Verbs {
     async fn request(&self, name: &str, request: Request) -> Result<Reply> {
         let listed = self.find(name)?;
         let id = listed.id;
+        if listed.held {
+            return Err(Error::new(Kind::Unavailable, format!("vDisk {name:?} is being rolled back; try again later")));
+        }
         self.shards
             .on(listed.shard, move |shard| {
                 Box::pin(async move {
@@ -146,14 +172,21 @@ impl Verbs {
     async fn create(&self, request: CreateVdisk) -> Result<VdiskInfo> {
         rules::check_create(&request)?;
         let _one = self.changing.lock().await;
-        if self.directory.find(&request.name).is_some() {
-            return Err(Error::exists(&request.name));
+        let CreateVdisk { name, size_bytes, sector_bytes } = request;
+        if self.directory.find(&name).is_some() {
+            return Err(Error::exists(&name));
         }
+        self.make_vdisk(&name, size_bytes, sector_bytes).await?;
+        let listed = self.find(&name)?;
+        self.info(&name, &listed).await
+    }
+
+    /// On the shard with the fewest vDisks.
+    pub(super) async fn make_vdisk(&self, name: &str, size_bytes: u64, sector_bytes: u32) -> Result<base::VdiskId> {
         let all = self.directory.all();
         let load = |shard: &u16| all.iter().filter(|(_, listed)| listed.shard == *shard).count();
         let shard = self.shards.numbers().min_by_key(load).expect("there is at least one shard");
-        let CreateVdisk { name, size_bytes, sector_bytes } = request;
-        let named = name.clone();
+        let named = name.to_string();
         let record = self
             .shards
             .on(shard, move |shard| {
@@ -161,27 +194,21 @@ impl Verbs {
             })
             .await?;
         self.directory.put(&record);
-        let listed = self.find(&name)?;
-        self.info(&name, &listed).await
+        Ok(record.id)
     }
 
-    async fn delete(&self, name: &str, force: bool) -> Result<()> {
+    async fn delete(&self, name: &str, delete: DeleteVdisk) -> Result<()> {
         let _one = self.changing.lock().await;
         let listed = self.find(name)?;
-        let id = listed.id;
-        let named = name.to_string();
-        self.shards
-            .on(listed.shard, move |shard| {
-                Box::pin(async move {
-                    shard.delete(id, force).await.map_err(|error| match (error.kind, shard.summary_of(id)) {
-                        (node::Kind::Busy, Some(summary)) if !force => Error::busy(&named, summary.connections),
-                        _ => from_node(error),
-                    })
-                })
-            })
-            .await?;
-        self.directory.remove(id);
-        Ok(())
+        if let Some(vm) = self.vms.of_vdisk(listed.id) {
+            return Err(Error::belongs_to_vm(name, &vm.name));
+        }
+        let snapshots = if delete.snapshots { 0 } else { self.count_snapshots(&listed, delete.force).await? };
+        if snapshots > 0 {
+            return Err(Error::has_snapshots(name, snapshots));
+        }
+        self.delete_listed(name, &listed, delete.force).await?;
+        self.forget_parts(|part| part.vdisk == listed.id).await
     }
 
     async fn list(&self, request: ListVdisks) -> Result<VdiskPage> {
@@ -243,7 +270,7 @@ impl Verbs {
 
 impl Control for Verbs {
     fn create_vdisk(&self, request: CreateVdisk) -> ControlFuture<'_, VdiskInfo> {
-        Box::pin(self.create(request))
+        self.to_its_end(|verbs| async move { verbs.create(request).await })
     }
 
     fn list_vdisks(&self, request: ListVdisks) -> ControlFuture<'_, VdiskPage> {
@@ -282,14 +309,19 @@ impl Control for Verbs {
             match set.read_only {
                 None => self.show_vdisk(name).await,
                 Some(on) => {
+                    let of_template = self.vms.of_vdisk(self.find(name)?.id).filter(|vm| vm.template && !on);
+                    if let Some(vm) = of_template {
+                        return Err(Error::is_template(&vm.name));
+                    }
                     self.change(name, move |shard, id| Box::pin(async move { shard.set_read_only(id, on).await })).await
                 }
             }
         })
     }
 
-    fn delete_vdisk<'a>(&'a self, name: &'a str, force: bool) -> ControlFuture<'a, ()> {
-        Box::pin(self.delete(name, force))
+    fn delete_vdisk<'a>(&'a self, name: &'a str, delete: DeleteVdisk) -> ControlFuture<'a, ()> {
+        let name = name.to_string();
+        self.to_its_end(move |verbs| async move { verbs.delete(&name, delete).await })
     }
 
     fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes> {
@@ -317,6 +349,14 @@ impl Control for Verbs {
 
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
         Box::pin(self.list_extents(name, offset, len))
+    }
+
+    fn snapshots(&self) -> &dyn SnapshotControl {
+        self
+    }
+
+    fn vms(&self) -> &dyn VmControl {
+        self
     }
 
     fn iscsi(&self) -> &dyn IscsiControl {

@@ -148,8 +148,8 @@ pub struct Opener {
 }
 
 impl Attach for Opener {
-    fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {
-        assert_eq!(key, 7 + self.worker as u64);
+    fn attach(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Attached>> {
+        assert_eq!((key, snapshot), (7 + self.worker as u64, None));
         let (controls, memory) = (self.controls.clone(), self.memory.clone());
         Box::pin(async move {
             let delay = *controls.attach_delay.lock().expect("no panics");
@@ -172,6 +172,7 @@ pub fn found() -> Vec<Found> {
     let found = |name: &str, worker: usize| Found {
         worker,
         key: 7 + worker as u64,
+        snapshot: None,
         name: name.to_string(),
         description: "for tests".to_string(),
         geometry: Geometry {

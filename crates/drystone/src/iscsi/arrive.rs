@@ -29,7 +29,7 @@ impl Parted {
         let vdisk = found.found.name.clone();
         let mut stop = shared.stop.clone();
         let attached = tokio::select! {
-            attached = units.attach(found.found.key) => attached,
+            attached = units.attach(found.found.key, found.found.snapshot) => attached,
             _ = stop.wait_for(|stop| *stop) => return client.refuse(LoginStatus::ServiceUnavailable).await,
         };
         let unit = async {

@@ -141,7 +141,7 @@ impl Parted {
         };
         let mut stop = shared.stop.clone();
         let attached = tokio::select! {
-            attached = attach.attach(found.key) => attached,
+            attached = attach.attach(found.key, found.snapshot) => attached,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         let attached = match attached {

@@ -24,7 +24,7 @@ fn note(machine: &Machine, kind: NoteKind) -> String {
 }
 
 fn both(machine: &Machine) -> [String; 2] {
-    NoteKind::ALL.map(|kind| note(machine, kind))
+    [NoteKind::IscsiAccess, NoteKind::Reservations].map(|kind| note(machine, kind))
 }
 
 /// Ways to come back, with nothing but what was synced.

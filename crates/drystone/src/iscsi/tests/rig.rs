@@ -45,8 +45,8 @@ pub fn secret(user: &str, secret: &str) -> Option<ChapSecret> {
 struct Here(Opener);
 
 impl Attach for Here {
-    fn attach(&self, key: u64) -> LocalFuture<block::Result<Attached>> {
-        self.0.attach(key)
+    fn attach(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Attached>> {
+        self.0.attach(key, snapshot)
     }
 }
 

@@ -1,0 +1,103 @@
+//! `drystone vm`: its commands, flags and help texts.
+
+use crate::config::OnOff;
+use base::units::parse_size;
+use clap::Subcommand;
+use control::NewVmVdisk;
+use control::rules::SECTOR_BYTES_DEFAULT;
+
+#[derive(Subcommand, Debug)]
+pub enum Vm {
+    /// Create a VM with new thin vDisks: root of web01 is the vDisk web01-root
+    Create {
+        name: String,
+        /// Label and size of a vDisk, for example root=20GiB; may be given several times
+        #[arg(long, value_name = "LABEL=SIZE", value_parser = parse_vdisk)]
+        vdisk: Vec<NewVmVdisk>,
+    },
+    /// List all VMs
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show a VM and its vDisks
+    Show { name: String },
+    /// Give a VM another name; its vDisks keep theirs
+    Rename { name: String, new_name: String },
+    /// Attach a vDisk that belongs to no VM
+    Attach {
+        name: String,
+        vdisk: String,
+        /// What the VM calls it [default: its name, without the VM's in front]
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// Detach a vDisk, which stays
+    Detach {
+        name: String,
+        /// What the VM calls it
+        label: String,
+    },
+    /// Take a snapshot of all vDisks of a VM at one instant, also while they are written
+    Snapshot {
+        name: String,
+        /// Name of the snapshot
+        snapshot: String,
+    },
+    /// List the snapshots of a VM, the oldest first
+    Snapshots { name: String },
+    /// Delete a snapshot of a VM; clones of it stay, its space comes back in the background
+    SnapshotDelete {
+        name: String,
+        /// Name of the snapshot
+        snapshot: String,
+        /// Disconnect who reads it first
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make VMs with the content of a snapshot, or of a VM as it is now; they share its space
+    #[command(after_help = "Examples:\n  \
+        drystone vm clone web01 web02\n  \
+        drystone vm clone web01@monday 'desk-{001..500}'      five hundred in one call\n\n\
+        All are made, or none. Clones belong to themselves: they and their source are deleted in any order.")]
+    Clone {
+        /// NAME or NAME@SNAPSHOT
+        #[arg(value_name = "NAME[@SNAPSHOT]")]
+        source: String,
+        /// Names of the clones; {001..500} in one stands for 500 of them
+        #[arg(required = true)]
+        new: Vec<String>,
+    },
+    /// Make a VM a template, whose vDisks cannot be written, or a VM again
+    Template {
+        name: String,
+        #[arg(value_enum, value_name = "SWITCH")]
+        on: OnOff,
+    },
+    /// Make a snapshot what is there now, on all vDisks; what it replaces is kept as the snapshot before-rollback-TIME
+    #[command(after_help = "The VM must be stopped, and must have the vDisks that it had then.")]
+    Rollback {
+        name: String,
+        /// Name of the snapshot
+        snapshot: String,
+    },
+    /// Delete a VM and its vDisks with their data, for ever
+    #[command(visible_alias = "rm")]
+    Delete {
+        name: String,
+        /// Disconnect clients first
+        #[arg(long)]
+        force: bool,
+        /// Delete its snapshots with it; clones of them stay
+        #[arg(long)]
+        snapshots: bool,
+        /// Leave its vDisks, and all their snapshots, where they are
+        #[arg(long)]
+        keep_vdisks: bool,
+    },
+}
+
+/// `root=20GiB`.
+fn parse_vdisk(text: &str) -> Result<NewVmVdisk, String> {
+    let (label, size) = text.split_once('=').ok_or("it is no LABEL=SIZE, such as root=20GiB")?;
+    let size_bytes = parse_size(size).map_err(|error| error.to_string())?;
+    Ok(NewVmVdisk { label: label.to_string(), size_bytes, sector_bytes: SECTOR_BYTES_DEFAULT })
+}

@@ -1,0 +1,127 @@
+//! `drystone vm`: one request each, and a table or JSON of what came back.
+
+use super::args::vm::Vm;
+use super::client::Client;
+use super::output::{Printer, columns, pairs, time};
+use super::vdisk::Deleted;
+use crate::config::OnOff;
+use anyhow::Result;
+use api::PatchVm;
+use base::units::format_size;
+use control::{AttachVdisk, CreateVm, DeleteVm, MakeClones, VmInfo, VmSnapshotInfo, rules};
+
+pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
+    match verb {
+        Vm::Create { name, vdisk } => {
+            let info = client.create_vm(&CreateVm { name, vdisks: vdisk })?;
+            printer.print(&info, |info| format!("created {} with {}\n", info.name, vdisks(info)))
+        }
+        Vm::List => printer.print(&client.vms()?, |vms| list_table(vms)),
+        Vm::Show { name } => printer.print(&client.vm(&name)?, show_table),
+        Vm::Rename { name, new_name } => {
+            let patch = PatchVm { name: Some(new_name), ..PatchVm::default() };
+            printer.print(&client.patch_vm(&name, &patch)?, |info| format!("{name} is {} now\n", info.name))
+        }
+        Vm::Template { name, on } => {
+            let patch = PatchVm { template: Some(on == OnOff::On), ..PatchVm::default() };
+            printer.print(&client.patch_vm(&name, &patch)?, |info| {
+                format!("{} is a {} now\n", info.name, if info.template { "template" } else { "VM" })
+            })
+        }
+        Vm::Attach { name, vdisk, label } => {
+            let attach = AttachVdisk { vdisk, label };
+            printer.print(&client.attach_vdisk(&name, &attach)?, |info| format!("{name} has {}\n", vdisks(info)))
+        }
+        Vm::Detach { name, label } => {
+            printer.print(&client.detach_vdisk(&name, &label)?, |info| format!("{name} has {}\n", vdisks(info)))
+        }
+        Vm::Delete { name, force, snapshots, keep_vdisks } => {
+            client.delete_vm(&name, DeleteVm { force, snapshots, keep_vdisks })?;
+            printer.print(&Deleted { deleted: name }, |gone| format!("deleted {}\n", gone.deleted))
+        }
+        Vm::Snapshot { name, snapshot } => {
+            let taken = client.create_vm_snapshot(&name, snapshot)?;
+            printer.print(&taken, |taken| format!("took {}@{}\n", taken.vm, taken.name))
+        }
+        Vm::Snapshots { name } => printer.print(&client.vm_snapshots(&name)?, |taken| snapshots_table(&name, taken)),
+        Vm::SnapshotDelete { name, snapshot, force } => {
+            client.delete_vm_snapshot(&name, &snapshot, force)?;
+            let deleted = Deleted { deleted: format!("{name}@{snapshot}") };
+            printer.print(&deleted, |gone| format!("deleted {}\n", gone.deleted))
+        }
+        Vm::Clone { source, new } => make_clones(client, printer, &source, new),
+        Vm::Rollback { name, snapshot } => {
+            let text = format!("{name} is as it was at {snapshot}");
+            printer.print(&client.roll_back_vm(&name, snapshot)?, |done| {
+                format!("{text}; what was there before is {name}@{}\n", done.kept.name)
+            })
+        }
+    }
+}
+
+fn make_clones(client: &Client, printer: &Printer, source: &str, names: Vec<String>) -> Result<()> {
+    let (name, snapshot) = rules::snapshots::split(source);
+    let clones = MakeClones { snapshot: snapshot.map(str::to_string), names };
+    printer.print(&client.clone_vm(name, &clones)?, |made| match made.as_slice() {
+        [one] => format!("made {}\n", one.name),
+        [first, .., last] => format!("made {} VMs, {} to {}\n", made.len(), first.name, last.name),
+        [] => String::new(),
+    })
+}
+
+fn vdisks(info: &VmInfo) -> String {
+    if info.vdisks.is_empty() {
+        return "no vDisks".to_string();
+    }
+    info.vdisks.iter().map(|one| one.vdisk.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn kind(info: &VmInfo) -> &'static str {
+    if info.template { "template" } else { "VM" }
+}
+
+fn list_table(vms: &[VmInfo]) -> String {
+    if vms.is_empty() {
+        return "no VMs yet; make one: drystone vm create NAME --vdisk root=20GiB\n".to_string();
+    }
+    let rows: Vec<_> = vms
+        .iter()
+        .map(|info| {
+            let size_bytes = info.vdisks.iter().map(|one| one.size_bytes).sum();
+            let labels: Vec<&str> = info.vdisks.iter().map(|one| one.label.as_str()).collect();
+            [
+                info.name.clone(),
+                kind(info).to_string(),
+                format_size(size_bytes),
+                info.snapshots.to_string(),
+                labels.join(", "),
+            ]
+        })
+        .collect();
+    columns(["NAME", "KIND", "SIZE", "SNAPSHOTS", "VDISKS"], &rows)
+}
+
+fn show_table(info: &VmInfo) -> String {
+    let mut text = pairs(&[
+        ("name", info.name.clone()),
+        ("id", info.id.clone()),
+        ("kind", kind(info).to_string()),
+        ("created", time(info.created_unix_ms)),
+        ("snapshots", info.snapshots.to_string()),
+    ]);
+    if !info.vdisks.is_empty() {
+        let row = |one: &control::VmVdisk| [one.label.clone(), one.vdisk.clone(), format_size(one.size_bytes)];
+        text.push('\n');
+        text += &columns(["LABEL", "VDISK", "SIZE"], &info.vdisks.iter().map(row).collect::<Vec<_>>());
+    }
+    text
+}
+
+fn snapshots_table(name: &str, snapshots: &[VmSnapshotInfo]) -> String {
+    if snapshots.is_empty() {
+        return format!("no snapshots of {name} yet; take one: drystone vm snapshot {name} NAME\n");
+    }
+    let rows: Vec<_> =
+        snapshots.iter().map(|one| [one.name.clone(), time(one.created_unix_ms), one.labels.join(", ")]).collect();
+    columns(["SNAPSHOT", "TAKEN", "VDISKS"], &rows)
+}

@@ -1,0 +1,176 @@
+//! VMs and sets of snapshots as the logs alone tell them, for `drystone recover`. Nothing is deleted here.
+
+use base::{SnapshotId, VdiskId, VmId};
+use meta::{SetMember, SetRecord, SetVm, Transaction, VmRecord, keys};
+use node::RebuiltVdisk;
+use std::collections::{BTreeMap, BTreeSet};
+use vdisk::{NoteKind, SnapshotInfo};
+
+/// What is read of a vDisk.
+#[derive(Default)]
+pub struct Told {
+    name: String,
+    vm: Option<VmRecord>,
+    snapshots: Vec<SnapshotInfo>,
+}
+
+pub type AllTold = BTreeMap<VdiskId, Told>;
+
+pub fn told(vdisk: &RebuiltVdisk) -> Told {
+    let note = vdisk.notes.get(&NoteKind::Vm);
+    Told {
+        name: vdisk.name.clone(),
+        vm: note.and_then(|bytes| VmRecord::decode(bytes).ok()),
+        snapshots: vdisk.snapshots.clone(),
+    }
+}
+
+/// Of several copies of a VM the newest counts, with those of its vDisks that are there. Two of one name: the one with the
+/// higher id gets its id behind the name.
+pub fn find_vms(all: &AllTold) -> Vec<VmRecord> {
+    let mut newest: BTreeMap<VmId, VmRecord> = BTreeMap::new();
+    for vm in all.values().filter_map(|told| told.vm.as_ref()) {
+        let known = newest.entry(vm.id).or_insert_with(|| vm.clone());
+        if vm.serial > known.serial {
+            *known = vm.clone();
+        }
+    }
+    let mut names = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    let mut vms: Vec<VmRecord> = newest.into_values().collect();
+    for vm in &mut vms {
+        if !names.insert(vm.name.clone()) {
+            vm.name = format!("{}-{}", vm.name.chars().take(40).collect::<String>(), vm.id);
+        }
+        vm.vdisks.retain(|member| all.contains_key(&member.vdisk) && taken.insert(member.vdisk));
+    }
+    vms.retain(|vm| !vm.vdisks.is_empty());
+    vms
+}
+
+/// Sets that all of their vDisks that are there have a part of are snapshots of the VMs which these belong to. Parts of
+/// others stay as what they are, snapshots of one vDisk each: whether the set was ever complete nobody knows any more.
+pub fn find_sets(all: &AllTold, vms: &[VmRecord]) -> Vec<SetRecord> {
+    let mut parts: BTreeMap<SnapshotId, Vec<(VdiskId, &SnapshotInfo)>> = BTreeMap::new();
+    for (id, told) in all {
+        for snapshot in &told.snapshots {
+            if let Some(set) = &snapshot.set {
+                parts.entry(set.id).or_default().push((*id, snapshot));
+            }
+        }
+    }
+    parts.into_iter().filter_map(|(id, parts)| set_of(id, &parts, all, vms)).collect()
+}
+
+fn set_of(id: SnapshotId, parts: &[(VdiskId, &SnapshotInfo)], all: &AllTold, vms: &[VmRecord]) -> Option<SetRecord> {
+    let (_, first) = parts.first()?;
+    let has_part = |vdisk: &VdiskId| parts.iter().any(|(id, _)| id == vdisk);
+    let members = &first.set.as_ref()?.members;
+    let complete = members.iter().filter(|vdisk| all.contains_key(vdisk)).all(has_part);
+    let mut of_vms: BTreeMap<VmId, Vec<SetMember>> = BTreeMap::new();
+    for (vdisk, snapshot) in parts {
+        let found = vms.iter().find_map(|vm| {
+            let member = vm.vdisks.iter().find(|member| member.vdisk == *vdisk)?;
+            Some((vm.id, member.label.clone()))
+        });
+        let of_none = || (VmId::NONE, all.get(vdisk).map(|told| told.name.clone()).unwrap_or_default());
+        let (vm, label) = found.filter(|_| complete).unwrap_or_else(of_none);
+        of_vms.entry(vm).or_default().push(SetMember { label, vdisk: *vdisk, snapshot: snapshot.id });
+    }
+    let vms = of_vms.into_iter().map(|(vm, members)| SetVm { vm, members }).collect();
+    Some(SetRecord {
+        id,
+        name: first.name.clone(),
+        created_wall_ns: first.created_ns,
+        deleting: false,
+        group: None,
+        vms,
+    })
+}
+
+/// Puts all of it on record.
+pub fn transaction(vms: &[VmRecord], sets: &[SetRecord]) -> Transaction {
+    let with_vms = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
+    sets.iter().fold(with_vms, |all, set| all.put(keys::set(set.id), set.encode()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::Sequence;
+    use meta::VmVdisk;
+
+    fn id(number: u32) -> VdiskId {
+        VdiskId::new(1, number)
+    }
+
+    fn vm(number: u32, name: &str, serial: u64, vdisks: &[u32]) -> VmRecord {
+        let member = |number: &u32| VmVdisk { label: format!("d{number}"), vdisk: id(*number) };
+        VmRecord {
+            id: VmId::new(1, number),
+            name: name.into(),
+            serial,
+            created_wall_ns: 0,
+            template: false,
+            deleting: false,
+            vdisks: vdisks.iter().map(member).collect(),
+        }
+    }
+
+    fn snapshot(number: u32, set: Option<(u32, &[u32])>) -> SnapshotInfo {
+        let set = set.map(|(set, members)| vdisk::SetRecord {
+            id: SnapshotId::new(1, set),
+            members: members.iter().map(|number| id(*number)).collect(),
+            confirmed: true,
+        });
+        SnapshotInfo {
+            id: SnapshotId::new(1, number),
+            name: "s".into(),
+            created_ns: 5,
+            size_bytes: 4096,
+            mapped_bytes: 0,
+            sequence: Sequence(1),
+            set,
+            stored: true,
+        }
+    }
+
+    fn all(vdisks: Vec<(u32, Option<VmRecord>, Vec<SnapshotInfo>)>) -> AllTold {
+        let told = |(number, vm, snapshots)| (id(number), Told { name: format!("v{number}"), vm, snapshots });
+        vdisks.into_iter().map(told).collect()
+    }
+
+    #[test]
+    fn the_newest_copy_of_a_vm_counts() {
+        let found = all(vec![
+            (11, Some(vm(1, "old", 1, &[11])), vec![]),
+            (12, Some(vm(1, "web", 3, &[12, 13, 99])), vec![]),
+            (13, Some(vm(1, "www", 2, &[11, 12, 13])), vec![]),
+            (14, Some(vm(2, "web", 1, &[14])), vec![]),
+            // Gone but for a copy that is left in the log of what it had once.
+            (15, Some(vm(3, "gone", 1, &[98])), vec![]),
+            (16, None, vec![]),
+        ]);
+        let second = VmRecord { name: "web-m1.2".into(), ..vm(2, "", 1, &[14]) };
+        assert_eq!(find_vms(&found), [vm(1, "web", 3, &[12, 13]), second]);
+    }
+
+    #[test]
+    fn sets_are_found_by_their_parts() {
+        let web = vm(1, "web", 1, &[11, 12]);
+        let found = all(vec![
+            (11, Some(web.clone()), vec![snapshot(21, Some((31, &[11, 12]))), snapshot(22, Some((32, &[11, 12])))]),
+            (12, Some(web.clone()), vec![snapshot(23, Some((31, &[11, 12]))), snapshot(24, Some((33, &[12, 99])))]),
+            (13, None, vec![snapshot(25, None)]),
+        ]);
+        let sets = find_sets(&found, &find_vms(&found));
+        let told: Vec<(u32, u32, usize)> = sets
+            .iter()
+            .flat_map(|set| set.vms.iter().map(|one| (set.id.counter(), one.vm.counter(), one.members.len())))
+            .collect();
+        // One that is whole, one that is not, and one whose other vDisk is gone.
+        assert_eq!(told, [(31, 1, 2), (32, 0, 1), (33, 1, 1)]);
+        assert_eq!(sets[1].vms[0].members[0].label, "v11");
+        assert_eq!(transaction(&[web], &sets).puts.len(), 4);
+    }
+}

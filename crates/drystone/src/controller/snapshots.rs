@@ -1,0 +1,335 @@
+//! The verbs on snapshots of single vDisks, on clones and rollbacks.
+
+use super::directory::{Listed, ListedSnapshot};
+use super::errors::from_node;
+use super::report;
+use super::sets::{is_left_behind, listed};
+use super::verbs::Verbs;
+use super::vms::Vms;
+use base::units::{BLOCK, round_down};
+use base::{SnapshotId, VdiskId};
+use control::rules::snapshots as rules;
+use control::{
+    Change, ChangesPage, ControlFuture, Error, ListChanges, MakeClones, Result, RolledBack, SnapshotControl,
+    SnapshotInfo, VdiskInfo,
+};
+use node::{Shard, Side, SnapshotSummary};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use world::LocalFuture;
+
+pub(super) fn now_unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+/// As front-ends know them.
+pub(super) fn by_name(snapshots: &[SnapshotSummary]) -> BTreeMap<String, ListedSnapshot> {
+    let entry = |snapshot: &SnapshotSummary| {
+        let SnapshotSummary { id, size_bytes, sector_bytes, .. } = *snapshot;
+        (snapshot.name.clone(), ListedSnapshot { id, size_bytes, sector_bytes })
+    };
+    snapshots.iter().map(entry).collect()
+}
+
+pub(super) fn info(vdisk: &str, snapshot: SnapshotSummary) -> SnapshotInfo {
+    SnapshotInfo {
+        id: snapshot.id.to_string(),
+        vdisk: vdisk.to_string(),
+        name: snapshot.name,
+        created_unix_ms: snapshot.created_ns / 1_000_000,
+        size_bytes: snapshot.size_bytes,
+        sector_bytes: snapshot.sector_bytes,
+        mapped_bytes: snapshot.mapped_bytes,
+        set: snapshot.set.map(|set| set.to_string()),
+        connections: snapshot.connections,
+    }
+}
+
+fn find(vdisk: &str, snapshots: &[SnapshotSummary], name: &str) -> Result<SnapshotSummary> {
+    let found = snapshots.iter().find(|snapshot| snapshot.name == name);
+    found.cloned().ok_or_else(|| Error::no_snapshot(vdisk, name))
+}
+
+/// How many snapshots a vDisk has. Of one that cannot be read nothing is known; `force` is for deleting it all the same.
+async fn count(shard: &Rc<Shard>, id: VdiskId, vms: &Vms, force: bool) -> Result<usize> {
+    match listed(shard, id, vms).await {
+        Ok(snapshots) => Ok(snapshots.len()),
+        Err(error) if force && error.kind == control::Kind::Damaged => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes a vDisk, its snapshots too; what is in the way besides connections is for the caller to look at.
+pub(super) async fn delete_with_snapshots(shard: &Rc<Shard>, id: VdiskId, vdisk: &str, force: bool) -> Result<()> {
+    match shard.snapshots(id).await {
+        Ok(snapshots) => {
+            for snapshot in snapshots.iter().filter(|snapshot| snapshot.connections > 0) {
+                if !force {
+                    return Err(Error::snapshot_busy(vdisk, &snapshot.name, snapshot.connections));
+                }
+                shard.delete_snapshot(id, snapshot.id, true).await.map_err(from_node)?;
+            }
+        }
+        Err(error) if force && error.kind == node::Kind::Damaged => {}
+        Err(error) => return Err(from_node(error)),
+    }
+    shard.delete(id, force).await.map_err(|error| match (error.kind, shard.summary_of(id)) {
+        (node::Kind::Busy, Some(summary)) if !force => Error::busy(vdisk, summary.connections),
+        _ => from_node(error),
+    })
+}
+
+/// The vDisk's name and what is known of it, on its worker.
+struct Source {
+    shard: Rc<Shard>,
+    id: VdiskId,
+    name: String,
+    vms: Arc<Vms>,
+}
+
+impl Source {
+    async fn snapshots(&self) -> Result<Vec<SnapshotSummary>> {
+        listed(&self.shard, self.id, &self.vms).await
+    }
+
+    async fn create(&self, name: &str) -> Result<SnapshotInfo> {
+        let before = self.snapshots().await?;
+        if find(&self.name, &before, name).is_ok() {
+            return Err(Error::snapshot_exists(&self.name, name));
+        }
+        rules::check_snapshot_count(&self.name, before.len())?;
+        Ok(info(&self.name, self.shard.snapshot(self.id, name).await.map_err(from_node)?))
+    }
+
+    async fn delete(&self, name: &str, force: bool) -> Result<SnapshotId> {
+        let snapshot = find(&self.name, &self.snapshots().await?, name)?;
+        if let Some(vm) = snapshot.set.and_then(|set| self.vms.claimed_by(set)) {
+            return Err(Error::part_of_vm_snapshot(&self.name, name, &vm.name));
+        }
+        if snapshot.connections > 0 && !force {
+            return Err(Error::snapshot_busy(&self.name, name, snapshot.connections));
+        }
+        self.shard.delete_snapshot(self.id, snapshot.id, force).await.map_err(from_node)?;
+        Ok(snapshot.id)
+    }
+
+    /// The shard writes all records of the clones in one transaction.
+    async fn make_clones(&self, snapshot: Option<String>, names: Vec<String>) -> Result<Vec<meta::VdiskRecord>> {
+        if let Some(snapshot) = snapshot {
+            let snapshot = find(&self.name, &self.snapshots().await?, &snapshot)?;
+            return self.shard.clone_snapshot(self.id, snapshot.id, names).await.map_err(from_node);
+        }
+        let temporary = rules::temporary_name(now_unix_ms());
+        let snapshot = self.shard.snapshot(self.id, &temporary).await.map_err(from_node)?;
+        let made = self.shard.clone_snapshot(self.id, snapshot.id, names).await.map_err(from_node);
+        if let Err(error) = self.shard.delete_snapshot(self.id, snapshot.id, true).await {
+            tracing::warn!(vdisk = self.name, %error, "a snapshot that clones were made of is not deleted yet; the next start does it");
+        }
+        made
+    }
+
+    /// Keeps what is there, then puts the snapshot in its place. A crash between the two leaves one snapshot more.
+    async fn roll_back(&self, snapshot: &str) -> Result<SnapshotInfo> {
+        let before = self.snapshots().await?;
+        let wanted = find(&self.name, &before, snapshot)?;
+        if let Some(vm) = self.vms.of_vdisk(self.id).filter(|vm| vm.template) {
+            return Err(Error::is_template(&vm.name));
+        }
+        let now = self.shard.summary_of(self.id).ok_or_else(|| Error::not_found(&self.name))?;
+        if now.record.read_only {
+            return Err(Error::read_only(&self.name));
+        }
+        if now.connections > 0 {
+            return Err(Error::rollback_while_connected(&self.name, now.connections));
+        }
+        rules::check_snapshot_count(&self.name, before.len())?;
+        let name = rules::kept_name(now_unix_ms(), |name| find(&self.name, &before, name).is_ok());
+        let kept = self.shard.snapshot(self.id, &name).await.map_err(from_node)?;
+        if let Err(error) = self.shard.rollback(self.id, wanted.id).await {
+            if let Err(error) = self.shard.delete_snapshot(self.id, kept.id, false).await {
+                tracing::warn!(vdisk = self.name, snapshot = name, %error, "a snapshot of a rollback that failed stays");
+            }
+            return Err(from_node(error));
+        }
+        Ok(info(&self.name, kept))
+    }
+
+    async fn changes(&self, request: ListChanges) -> Result<ChangesPage> {
+        let snapshots = self.snapshots().await?;
+        let side = |name: Option<&String>, without: Side| match name {
+            None => Ok(without),
+            Some(name) => find(&self.name, &snapshots, name).map(|snapshot| Side::Snapshot(snapshot.id)),
+        };
+        let (from, to) = (side(request.from.as_ref(), Side::Empty)?, side(request.to.as_ref(), Side::Now)?);
+        let offset = round_down(request.offset, BLOCK);
+        let page = self.shard.changed(self.id, from, to, offset, request.limit as usize).await.map_err(from_node)?;
+        let changes =
+            page.ranges.into_iter().map(|range| Change { offset: range.offset, len: range.len, data: range.data });
+        Ok(ChangesPage { changes: changes.collect(), next: page.next })
+    }
+}
+
+impl Verbs {
+    /// Runs `work` on the vDisk's worker.
+    async fn at<T: Send + 'static>(
+        &self,
+        name: &str,
+        listed: &Listed,
+        work: impl FnOnce(Source) -> LocalFuture<Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (id, name, vms) = (listed.id, name.to_string(), self.vms.clone());
+        self.shards.on(listed.shard, move |shard| work(Source { shard, id, name, vms })).await
+    }
+
+    /// The same for what changes which snapshots there are: front-ends hear of it.
+    async fn change_snapshots<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(Rc<Source>) -> LocalFuture<Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let _one = self.changing.lock().await;
+        let listed = self.find(name)?;
+        let directory = self.directory.clone();
+        let changed = self.at(name, &listed, move |source| {
+            Box::pin(async move {
+                let source = Rc::new(source);
+                let done = work(source.clone()).await;
+                if let Ok(snapshots) = source.snapshots().await {
+                    directory.set_snapshots(source.id, by_name(&snapshots));
+                }
+                done
+            })
+        });
+        changed.await
+    }
+
+    pub(super) async fn count_snapshots(&self, listed: &Listed, force: bool) -> Result<usize> {
+        let (id, vms) = (listed.id, self.vms.clone());
+        self.shards.on(listed.shard, move |shard| Box::pin(async move { count(&shard, id, &vms, force).await })).await
+    }
+
+    async fn clone_vdisk(&self, name: &str, clones: MakeClones) -> Result<Vec<VdiskInfo>> {
+        let names = rules::clone_names(&clones)?;
+        let _one = self.changing.lock().await;
+        let listed = self.find(name)?;
+        if let Some(taken) = names.iter().find(|name| self.directory.find(name).is_some()) {
+            return Err(Error::exists(taken));
+        }
+        let directory = self.directory.clone();
+        let made = self.at(name, &listed, move |source| {
+            Box::pin(async move {
+                let records = source.make_clones(clones.snapshot, names).await?;
+                records.iter().for_each(|record| directory.put(record));
+                report::look_at_space(&source.shard).await;
+                Ok(records.iter().filter_map(|record| report::info(&source.shard, record.id)).collect())
+            })
+        });
+        made.await
+    }
+
+    async fn roll_back_vdisk(&self, name: &str, snapshot: &str) -> Result<RolledBack> {
+        let snapshot = snapshot.to_string();
+        let kept =
+            self.change_snapshots(name, move |source| Box::pin(async move { source.roll_back(&snapshot).await }));
+        let kept = kept.await?;
+        let vdisk = self.info(name, &self.find(name)?).await?;
+        Ok(RolledBack { vdisk, kept })
+    }
+
+    /// After a start, as soon as each vDisk's log has been read: what is there is shown, what calls left behind goes.
+    pub(super) async fn learn_snapshots(&self) {
+        let learned = self.shards.numbers().map(|number| async move {
+            let ids = self.shards.on(number, |shard| {
+                Box::pin(async move { Ok(shard.records().into_iter().map(|record| record.id).collect::<Vec<_>>()) })
+            });
+            // Fails only while the workers end.
+            for id in ids.await.unwrap_or_default() {
+                match self.learn(number, id).await {
+                    _ if self.is_stopping() => return,
+                    Err(error) => tracing::warn!(vdisk = %id, %error, "its snapshots cannot be read"),
+                    Ok(()) => {}
+                }
+            }
+        });
+        futures_util::future::join_all(learned).await;
+    }
+
+    async fn learn(&self, number: u16, id: VdiskId) -> Result<()> {
+        let (directory, vms) = (self.directory.clone(), self.vms.clone());
+        let look = self.shards.on(number, move |shard| {
+            Box::pin(async move {
+                let all = shard.snapshots(id).await.map_err(from_node)?;
+                let snapshots = listed(&shard, id, &vms).await?;
+                directory.set_snapshots(id, by_name(&snapshots));
+                Ok(all.iter().any(|snapshot| is_left_behind(snapshot, |set| vms.standing(set))))
+            })
+        });
+        if look.await? {
+            // Of a call that is under way it is not left behind.
+            let _one = self.changing.lock().await;
+            let vms = self.vms.clone();
+            self.shards.on(number, move |shard| Box::pin(async move { clear_up(&shard, id, &vms).await })).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn clear_up(shard: &Rc<Shard>, id: VdiskId, vms: &Vms) -> Result<()> {
+    let all = shard.snapshots(id).await.map_err(from_node)?;
+    for SnapshotSummary { id: snapshot, name, .. } in
+        all.into_iter().filter(|snapshot| is_left_behind(snapshot, |set| vms.standing(set)))
+    {
+        shard.delete_snapshot(id, snapshot, true).await.map_err(from_node)?;
+        tracing::info!(vdisk = %id, snapshot = name, "a snapshot that an interrupted call left behind is deleted");
+    }
+    Ok(())
+}
+
+impl SnapshotControl for Verbs {
+    fn list_snapshots<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, Vec<SnapshotInfo>> {
+        Box::pin(async move {
+            let listed = self.find(vdisk)?;
+            let found = self.at(vdisk, &listed, |source| Box::pin(async move { source.snapshots().await }));
+            Ok(found.await?.into_iter().map(|snapshot| info(vdisk, snapshot)).collect())
+        })
+    }
+
+    fn create_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str) -> ControlFuture<'a, SnapshotInfo> {
+        let (vdisk, name) = (vdisk.to_string(), name.to_string());
+        self.to_its_end(|verbs| async move {
+            rules::check_snapshot_name(&name)?;
+            verbs.change_snapshots(&vdisk, |source| Box::pin(async move { source.create(&name).await })).await
+        })
+    }
+
+    fn delete_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str, force: bool) -> ControlFuture<'a, ()> {
+        let (vdisk, name) = (vdisk.to_string(), name.to_string());
+        self.to_its_end(move |verbs| async move {
+            let gone = verbs
+                .change_snapshots(&vdisk, move |source| Box::pin(async move { source.delete(&name, force).await }));
+            let gone = gone.await?;
+            let _one = verbs.changing.lock().await;
+            verbs.forget_parts(|part| part.snapshot == gone).await
+        })
+    }
+
+    fn make_clones<'a>(&'a self, vdisk: &'a str, clones: MakeClones) -> ControlFuture<'a, Vec<VdiskInfo>> {
+        let vdisk = vdisk.to_string();
+        self.to_its_end(|verbs| async move { verbs.clone_vdisk(&vdisk, clones).await })
+    }
+
+    fn roll_back<'a>(&'a self, vdisk: &'a str, snapshot: &'a str) -> ControlFuture<'a, RolledBack> {
+        let (vdisk, snapshot) = (vdisk.to_string(), snapshot.to_string());
+        self.to_its_end(|verbs| async move { verbs.roll_back_vdisk(&vdisk, &snapshot).await })
+    }
+
+    fn changes<'a>(&'a self, vdisk: &'a str, request: ListChanges) -> ControlFuture<'a, ChangesPage> {
+        Box::pin(async move {
+            rules::check_changes_limit(request.limit)?;
+            let listed = self.find(vdisk)?;
+            self.at(vdisk, &listed, |source| Box::pin(async move { source.changes(request).await })).await
+        })
+    }
+}

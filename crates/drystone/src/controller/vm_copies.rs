@@ -1,0 +1,258 @@
+//! VMs that are made whole, clones of VMs, and VMs that are rolled back: all of it or nothing, across a crash too.
+//!
+//! What is to be made is planned on record first; a start carries out what it finds there. A rollback likewise.
+
+use super::directory::Listed;
+use super::errors::from_node;
+use super::exports::shard_of;
+use super::snapshots::now_unix_ms;
+use super::verbs::Verbs;
+use super::vm_verbs::new_vm;
+use base::{SnapshotId, VdiskId, VmId};
+use control::rules::snapshots as names;
+use control::rules::vms as rules;
+use control::{Error, MakeClones, Result, VmInfo, VmRolledBack};
+use futures_util::future::join_all;
+use meta::{PlanRecord, PlannedVdisk, RollbackRecord, SetMember, SetRecord, Source, Transaction, VmRecord, keys};
+use std::collections::BTreeMap;
+
+impl Verbs {
+    /// Names, and what their vDisks begin as. The caller has checked the names, and holds the turn.
+    pub(super) async fn make_vms(&self, vms: Vec<(String, Vec<PlannedVdisk>)>) -> Result<Vec<VmRecord>> {
+        let ids = self.new_ids(vms.len()).await?.into_iter().filter_map(VmId::from_raw);
+        let plans = vms.into_iter().zip(ids).map(|((name, vdisks), vm)| PlanRecord { vm, name, vdisks });
+        let plans: Vec<PlanRecord> = plans.collect();
+        let planned = plans.iter().fold(Transaction::new(), |all, plan| all.put(keys::plan(plan.vm), plan.encode()));
+        self.commit(planned).await?;
+        let mut made = Vec::new();
+        if let Err(error) = self.make_vdisks(&plans, &mut made).await {
+            self.take_back(&plans, made).await;
+            return Err(error);
+        }
+        self.commit_vms(&plans).await
+    }
+
+    /// Makes what is not there yet; what is made is told even of an attempt that fails.
+    pub(super) async fn make_vdisks(&self, plans: &[PlanRecord], made: &mut Vec<VdiskId>) -> Result<()> {
+        let mut clones: BTreeMap<(VdiskId, SnapshotId), Vec<String>> = BTreeMap::new();
+        for planned in plans.iter().flat_map(|plan| &plan.vdisks) {
+            if self.directory.find(&planned.name).is_some() {
+                continue;
+            }
+            match planned.source {
+                Source::Empty { size_bytes, sector_bytes } => {
+                    made.push(self.make_vdisk(&planned.name, size_bytes, sector_bytes).await?);
+                }
+                Source::Snapshot { vdisk, snapshot } => {
+                    clones.entry((vdisk, snapshot)).or_default().push(planned.name.clone());
+                }
+            }
+        }
+        let cloned = clones.into_iter().map(|((vdisk, snapshot), names)| {
+            let directory = self.directory.clone();
+            self.shards.on(shard_of(vdisk), move |shard| {
+                Box::pin(async move {
+                    let records = shard.clone_snapshot(vdisk, snapshot, names).await.map_err(from_node)?;
+                    records.iter().for_each(|record| directory.put(record));
+                    Ok(records.into_iter().map(|record| record.id).collect::<Vec<_>>())
+                })
+            })
+        });
+        let mut failed = None;
+        for ids in join_all(cloned).await {
+            match ids {
+                Ok(ids) => made.extend(ids),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// One transaction: the VMs are there, and nothing is planned any more.
+    pub(super) async fn commit_vms(&self, plans: &[PlanRecord]) -> Result<Vec<VmRecord>> {
+        let member = |planned: &PlannedVdisk| {
+            let listed = self.directory.find(&planned.name)?;
+            Some(meta::VmVdisk { label: planned.label.clone(), vdisk: listed.id })
+        };
+        let vms = plans.iter().map(|plan| new_vm(plan, plan.vdisks.iter().filter_map(member).collect()));
+        let vms: Vec<VmRecord> = vms.collect();
+        let there = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
+        self.commit(plans.iter().fold(there, |all, plan| all.delete(keys::plan(plan.vm)))).await?;
+        vms.iter().for_each(|vm| self.vms.put(vm.clone()));
+        self.note_vms(&vms).await;
+        Ok(vms)
+    }
+
+    /// Of an attempt that failed. If a crash comes in between, the next start makes the rest instead.
+    async fn take_back(&self, plans: &[PlanRecord], made: Vec<VdiskId>) {
+        for id in made {
+            let Some((name, listed)) = self.directory.find_id(id) else { continue };
+            if let Err(error) = self.delete_listed(&name, &listed, true).await {
+                tracing::warn!(vdisk = name, %error, "a vDisk of a VM that could not be made is not deleted");
+            }
+        }
+        let given_up = plans.iter().fold(Transaction::new(), |all, plan| all.delete(keys::plan(plan.vm)));
+        if let Err(error) = self.commit(given_up).await {
+            tracing::warn!(%error, "a plan that failed stays on record; the next start tries it again");
+        }
+    }
+
+    pub(super) async fn make_vm_clones(&self, name: &str, clones: MakeClones) -> Result<Vec<VmInfo>> {
+        // Before anything is looked at; the vDisks are counted below.
+        names::clone_names(&clones)?;
+        let _one = self.changing.lock().await;
+        let vm = self.find_vm(name)?;
+        let known = clones.snapshot.as_ref().map(|snapshot| self.find_set(&vm, snapshot)).transpose()?;
+        let labels: Vec<String> = match &known {
+            Some(set) => members_of(&vm, set).map(|member| member.label.clone()).collect(),
+            None => vm.vdisks.iter().map(|member| member.label.clone()).collect(),
+        };
+        if labels.is_empty() {
+            return Err(Error::has_no_vdisks(name));
+        }
+        let vms = rules::vm_clone_names(&clones, &labels)?;
+        self.check_names(&vms, &labels)?;
+        let set = match &known {
+            Some(set) => set.clone(),
+            None => self.take_set(&names::temporary_name(now_unix_ms()), None, std::slice::from_ref(&vm)).await?,
+        };
+        let made = self.clone_set(&vm, &set, vms).await;
+        if known.is_none()
+            && let Err(error) = self.delete_set(&set).await
+        {
+            tracing::warn!(vm = name, %error, "a snapshot that clones were made of is not deleted yet; the next start does it");
+        }
+        Ok(made?.iter().map(|vm| self.vm_info(vm)).collect())
+    }
+
+    async fn clone_set(&self, vm: &VmRecord, set: &SetRecord, vms: Vec<String>) -> Result<Vec<VmRecord>> {
+        for member in members_of(vm, set) {
+            if self.directory.find_id(member.vdisk).is_none() {
+                let text = format!(
+                    "the vDisk {:?} of this snapshot of VM {:?} was deleted; clone the snapshots of the others one by one",
+                    member.label, vm.name
+                );
+                return Err(Error::invalid(text));
+            }
+        }
+        let planned = |vm_name: &str, member: &SetMember| {
+            let name = rules::vdisk_name(vm_name, &member.label)?;
+            let source = Source::Snapshot { vdisk: member.vdisk, snapshot: member.snapshot };
+            Ok(PlannedVdisk { label: member.label.clone(), name, source })
+        };
+        let plans = vms.into_iter().map(|name| {
+            let vdisks = members_of(vm, set).map(|member| planned(&name, member)).collect::<Result<Vec<_>>>()?;
+            Ok((name, vdisks))
+        });
+        self.make_vms(plans.collect::<Result<Vec<_>>>()?).await
+    }
+
+    pub(super) async fn roll_vm_back(&self, name: &str, snapshot: &str) -> Result<VmRolledBack> {
+        let _one = self.changing.lock().await;
+        let vm = self.find_vm(name)?;
+        let set = self.find_set(&vm, snapshot)?;
+        if vm.template {
+            return Err(Error::is_template(name));
+        }
+        let then: Vec<_> = members_of(&vm, &set).map(|member| (member.label.clone(), member.vdisk)).collect();
+        let now: Vec<_> = vm.vdisks.iter().map(|member| (member.label.clone(), member.vdisk)).collect();
+        rules::check_same_vdisks(name, &then, &now)?;
+        for (vdisk, (read_only, connections)) in
+            self.look_at_vdisks(&vm, |summary| (summary.record.read_only, summary.connections)).await?
+        {
+            if read_only {
+                return Err(Error::read_only(&vdisk));
+            }
+            if connections > 0 {
+                return Err(Error::rollback_while_connected(&vdisk, connections));
+            }
+        }
+        let kept = names::kept_name(now_unix_ms(), |name| self.is_taken(&vm, name));
+        self.check_new_set(&vm, &kept)?;
+        let kept = self.take_set(&kept, None, std::slice::from_ref(&vm)).await?;
+        let rollback = RollbackRecord {
+            vm: vm.id,
+            steps: members_of(&vm, &set).map(|member| (member.vdisk, member.snapshot)).collect(),
+        };
+        self.put_back(&vm, &rollback, &kept).await?;
+        Ok(VmRolledBack { vm: self.vm_info(&vm), kept: self.set_info(&vm, &kept) })
+    }
+
+    /// Nobody can connect meanwhile. From the record on a crash means that the next start goes on.
+    async fn put_back(&self, vm: &VmRecord, rollback: &RollbackRecord, kept: &SetRecord) -> Result<()> {
+        let record = Transaction::new().put(keys::rollback(vm.id), rollback.encode());
+        if let Err(error) = self.commit(record).await {
+            return Err(self.without_kept(kept, error).await);
+        }
+        self.directory.hold(&rollback.steps, true);
+        let mut done = 0;
+        let Err(error) = self.roll_back_each(&rollback.steps, &mut done).await else {
+            return self.end_rollback(rollback).await;
+        };
+        let before: Vec<_> = members_of(vm, kept).map(|member| (member.vdisk, member.snapshot)).collect();
+        let of_done = |step: &&(VdiskId, SnapshotId)| rollback.steps.iter().take(done).any(|(id, _)| *id == step.0);
+        let undo: Vec<_> = before.iter().filter(of_done).copied().collect();
+        if let Err(worse) = self.roll_back_each(&undo, &mut 0).await {
+            let text = format!(
+                "VM {:?} is rolled back in part: {error}; what was done cannot be taken back: {worse}. Its vDisks cannot be \
+                 connected to until a restart of the controller, which goes on with it",
+                vm.name
+            );
+            return Err(Error::internal(text));
+        }
+        self.end_rollback(rollback).await?;
+        Err(self.without_kept(kept, error).await)
+    }
+
+    /// In their order, until one fails.
+    async fn roll_back_each(&self, steps: &[(VdiskId, SnapshotId)], done: &mut usize) -> Result<()> {
+        for (vdisk, snapshot) in steps.iter().copied() {
+            let one = self.shards.on(shard_of(vdisk), move |shard| {
+                Box::pin(async move { shard.rollback(vdisk, snapshot).await.map_err(from_node) })
+            });
+            one.await?;
+            *done += 1;
+        }
+        Ok(())
+    }
+
+    async fn end_rollback(&self, rollback: &RollbackRecord) -> Result<()> {
+        self.commit(Transaction::new().delete(keys::rollback(rollback.vm))).await?;
+        self.directory.hold(&rollback.steps, false);
+        Ok(())
+    }
+
+    /// A snapshot that kept what is still there. The error is passed on.
+    async fn without_kept(&self, kept: &SetRecord, error: Error) -> Error {
+        if let Err(also) = self.delete_set(kept).await {
+            tracing::warn!(snapshot = kept.name, error = %also, "a snapshot of a rollback that failed stays");
+        }
+        error
+    }
+
+    /// Goes on with a rollback that was cut short. To be called before anybody can connect.
+    pub(super) async fn finish_rollback(&self, rollback: &RollbackRecord) -> Result<()> {
+        self.directory.hold(&rollback.steps, true);
+        let there = |step: &&(VdiskId, SnapshotId)| self.directory.find_id(step.0).is_some();
+        let steps: Vec<_> = rollback.steps.iter().filter(there).copied().collect();
+        self.roll_back_each(&steps, &mut 0).await?;
+        self.end_rollback(rollback).await
+    }
+
+    /// Deletes a vDisk, its snapshots too. The caller has looked at what is in the way, and holds the turn.
+    pub(super) async fn delete_listed(&self, name: &str, listed: &Listed, force: bool) -> Result<()> {
+        let (id, named) = (listed.id, name.to_string());
+        let deleted = self.shards.on(listed.shard, move |shard| {
+            Box::pin(async move { super::snapshots::delete_with_snapshots(&shard, id, &named, force).await })
+        });
+        deleted.await?;
+        self.directory.remove(id);
+        Ok(())
+    }
+}
+
+/// What a VM has in a set.
+fn members_of<'a>(vm: &VmRecord, set: &'a SetRecord) -> impl Iterator<Item = &'a SetMember> {
+    let id = vm.id;
+    set.vms.iter().filter(move |one| one.vm == id).flat_map(|one| &one.members)
+}

@@ -1,0 +1,245 @@
+//! VMs and sets of snapshots: kept in the metadata store, read from memory. Copies of VMs are notes of their vDisks.
+
+use base::{SnapshotId, VdiskId, VmId};
+use bytes::Bytes;
+use control::rules::snapshots::is_temporary;
+use meta::{PlanRecord, RollbackRecord, SetMember, SetRecord, Store, VmRecord, keys};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+/// Records read by one scan.
+const SCAN_PAGE: usize = 256;
+
+/// What is on record of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Counts,
+    /// It is being deleted.
+    Going,
+    Unknown,
+}
+
+/// All VMs and sets of the controller, readable from every thread.
+#[derive(Default)]
+pub struct Vms(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    vms: BTreeMap<VmId, VmRecord>,
+    sets: BTreeMap<SnapshotId, SetRecord>,
+}
+
+/// What the metadata store has.
+#[derive(Default)]
+pub struct Stored {
+    pub vms: Vec<VmRecord>,
+    pub sets: Vec<SetRecord>,
+    /// VMs that are being made.
+    pub plans: Vec<PlanRecord>,
+    /// VMs that are being rolled back.
+    pub rollbacks: Vec<RollbackRecord>,
+}
+
+impl Vms {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("a panic under the lock ends the process")
+    }
+
+    pub fn fill(&self, vms: Vec<VmRecord>, sets: Vec<SetRecord>) {
+        let mut state = self.lock();
+        state.vms.extend(vms.into_iter().map(|vm| (vm.id, vm)));
+        state.sets.extend(sets.into_iter().map(|set| (set.id, set)));
+    }
+
+    /// One that is being deleted is not there any more.
+    pub fn find(&self, name: &str) -> Option<VmRecord> {
+        self.lock().vms.values().find(|vm| vm.name == name && !vm.deleting).cloned()
+    }
+
+    /// In the order of names.
+    pub fn all(&self) -> Vec<VmRecord> {
+        let mut vms: Vec<VmRecord> = self.lock().vms.values().filter(|vm| !vm.deleting).cloned().collect();
+        vms.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        vms
+    }
+
+    pub fn deleting(&self) -> Vec<VmRecord> {
+        self.lock().vms.values().filter(|vm| vm.deleting).cloned().collect()
+    }
+
+    /// The VM that a vDisk belongs to.
+    pub fn of_vdisk(&self, vdisk: VdiskId) -> Option<VmRecord> {
+        self.lock().vms.values().find(|vm| vm.vdisks.iter().any(|member| member.vdisk == vdisk)).cloned()
+    }
+
+    pub fn put(&self, vm: VmRecord) {
+        self.lock().vms.insert(vm.id, vm);
+    }
+
+    pub fn remove(&self, id: VmId) {
+        self.lock().vms.remove(&id);
+    }
+
+    pub fn standing(&self, set: SnapshotId) -> Standing {
+        match self.lock().sets.get(&set) {
+            None => Standing::Unknown,
+            Some(set) if set.deleting => Standing::Going,
+            Some(_) => Standing::Counts,
+        }
+    }
+
+    /// Those that are not to stay: they are being deleted, or were taken by a call for itself.
+    pub fn sets_to_go(&self) -> Vec<SetRecord> {
+        let goes = |set: &&SetRecord| set.deleting || is_temporary(&set.name);
+        self.lock().sets.values().filter(goes).cloned().collect()
+    }
+
+    /// Those that a VM is in, in order of age.
+    pub fn sets_of(&self, vm: VmId) -> Vec<SetRecord> {
+        let is_in = |set: &&SetRecord| !set.deleting && set.vms.iter().any(|member| member.vm == vm);
+        let mut sets: Vec<SetRecord> = self.lock().sets.values().filter(is_in).cloned().collect();
+        sets.sort_by_key(|set| (set.created_wall_ns, set.id));
+        sets
+    }
+
+    /// A VM that is there and that the set is a snapshot of.
+    pub fn claimed_by(&self, set: SnapshotId) -> Option<VmRecord> {
+        let state = self.lock();
+        let vms = state.sets.get(&set)?.vms.iter();
+        vms.filter_map(|member| state.vms.get(&member.vm)).find(|vm| !vm.deleting).cloned()
+    }
+
+    pub fn put_set(&self, set: SetRecord) {
+        self.lock().sets.insert(set.id, set);
+    }
+
+    pub fn remove_set(&self, id: SnapshotId) {
+        self.lock().sets.remove(&id);
+    }
+
+    /// What is left of the sets that have parts that are gone: of a VM that is there they tell all that it had. Changed
+    /// sets, and those of which nothing is left.
+    pub fn without(&self, gone: impl Fn(&SetMember) -> bool) -> (Vec<SetRecord>, Vec<SnapshotId>) {
+        let state = self.lock();
+        let lives = |vm: VmId| state.vms.get(&vm).is_some_and(|vm| !vm.deleting);
+        let (mut changed, mut empty) = (Vec::new(), Vec::new());
+        for set in state.sets.values() {
+            let mut left = set.clone();
+            for vm in left.vms.iter_mut().filter(|vm| !lives(vm.vm)) {
+                vm.members.retain(|member| !gone(member));
+            }
+            left.vms.retain(|vm| lives(vm.vm) || !vm.members.is_empty());
+            if left.vms.is_empty() {
+                empty.push(set.id);
+            } else if left != *set {
+                changed.push(left);
+            }
+        }
+        (changed, empty)
+    }
+}
+
+pub async fn load(store: &dyn Store) -> meta::Result<Stored> {
+    Ok(Stored {
+        vms: scan(store, keys::VMS, VmRecord::decode).await?,
+        sets: scan(store, keys::SETS, SetRecord::decode).await?,
+        plans: scan(store, keys::PLANS, PlanRecord::decode).await?,
+        rollbacks: scan(store, keys::ROLLBACKS, RollbackRecord::decode).await?,
+    })
+}
+
+async fn scan<T>(store: &dyn Store, prefix: &[u8], decode: fn(&[u8]) -> meta::Result<T>) -> meta::Result<Vec<T>> {
+    let mut records = Vec::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store.scan(prefix, after.as_deref(), SCAN_PAGE).await?;
+        for (_, value) in &page {
+            records.push(decode(value)?);
+        }
+        after = page.last().map(|(key, _)| key.clone()).filter(|_| page.len() == SCAN_PAGE);
+        if after.is_none() {
+            return Ok(records);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meta::{SetVm, VmVdisk};
+
+    fn vdisk(number: u32) -> VdiskId {
+        VdiskId::new(1, number)
+    }
+
+    fn vm(number: u32, name: &str, vdisks: &[u32], deleting: bool) -> VmRecord {
+        let member = |number: &u32| VmVdisk { label: format!("d{number}"), vdisk: vdisk(*number) };
+        VmRecord {
+            id: VmId::new(1, number),
+            name: name.into(),
+            serial: 1,
+            created_wall_ns: 0,
+            template: false,
+            deleting,
+            vdisks: vdisks.iter().map(member).collect(),
+        }
+    }
+
+    fn set(number: u32, created_wall_ns: u64, vms: &[(u32, &[u32])]) -> SetRecord {
+        let member = |number: &u32| SetMember {
+            label: format!("d{number}"),
+            vdisk: vdisk(*number),
+            snapshot: SnapshotId::new(1, 1000 + number),
+        };
+        let vms = vms
+            .iter()
+            .map(|(vm, vdisks)| SetVm { vm: VmId::new(1, *vm), members: vdisks.iter().map(member).collect() });
+        let vms = vms.collect();
+        let (id, name) = (SnapshotId::new(1, number), format!("s{number}"));
+        SetRecord { id, name, created_wall_ns, deleting: false, group: None, vms }
+    }
+
+    #[test]
+    fn vms_are_found_until_they_are_deleted() {
+        let vms = Vms::default();
+        vms.fill(vec![vm(1, "b", &[11], false), vm(2, "a", &[12, 13], false), vm(3, "c", &[14], true)], Vec::new());
+        let names = |vms: Vec<VmRecord>| vms.into_iter().map(|vm| vm.name).collect::<Vec<_>>();
+        assert_eq!((names(vms.all()), names(vms.deleting())), (vec!["a".into(), "b".into()], vec!["c".into()]));
+        assert!(vms.find("a").is_some() && vms.find("c").is_none());
+        assert_eq!(vms.of_vdisk(vdisk(13)).map(|vm| vm.name), Some("a".into()));
+        assert_eq!(vms.of_vdisk(vdisk(15)), None);
+        vms.remove(VmId::new(1, 2));
+        assert!(vms.find("a").is_none());
+    }
+
+    #[test]
+    fn sets_are_claimed_by_vms_that_are_there() {
+        let vms = Vms::default();
+        let sets = vec![set(21, 9, &[(1, &[11]), (2, &[12])]), set(22, 5, &[(1, &[11])]), set(23, 7, &[(3, &[14])])];
+        vms.fill(vec![vm(1, "a", &[11], false), vm(3, "c", &[14], true)], sets);
+        let ages: Vec<String> = vms.sets_of(VmId::new(1, 1)).into_iter().map(|set| set.name).collect();
+        assert_eq!(ages, ["s22", "s21"]);
+        let claimed = |number: u32| vms.claimed_by(SnapshotId::new(1, number)).map(|vm| vm.name);
+        assert_eq!((claimed(21), claimed(23), claimed(99)), (Some("a".into()), None, None));
+        vms.put_set(SetRecord { deleting: true, ..set(22, 5, &[(1, &[11])]) });
+        let standing = |number: u32| vms.standing(SnapshotId::new(1, number));
+        assert_eq!((standing(23), standing(22), standing(99)), (Standing::Counts, Standing::Going, Standing::Unknown));
+        assert_eq!((vms.sets_of(VmId::new(1, 1)).len(), vms.sets_to_go().len()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_left_of_sets_when_vdisks_are_gone() {
+        let vms = Vms::default();
+        let sets = vec![
+            set(21, 1, &[(1, &[11, 12])]),
+            set(22, 2, &[(2, &[13, 14])]),
+            set(23, 3, &[(2, &[13])]),
+            set(24, 4, &[(1, &[12]), (2, &[13])]),
+        ];
+        vms.fill(vec![vm(1, "a", &[11], false)], sets);
+        let (changed, empty) = vms.without(|part| [vdisk(12), vdisk(13)].contains(&part.vdisk));
+        assert_eq!(changed, [set(22, 2, &[(2, &[14])]), set(24, 4, &[(1, &[12])])]);
+        assert_eq!(empty, [SnapshotId::new(1, 23)]);
+        assert_eq!(vms.without(|_| false), (Vec::new(), Vec::new()));
+    }
+}

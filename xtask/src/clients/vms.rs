@@ -1,0 +1,414 @@
+//! Snapshots, clones and VMs as a user meets them, and what a `kill -9` in the middle of a call leaves.
+
+use super::{Bench, Check};
+use crate::nbd::{self, Client};
+use crate::process::{output, wait_until};
+use crate::random::Random;
+use crate::server::Server;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+pub const CHECKS: &[(&str, Check)] = &[
+    ("snapshots of a vDisk", snapshots),
+    ("clones", clones),
+    ("rollback", rollback),
+    ("differences", differences),
+    ("a VM", vm),
+    ("templates", templates),
+    ("chained writes on two vDisks", chained_writes),
+    ("VMs after the loss of the metadata store", recovered),
+    ("callers that go away", gone_callers),
+    ("kill -9 while VMs are cloned", killed_while_cloning),
+    ("kill -9 while a VM is rolled back", killed_while_rolling_back),
+];
+
+const BLOCK: usize = 4096;
+/// What a start may take to carry out what was cut short, beyond being healthy.
+const FINISH_LIMIT: Duration = Duration::from_secs(30);
+
+fn put(client: &mut Client, block: u64, byte: u8) -> Result<()> {
+    client.write(block * BLOCK as u64, &[byte; BLOCK])
+}
+
+fn first(client: &mut Client) -> Result<u8> {
+    let mut bytes = [0; BLOCK];
+    client.read(0, &mut bytes)?;
+    ensure!(bytes.iter().all(|byte| *byte == bytes[0]), "a block of two writes");
+    Ok(bytes[0])
+}
+
+/// The first byte of an export, from a connection of its own.
+fn byte_of(server: &Server, export: &str) -> Result<u8> {
+    let mut client = server.connect(export).with_context(|| export.to_string())?;
+    let byte = first(&mut client)?;
+    client.disconnect()?;
+    Ok(byte)
+}
+
+/// One write from a connection of its own, which is gone afterwards.
+fn write_first(server: &Server, export: &str, byte: u8) -> Result<()> {
+    let mut client = server.connect(export)?;
+    put(&mut client, 0, byte)?;
+    client.flush()?;
+    client.disconnect()?;
+    unconnected(server, export)
+}
+
+fn unconnected(server: &Server, vdisk: &str) -> Result<()> {
+    let gone = || Ok(server.json(&["vdisk", "show", vdisk])?["connections"] == 0);
+    wait_until("the connection to be gone", FINISH_LIMIT, gone).map(drop)
+}
+
+fn names(list: &Value) -> Vec<String> {
+    let entries = list.as_array().into_iter().flatten();
+    entries.filter_map(|entry| Some(entry["name"].as_str()?.to_string())).collect()
+}
+
+fn snapshots(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.create("s", "64MiB")?;
+    let mut client = server.connect("s")?;
+    put(&mut client, 0, 1)?;
+    server.run(&["vdisk", "snapshot", "s", "one"])?;
+    put(&mut client, 0, 2)?;
+    server.refuses(&["vdisk", "snapshot", "s", "one"], &["already"])?;
+    let listed = output("nbdinfo", &["--list", "--json", "--no-content", &bench.server.uri("")])?;
+    ensure!(listed.contains("\"s@one\""), "{listed}");
+    ensure!((byte_of(server, "s@one")?, byte_of(server, "s")?) == (1, 2));
+    let mut reader = server.connect("s@one")?;
+    ensure!(reader.flags & 2 != 0, "a snapshot is not told to be read-only");
+    reader.send(nbd::WRITE, 0, 4, 0, 512, &[6; 512])?;
+    let answer = reader.answer()?;
+    ensure!(answer.error == 1, "a write to a snapshot: {answer:?}, expected EPERM");
+    ensure!(server.connect("s@two").is_err(), "a snapshot that is not there is served");
+    server.refuses(&["vdisk", "snapshot-delete", "s", "one"], &["1 client reads", "--force"])?;
+    server.refuses(&["vdisk", "delete", "s", "--force"], &["1 snapshot", "--snapshots"])?;
+    bench.server.kill9();
+    bench.server.start()?;
+    let server = &bench.server;
+    wait_until("the snapshot to be served", FINISH_LIMIT, || Ok(server.connect("s@one").is_ok()))?;
+    ensure!((byte_of(server, "s@one")?, byte_of(server, "s")?) == (1, 2), "after kill -9");
+    server.run(&["vdisk", "snapshot-delete", "s", "one", "--force"])?;
+    ensure!(server.connect("s@one").is_err(), "a deleted snapshot is served");
+    server.refuses(&["vdisk", "snapshot-delete", "s", "one"], &["no snapshot"])?;
+    server.run(&["vdisk", "snapshot", "s", "two"])?;
+    server.run(&["vdisk", "delete", "s", "--snapshots", "--force"]).map(drop)
+}
+
+fn clones(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.create("golden", "64MiB")?;
+    write_first(server, "golden", 1)?;
+    server.run(&["vdisk", "snapshot", "golden", "one"])?;
+    write_first(server, "golden", 2)?;
+    let begun = Instant::now();
+    server.run(&["vdisk", "clone", "golden@one", "desk-{001..500}"])?;
+    let took = begun.elapsed();
+    server.run(&["vdisk", "clone", "golden", "now"])?;
+    ensure!((byte_of(server, "desk-001")?, byte_of(server, "desk-500")?, byte_of(server, "now")?) == (1, 1, 2));
+    write_first(server, "desk-250", 9)?;
+    ensure!((byte_of(server, "golden@one")?, byte_of(server, "desk-251")?) == (1, 1), "a clone wrote into others");
+    ensure!(names(&server.json(&["vdisk", "snapshots", "golden"])?) == ["one"], "a temporary snapshot stayed");
+    server.refuses(&["vdisk", "clone", "golden", "x", "desk-500"], &["\"desk-500\" exists already"])?;
+    server.refuses(&["vdisk", "clone", "golden", "x{1..1001}"], &["1001 clones are more"])?;
+    server.refuses(&["vdisk", "clone", "golden@none", "x"], &["no snapshot \"none\""])?;
+    server.refuses(&["vdisk", "show", "x"], &["no vDisk"])?;
+    // In any order: first the source, with its snapshot.
+    server.run(&["vdisk", "delete", "golden", "--snapshots"])?;
+    bench.server.kill9();
+    bench.server.start()?;
+    ensure!((byte_of(&bench.server, "desk-250")?, byte_of(&bench.server, "desk-251")?) == (9, 1), "after kill -9");
+    println!("  500 clones in {} ms", took.as_millis());
+    Ok(())
+}
+
+fn rollback(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.create("back", "64MiB")?;
+    write_first(server, "back", 1)?;
+    server.run(&["vdisk", "snapshot", "back", "one"])?;
+    write_first(server, "back", 2)?;
+    let client = server.connect("back")?;
+    server.refuses(&["vdisk", "rollback", "back", "one"], &["1 client is connected", "stop the VM first"])?;
+    client.disconnect()?;
+    unconnected(server, "back")?;
+    ensure!(names(&server.json(&["vdisk", "snapshots", "back"])?) == ["one"], "a refused rollback kept a snapshot");
+    server.refuses(&["vdisk", "rollback", "back", "none"], &["no snapshot \"none\""])?;
+    let done = server.json(&["vdisk", "rollback", "back", "one"])?;
+    let kept = done["kept"]["name"].as_str().context("what was kept")?.to_string();
+    ensure!(byte_of(server, "back")? == 1);
+    unconnected(server, "back")?;
+    ensure!(byte_of(server, &format!("back@{kept}"))? == 2, "what was replaced is lost");
+    bench.server.kill9();
+    bench.server.start()?;
+    ensure!(byte_of(&bench.server, "back")? == 1, "after kill -9");
+    unconnected(&bench.server, "back")?;
+    bench.server.run(&["vdisk", "rollback", "back", &kept])?;
+    ensure!(byte_of(&bench.server, "back")? == 2);
+    Ok(())
+}
+
+fn differences(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.create("diff", "1GiB")?;
+    let mut client = server.connect("diff")?;
+    [0, 7, 9].into_iter().try_for_each(|block| put(&mut client, block, 1))?;
+    server.run(&["vdisk", "snapshot", "diff", "one"])?;
+    put(&mut client, 7, 2)?;
+    client.trim(9 * BLOCK as u64, BLOCK as u32)?;
+    server.run(&["vdisk", "snapshot", "diff", "two"])?;
+    put(&mut client, 100, 3)?;
+    let diff = |from: &str, to: &[&str]| server.run(&[&["vdisk", "diff", "diff", from], to].concat());
+    let line =
+        |block: u64, data: bool| format!("{{\"offset\":{},\"length\":4096,\"data\":{data}}}\n", block * BLOCK as u64);
+    ensure!(diff("", &["one"])? == [line(0, true), line(7, true), line(9, true)].concat(), "{}", diff("", &["one"])?);
+    ensure!(diff("one", &["two"])? == [line(7, true), line(9, false)].concat(), "{}", diff("one", &["two"])?);
+    ensure!(diff("two", &[])? == line(100, true), "{}", diff("two", &[])?);
+    ensure!(diff("one", &["one"])?.is_empty());
+    server.refuses(&["vdisk", "diff", "diff", "none"], &["no snapshot \"none\""])
+}
+
+fn vm(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.run(&["vm", "create", "web01", "--vdisk", "root=64MiB", "--vdisk", "data=64MiB"])?;
+    write_first(server, "web01-root", 1)?;
+    write_first(server, "web01-data", 1)?;
+    server.run(&["vm", "snapshot", "web01", "one"])?;
+    write_first(server, "web01-root", 2)?;
+    ensure!((byte_of(server, "web01-root@one")?, byte_of(server, "web01-data@one")?) == (1, 1));
+    server.refuses(&["vm", "snapshot", "web01", "one"], &["already"])?;
+    server.refuses(&["vdisk", "snapshot-delete", "web01-root", "one"], &["drystone vm snapshot-delete web01 one"])?;
+    server.refuses(&["vdisk", "delete", "web01-root"], &["belongs to VM \"web01\""])?;
+    server.run(&["vm", "clone", "web01@one", "web02"])?;
+    ensure!((byte_of(server, "web02-root")?, byte_of(server, "web02-data")?) == (1, 1));
+    let client = server.connect("web01-data")?;
+    server.refuses(&["vm", "rollback", "web01", "one"], &["stop the VM first"])?;
+    client.disconnect()?;
+    unconnected(server, "web01-data")?;
+    server.create("extra", "64MiB")?;
+    server.run(&["vm", "attach", "web01", "extra"])?;
+    server.refuses(&["vm", "attach", "web02", "extra"], &["belongs to VM \"web01\""])?;
+    server.refuses(&["vm", "rollback", "web01", "one"], &["drystone vm detach web01 extra"])?;
+    server.run(&["vm", "detach", "web01", "extra"])?;
+    server.run(&["vm", "rollback", "web01", "one"])?;
+    ensure!(byte_of(server, "web01-root")? == 1);
+    unconnected(server, "web01-root")?;
+    bench.server.stop()?;
+    bench.server.start()?;
+    let server = &bench.server;
+    ensure!(names(&server.json(&["vm", "snapshots", "web01"])?).len() == 2, "snapshots after a restart");
+    server.refuses(&["vm", "delete", "web01"], &["2 snapshots", "--keep-vdisks"])?;
+    server.run(&["vm", "snapshot-delete", "web01", "one"])?;
+    server.run(&["vm", "delete", "web01", "--snapshots"])?;
+    server.refuses(&["vdisk", "show", "web01-data"], &["no vDisk"])?;
+    ensure!(byte_of(server, "web02-root")? == 1, "a clone outlives its source");
+    server.run(&["vm", "rename", "web02", "www"])?;
+    server.run(&["vm", "delete", "www", "--keep-vdisks"])?;
+    ensure!(byte_of(server, "web02-root")? == 1, "the vDisks were to stay");
+    Ok(())
+}
+
+fn templates(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.run(&["vm", "create", "tpl", "--vdisk", "root=64MiB"])?;
+    let mut client = server.connect("tpl-root")?;
+    put(&mut client, 0, 1)?;
+    server.refuses(&["vm", "template", "tpl", "on"], &["1 client is connected"])?;
+    client.disconnect()?;
+    unconnected(server, "tpl-root")?;
+    server.run(&["vm", "template", "tpl", "on"])?;
+    let mut client = server.connect("tpl-root")?;
+    ensure!(client.flags & 2 != 0, "a template is not told to be read-only");
+    client.send(nbd::WRITE, 0, 4, 0, 512, &[6; 512])?;
+    ensure!(client.answer()?.error == 1, "a template was written to");
+    client.disconnect()?;
+    server.refuses(&["vdisk", "set", "tpl-root", "--read-only", "off"], &["drystone vm template tpl off"])?;
+    server.refuses(&["vm", "detach", "tpl", "root"], &["is a template"])?;
+    server.run(&["vm", "clone", "tpl", "of-tpl"])?;
+    write_first(server, "of-tpl-root", 2)?;
+    unconnected(server, "tpl-root")?;
+    bench.server.kill9();
+    bench.server.start()?;
+    ensure!(bench.server.connect("tpl-root")?.flags & 2 != 0, "a template can be written to after kill -9");
+    unconnected(&bench.server, "tpl-root")?;
+    bench.server.run(&["vm", "template", "tpl", "off"])?;
+    write_first(&bench.server, "tpl-root", 3)
+}
+
+/// The second write is issued when the first one has been acknowledged: no snapshot has the second alone.
+fn chained_writes(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.run(&["vm", "create", "db", "--vdisk", "wal=64MiB", "--vdisk", "data=64MiB"])?;
+    let (mut wal, mut data) = (server.connect("db-wal")?, server.connect("db-data")?);
+    put(&mut wal, 0, 0)?;
+    put(&mut data, 0, 0)?;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let taken = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| -> Result<u64> {
+            let mut count = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let byte = (count % 251) as u8;
+                put(&mut wal, 0, byte)?;
+                put(&mut data, 0, byte)?;
+                count += 1;
+            }
+            Ok(count)
+        });
+        let taken = (0..30).try_for_each(|index| server.run(&["vm", "snapshot", "db", &format!("s{index}")]).map(drop));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let written = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+        taken.map(|()| written)
+    });
+    let written = taken?;
+    ensure!(written > 100, "only {written} writes came between the snapshots");
+    for index in 0..30 {
+        let wal = byte_of(server, &format!("db-wal@s{index}"))?;
+        let data = byte_of(server, &format!("db-data@s{index}"))?;
+        let ahead = (u16::from(wal) + 251 - u16::from(data)) % 251;
+        ensure!(ahead <= 1, "s{index} has write {data} on data, and {wal} on wal, which was written first");
+    }
+    Ok(())
+}
+
+fn recovered(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.run(&["vm", "create", "kept", "--vdisk", "root=64MiB", "--vdisk", "data=64MiB"])?;
+    write_first(server, "kept-root", 1)?;
+    server.run(&["vm", "snapshot", "kept", "one"])?;
+    write_first(server, "kept-root", 2)?;
+    server.run(&["vm", "clone", "kept@one", "copy"])?;
+    server.run(&["vm", "rename", "kept", "found"])?;
+    server.run(&["vm", "template", "copy", "on"])?;
+    bench.server.stop()?;
+    std::fs::remove_file(bench.server.data.join("meta.redb"))?;
+    let data = bench.server.data.to_string_lossy().into_owned();
+    let said = bench.server.run(&["recover", "--data", &data])?;
+    ensure!(said.contains("VMs found in the logs"), "{said}");
+    bench.server.start()?;
+    let server = &bench.server;
+    let vm = server.json(&["vm", "show", "found"])?;
+    let labels: Vec<&str> =
+        vm["vdisks"].as_array().into_iter().flatten().filter_map(|one| one["label"].as_str()).collect();
+    ensure!(labels == ["root", "data"], "{vm}");
+    ensure!(server.json(&["vm", "show", "copy"])?["template"] == true, "it was a template");
+    ensure!(names(&server.json(&["vm", "snapshots", "found"])?) == ["one"], "its snapshot");
+    wait_until("the snapshot to be served", FINISH_LIMIT, || Ok(server.connect("kept-root@one").is_ok()))?;
+    ensure!((byte_of(server, "kept-root@one")?, byte_of(server, "copy-root")?) == (1, 1));
+    unconnected(server, "kept-root")?;
+    server.run(&["vm", "rollback", "found", "one"])?;
+    ensure!(byte_of(server, "kept-root")? == 1);
+    Ok(())
+}
+
+/// Names of VMs and of vDisks that begin so.
+fn made(server: &Server, prefix: &str) -> Result<(usize, usize)> {
+    let count = |names: Vec<String>| names.iter().filter(|name| name.starts_with(prefix)).count();
+    Ok((count(names(&server.json(&["vm", "list"])?)), count(names(&server.json(&["vdisk", "list"])?))))
+}
+
+/// The steps of a call go on when nobody waits for its answer any more, and the next call finds all of it or nothing.
+fn gone_callers(bench: &mut Bench) -> Result<()> {
+    const CLONES: usize = 50;
+    let server = &bench.server;
+    server.run(&["vm", "create", "left", "--vdisk", "root=64MiB", "--vdisk", "data=64MiB"])?;
+    let mut random = Random::new(6);
+    for round in 0..20 {
+        let prefix = format!("l{round}-");
+        let pattern = format!("{prefix}{{1..{CLONES}}}");
+        let mut call = server.cli(&["vm", "clone", "left", &pattern]);
+        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+        std::thread::sleep(Duration::from_micros(random.below(40_000)));
+        call.kill()?;
+        call.wait()?;
+        // It takes its turn behind what was left.
+        server.run(&["vm", "snapshot", "left", &format!("s{round}")])?;
+        let there = made(server, &prefix)?;
+        ensure!(there == (0, 0) || there == (CLONES, 2 * CLONES), "round {round}: {there:?} VMs and vDisks");
+        ensure!(names(&server.json(&["vdisk", "snapshots", "left-root"])?).len() == round + 1, "round {round}");
+    }
+    Ok(())
+}
+
+fn killed_while_cloning(bench: &mut Bench) -> Result<()> {
+    const CLONES: usize = 50;
+    bench.server.run(&["vm", "create", "seed", "--vdisk", "root=64MiB", "--vdisk", "data=64MiB"])?;
+    write_first(&bench.server, "seed-root", 7)?;
+    let mut random = Random::new(4);
+    let (mut nothing, mut all) = (0, 0);
+    for round in 0..12 {
+        let prefix = format!("r{round}-");
+        let pattern = format!("{prefix}{{1..{CLONES}}}");
+        let mut call = bench.server.cli(&["vm", "clone", "seed", &pattern]);
+        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+        std::thread::sleep(Duration::from_micros(random.below(50_000)));
+        bench.server.kill9();
+        let told = call.wait()?.success();
+        bench.server.start()?;
+        let server = &bench.server;
+        let whole = || {
+            let there = made(server, &prefix)?;
+            Ok(there == (0, 0) || there == (CLONES, 2 * CLONES))
+        };
+        wait_until("all of it or nothing", FINISH_LIMIT, whole)
+            .with_context(|| format!("round {round}: {:?}\n{}", made(server, &prefix), server.log()))?;
+        let there = made(server, &prefix)?.0 > 0;
+        ensure!(there || !told, "round {round}: clones that were acknowledged are not there");
+        if there {
+            ensure!(byte_of(server, &format!("{prefix}{CLONES}-root"))? == 7);
+            all += 1;
+        } else {
+            nothing += 1;
+        }
+        let shown = names(&server.json(&["vdisk", "snapshots", "seed-root"])?);
+        ensure!(shown.is_empty(), "a temporary snapshot is shown: {shown:?}");
+    }
+    println!("  all of it {all} times, nothing {nothing} times");
+    Ok(())
+}
+
+fn killed_while_rolling_back(bench: &mut Bench) -> Result<()> {
+    let labels: Vec<String> = (0..24).map(|index| format!("d{index}")).collect();
+    let vdisks: Vec<String> = labels.iter().map(|label| format!("roll-{label}")).collect();
+    let sizes: Vec<String> = labels.iter().map(|label| format!("{label}=64MiB")).collect();
+    let options = sizes.iter().flat_map(|size| ["--vdisk", size.as_str()]);
+    bench.server.run(&["vm", "create", "roll"].into_iter().chain(options).collect::<Vec<_>>())?;
+    for byte in [1, 2] {
+        vdisks.iter().try_for_each(|vdisk| write_first(&bench.server, vdisk, byte))?;
+        bench.server.run(&["vm", "snapshot", "roll", &format!("s{byte}")])?;
+    }
+    // The first one is slower than the others.
+    let mut took_us = u64::MAX;
+    for byte in ["s1", "s2", "s1", "s2", "s1"] {
+        let begun = Instant::now();
+        bench.server.run(&["vm", "rollback", "roll", byte])?;
+        took_us = took_us.min(begun.elapsed().as_micros() as u64);
+    }
+    let mut random = Random::new(5);
+    let mut now = 1;
+    let (mut done, mut undone, mut finished) = (0, 0, 0);
+    for round in 0..20 {
+        let wanted = 3 - now;
+        let mut call = bench.server.cli(&["vm", "rollback", "roll", &format!("s{wanted}")]);
+        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+        std::thread::sleep(Duration::from_micros(random.between(took_us / 8, took_us)));
+        bench.server.kill9();
+        let told = call.wait()?.success();
+        bench.server.start()?;
+        let found = vdisks.iter().map(|vdisk| byte_of(&bench.server, vdisk)).collect::<Result<Vec<u8>>>()?;
+        let log = bench.server.log();
+        let is_now = |byte: u8| found.iter().all(|found| *found == byte);
+        ensure!(is_now(now) || is_now(wanted), "round {round}: the VM is rolled back in part: {found:?}\n{log}");
+        ensure!(is_now(wanted) || !told, "round {round}: an acknowledged rollback is undone");
+        finished = log.matches("a rollback that was cut short is complete").count();
+        if is_now(wanted) {
+            done += 1;
+            now = wanted;
+        } else {
+            undone += 1;
+        }
+        vdisks.iter().try_for_each(|vdisk| unconnected(&bench.server, vdisk))?;
+    }
+    println!("  rolled back {done} times, {finished} of these by the next start; not {undone} times");
+    Ok(())
+}
