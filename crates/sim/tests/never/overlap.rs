@@ -3,7 +3,6 @@
 use crate::machine::{Machine, content, manual};
 use crate::tap::{Fate, Operation, Verb};
 use base::units::BLOCK;
-use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -27,7 +26,7 @@ fn write_five(machine: &Machine) -> Heard {
     for block in 0..5 {
         let (vdisk, heard) = (vdisk.clone(), heard.clone());
         machine.spawn(async move {
-            let result = vdisk.write(block * BLOCK, Bytes::from(content(block, block + 1))).await;
+            let result = vdisk.write(block * BLOCK, content(block, block + 1)).await;
             heard.borrow_mut().push((block, result));
         });
     }
