@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meta::{CheckpointHint, NoteRecord, Outcome, ShardRecord, Store, TailHint, Transaction, VdiskRecord, keys};
 use pool::{Pool, Purpose};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use vdisk::{NoteKind, meta_hint};
 use world::LocalFuture;
@@ -118,6 +118,23 @@ impl MetaIndex {
             }
         }
         self.records.borrow_mut().insert(record.id, record);
+        Ok(())
+    }
+
+    /// `Exists` if a vDisk of this shard has one of the names, `Invalid` if two of them are the same. (Of other shards the
+    /// store knows when it comes to that.)
+    pub fn check_names(&self, names: &[String]) -> Result<()> {
+        let records = self.records.borrow();
+        let taken: BTreeSet<&str> = records.values().filter(|r| !r.deleted).map(|record| &*record.name).collect();
+        let mut seen = BTreeSet::new();
+        for name in names {
+            if taken.contains(&**name) {
+                return Err(Error::new(Kind::Exists, format!("a vDisk {name:?} exists already")));
+            }
+            if !seen.insert(name) {
+                return Err(Error::new(Kind::Invalid, format!("the name {name:?} is given twice")));
+            }
+        }
         Ok(())
     }
 

@@ -205,6 +205,7 @@ impl Shard {
         }
         let source = self.vdisk(vdisk).await?;
         find(&source, snapshot)?;
+        self.index.check_names(&names)?;
         let (info, origin, _pin) = source.origin_of(snapshot).await?;
         let created_ns = self.context.world.clock.wall().0;
         let mut births = Vec::with_capacity(names.len());

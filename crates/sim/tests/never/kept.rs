@@ -356,3 +356,20 @@ fn a_snapshot_is_stored_when_its_frames_have_their_places() {
         assert_eq!(read_snapshot(&machine, id, kept, 0..29), (1..30).collect::<Vec<_>>(), "seed {seed}");
     }
 }
+
+#[test]
+fn names_that_clash_are_refused_before_anything_is_written() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write(&vdisk, 0, 1);
+    let kept = snapshot(&machine, vdisk.id, "s");
+    machine.checkpoint(&vdisk);
+    machine.tap.clear();
+    for (names, kind) in [(["a", "a"], node::Kind::Invalid), (["a", "v"], node::Kind::Exists)] {
+        let (shard, id) = (machine.shard(), vdisk.id);
+        let names = names.map(String::from).to_vec();
+        let refused = machine.run(async move { shard.clone_snapshot(id, kept, names).await });
+        assert_eq!(refused.expect_err("a clash").kind, kind);
+    }
+    assert!(!machine.tap.take().iter().any(Operation::changes), "something was written");
+}
