@@ -12,6 +12,7 @@ mod machine;
 mod report;
 mod rows;
 mod servers;
+mod snapshots;
 mod tgt;
 
 use crate::process::scratch;

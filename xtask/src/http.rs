@@ -1,4 +1,4 @@
-//! One GET of HTTP/1.1, enough to read /metrics and /healthz without a client library.
+//! One request of HTTP/1.1, enough to read /metrics and /healthz and to call a verb without a client library.
 
 use anyhow::{Context, Result};
 use std::io::{Read, Write};
@@ -7,10 +7,26 @@ use std::time::Duration;
 
 /// Status code and body.
 pub fn get(address: &str, path: &str, token: Option<&str>) -> Result<(u16, String)> {
+    request("GET", address, path, token, None)
+}
+
+/// As [`get`]; `body`: JSON.
+pub fn request(
+    method: &str,
+    address: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<&str>,
+) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let bearer = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{bearer}Connection: close\r\n\r\n")?;
+    let body = body.map_or(String::new(), |body| {
+        format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let end = if body.is_empty() { "\r\n" } else { "" };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{bearer}Connection: close\r\n");
+    stream.write_all(format!("{head}{body}{end}").as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer).into_owned();

@@ -1,6 +1,6 @@
 //! Connections to vDisks: counted, and ended when the vDisk goes away.
 
-use crate::{Result, Shard};
+use crate::{Error, Kind, Result, Shard};
 use base::VdiskId;
 use block::BlockDevice;
 use std::cell::{Cell, RefCell};
@@ -66,6 +66,9 @@ impl Shard {
     /// Waits for the vDisk to be recovered, if it is not yet.
     pub async fn attach(self: &Rc<Self>, id: VdiskId) -> Result<Attachment> {
         let vdisk = self.vdisk(id).await?;
+        if self.rolling_back.borrow().contains(&id) {
+            return Err(Error::new(Kind::Busy, "the vDisk is being rolled back; try again"));
+        }
         Ok(self.attachment(id, vdisk.device()))
     }
 

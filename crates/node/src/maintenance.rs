@@ -110,6 +110,7 @@ impl Shard {
             for vdisk in self.open_vdisks() {
                 vdisk.room_may_have_come();
             }
+            let mut failed = false;
             let all: Vec<Leftover> = self.leftovers.borrow().values().cloned().collect();
             for mut leftover in all {
                 let id = leftover.vdisk;
@@ -125,11 +126,16 @@ impl Shard {
                     Ok(false) => drop(self.leftovers.borrow_mut().insert(id, leftover)),
                     Err(error) => {
                         tracing::error!(vdisk = %id, %error, "space of a deleted vDisk is not free yet; it is tried again later");
+                        self.leftovers.borrow_mut().insert(id, leftover);
+                        failed = true;
                     }
                 }
             }
-            // Releases come in swarms.
-            self.context.world.clock.sleep(PAUSE_NS).await;
+            // Releases come in swarms; what failed takes time to change.
+            self.context.world.clock.sleep(if failed { LOOK_SOON_NS } else { PAUSE_NS }).await;
+            if failed {
+                self.context.references.released.notify();
+            }
         }
     }
 

@@ -7,12 +7,12 @@ use crate::attach::Attachments;
 use crate::index::{CheckpointIndex, MetaIndex, clean_tail, place};
 use crate::snapshots::Pending;
 use crate::{Error, Kind, Result};
-use base::{SnapshotId, VdiskId};
+use base::{Sequence, SnapshotId, VdiskId};
 use bytes::Bytes;
 use meta::{CloneOf, VdiskRecord};
 use pool::GroupHeader;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use vdisk::{Context, Found, Health, Leftover, NoteKind, Recovered, Space, Vdisk};
 use world::local::Notify;
@@ -59,6 +59,8 @@ pub struct Shard {
     pub(crate) leftovers: RefCell<BTreeMap<VdiskId, Leftover>>,
     /// Snapshots that are being read.
     pub(crate) views: RefCell<BTreeMap<SnapshotId, Weak<Vdisk>>>,
+    /// vDisks to which nobody may connect before they are rolled back.
+    pub(crate) rolling_back: RefCell<BTreeSet<VdiskId>>,
     /// vDisks that are about to be cut, by set.
     pub(crate) paused: RefCell<BTreeMap<SnapshotId, Vec<Pending>>>,
     pub(crate) listener: Listener,
@@ -177,7 +179,7 @@ impl Shard {
                             None => drop(entries.remove(&id)),
                         }
                     }
-                    if !self.may_still_hold(id) {
+                    if !self.may_still_hold(id, result.as_ref().ok().and_then(Option::as_ref)) {
                         self.context.references.heard(id);
                     }
                     self.opened.notify();
@@ -262,7 +264,7 @@ impl Shard {
                 return Ok(None);
             }
         }
-        if record.is_none() && self.hints_are_good && recovered.vdisk.family().is_some() {
+        if record.is_none() && recovered.vdisk.family().is_some() && self.was_born_unseen(recovered, headers) {
             // Clones are made all or none, and count when they are on record.
             recovered.vdisk.delete().await?;
             self.leave(recovered.vdisk.leave().await).await?;
@@ -408,10 +410,22 @@ impl Shard {
     }
 
     /// Could the vDisk hold groups of others, and has it not said so?
-    fn may_still_hold(&self, id: VdiskId) -> bool {
+    fn may_still_hold(&self, id: VdiskId, vdisk: Option<&Rc<Vdisk>>) -> bool {
         let broken = matches!(self.entries.borrow().get(&id), Some(Entry::Broken { .. }));
-        // Of a vDisk that a trustworthy index does not know nothing was ever acknowledged.
-        broken && (self.index.record(id).is_some() || !self.hints_are_good)
+        let of_last_run = self.headers.borrow().get(&id).is_none_or(|headers| self.is_of_last_run(headers));
+        let unseen = self.hints_are_good && self.index.record(id).is_none() && of_last_run;
+        (broken && !unseen) || vdisk.is_some_and(|vdisk| vdisk.may_need_more())
+    }
+
+    /// A clone that the run before this one began to make, with the very store that is there now, and never put on record:
+    /// nobody has heard of it. (What an older run has made may be on record in a store that is not there any more.)
+    fn was_born_unseen(&self, recovered: &Recovered, headers: &[GroupHeader]) -> bool {
+        let only_birth = recovered.checkpoint.is_none() && recovered.vdisk.sequence() <= Sequence(1);
+        self.hints_are_good && only_birth && self.is_of_last_run(headers)
+    }
+
+    fn is_of_last_run(&self, headers: &[GroupHeader]) -> bool {
+        headers.iter().all(|header| header.epoch.0 == self.generation_before)
     }
 
     pub(crate) async fn forget(&self, id: VdiskId) -> Result<()> {

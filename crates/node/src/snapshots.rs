@@ -104,6 +104,7 @@ impl Shard {
     /// common wait for each other in one direction then.
     pub async fn pause(self: &Rc<Self>, set: SnapshotId, name: &str, mut vdisks: Vec<VdiskId>) -> Result<()> {
         vdisks.sort_unstable();
+        vdisks.dedup();
         let mut members = Vec::with_capacity(vdisks.len());
         for id in vdisks {
             let vdisk = self.vdisk(id).await?;
@@ -143,14 +144,27 @@ impl Shard {
             let set = SetRecord { id: set, members: members.clone(), confirmed: false };
             cuts.push((vdisk, paused.cut(snapshot, name, set)));
         }
-        let mut taken = Vec::with_capacity(cuts.len());
+        let mut taken: Vec<(Rc<Vdisk>, SnapshotInfo)> = Vec::with_capacity(cuts.len());
+        let mut result = Ok(());
         for (vdisk, cut) in cuts {
-            taken.push((vdisk, cut.await?));
+            match cut.await {
+                Ok(info) => taken.push((vdisk, info)),
+                Err(error) => result = Err(error.into()),
+            }
         }
         // Syncs that begin together are shared.
         let flushed: Vec<_> = taken.iter().map(|(vdisk, _)| self.started(vdisk.clone().flush_owned())).collect();
         for flushed in flushed {
-            ended(flushed.await)??;
+            let flushed = ended(flushed.await).and_then(|flushed| Ok(flushed?));
+            result = result.and(flushed);
+        }
+        if let Err(error) = result {
+            for (vdisk, info) in taken {
+                if let Err(error) = vdisk.delete_snapshot(info.id).await {
+                    tracing::warn!(vdisk = %vdisk.id, snapshot = %info.id, %error, "a part of a set that failed is left until the next start");
+                }
+            }
+            return Err(error);
         }
         Ok(taken.into_iter().map(|(vdisk, info)| self.snapshot_summary(&vdisk, info)).collect())
     }
@@ -208,11 +222,14 @@ impl Shard {
         self.index.check_names(&names)?;
         let (info, origin, _pin) = source.origin_of(snapshot).await?;
         let created_ns = self.context.world.clock.wall().0;
+        let mut ids = Vec::with_capacity(names.len());
+        for _ in &names {
+            ids.push(self.context.pool.next_vdisk_id().await?);
+        }
         let mut births = Vec::with_capacity(names.len());
-        for name in names {
+        for (id, name) in ids.into_iter().zip(names) {
             let attributes =
                 Attributes { name, size_bytes: info.size_bytes, read_only: false, created_ns, ..source.attributes() };
-            let id = self.context.pool.next_vdisk_id().await?;
             let index = Rc::new(CheckpointIndex(self.index.clone()));
             let born = Vdisk::create_clone(self.context.clone(), index, id, attributes, origin.clone());
             births.push((id, self.started(born)));
@@ -235,7 +252,9 @@ impl Shard {
             // Nobody has heard of them yet. Those whose birth failed may be in the log all the same: without a record
             // the next start frees them.
             for vdisk in &born {
-                self.take_back(vdisk).await?;
+                if let Err(error) = self.take_back(vdisk).await {
+                    tracing::warn!(vdisk = %vdisk.id, %error, "a clone that nobody was told of is left until the next start");
+                }
             }
             return Err(error);
         }
@@ -270,7 +289,17 @@ impl Shard {
         if self.attachments.count(id) > 0 {
             return Err(Error::new(Kind::Busy, format!("{} clients are connected", self.attachments.count(id))));
         }
-        Ok(vdisk.rollback(snapshot).await?)
+        if !self.rolling_back.borrow_mut().insert(id) {
+            return Err(Error::new(Kind::Busy, "it is being rolled back already"));
+        }
+        let this = self.clone();
+        // A task of its own: it ends, and lets clients in again, whether or not somebody waits for it.
+        let done = self.started(async move {
+            let result = vdisk.rollback(snapshot).await;
+            this.rolling_back.borrow_mut().remove(&id);
+            result
+        });
+        Ok(ended(done.await)??)
     }
 
     /// A read-only device.

@@ -7,12 +7,12 @@ use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
 use crate::log::{CheckpointRecord, Frozen, GroupEntry, Item, PageWrite, Record, SnapshotEntry};
 use crate::map::encode_page;
-use crate::references::Root;
+use crate::references::{Holds, Root};
 use crate::snapshot::{Kept, Snapshot, Stage};
 use crate::stats::Stats;
 use crate::vdisk::{Checkpoint, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
-use base::SnapshotId;
+use base::{Sequence, SnapshotId};
 use bytes::Bytes;
 use std::rc::Rc;
 
@@ -44,7 +44,7 @@ impl Vdisk {
             let Some(frozen) = self.ask(|done| Item::Freeze { done }).await?? else { continue };
             let result = self.try_to_store(&frozen, None).await;
             if result.is_err() {
-                self.state.borrow_mut().tree.dropped.extend(frozen.dropped.iter().cloned());
+                self.state.borrow_mut().tree.dropped.extend(frozen.dropped.take());
             }
             return result;
         }
@@ -72,8 +72,8 @@ impl Vdisk {
         self.check_not_rewritten(frozen)?;
         let root = frozen.tree.borrow().root.address();
         let stored = self.record(frozen, root, snapshot);
-        let record = Record::Checkpoint(Box::new(stored.clone()));
-        let placed = self.ask(|done| Item::Control { record, done }).await??;
+        let (record, rewrites) = (Record::Checkpoint(Box::new(stored.clone())), frozen.rewrites.get());
+        let placed = self.ask(|done| Item::Checkpoint { record, rewrites, done }).await??;
         self.flush_through(placed.at.sequence).await?;
         self.check_not_rewritten(frozen)?;
         let place = meta_hint::Place {
@@ -91,6 +91,7 @@ impl Vdisk {
     }
 
     async fn store_level(self: &Rc<Self>, frozen: &Frozen, level: u8) -> Result<()> {
+        let rewrites = frozen.rewrites.get();
         let pages_max = (self.frame_payload_max() / 4096).min(64) as usize;
         let mut batch = Vec::new();
         let dirty = frozen.tree.borrow().dirty_pages(level);
@@ -104,19 +105,23 @@ impl Vdisk {
             batch.push(PageWrite { place, node, bytes });
             if batch.len() == pages_max {
                 let pages = std::mem::take(&mut batch);
-                self.ask(|done| Item::Pages { pages, done }).await??;
+                self.ask(|done| Item::Pages { pages, rewrites, done }).await??;
                 self.check_not_rewritten(frozen)?;
             }
         }
         if !batch.is_empty() {
-            self.ask(|done| Item::Pages { pages: batch, done }).await??;
+            self.ask(|done| Item::Pages { pages: batch, rewrites, done }).await??;
         }
         self.check_not_rewritten(frozen)
     }
 
     /// After a failed sync the pages are gone with it: begin again later.
     fn check_not_rewritten(&self, frozen: &Frozen) -> Result<()> {
-        if self.state.borrow().rewrites == frozen.rewrites.get() {
+        self.check_rewrites(frozen.rewrites.get())
+    }
+
+    pub(crate) fn check_rewrites(&self, rewrites: u64) -> Result<()> {
+        if self.state.borrow().rewrites == rewrites {
             return Ok(());
         }
         Err(Error::new(Kind::Io, "a sync failed while the checkpoint was written"))
@@ -132,7 +137,7 @@ impl Vdisk {
     /// `snapshot`: it is the one that this checkpoint is kept for.
     fn record(&self, frozen: &Frozen, root: Address, snapshot: Option<SnapshotId>) -> CheckpointRecord {
         // The places of dropped subtrees: their pages are not part of this checkpoint any more.
-        frozen.dropped.iter().for_each(|stored| self.drop_page(stored));
+        frozen.dropped.take().iter().for_each(|stored| self.drop_page(stored));
         let state = self.state.borrow();
         let (height, then) = (frozen.tree.borrow().height, frozen.accounts.borrow());
         let mut groups: Vec<GroupEntry> = state
@@ -149,6 +154,18 @@ impl Vdisk {
                 punched: account.punched,
             })
             .collect();
+        // Groups of others that the map has let go of since, and this one still has.
+        let since = then.groups.iter().filter(|(group, account)| {
+            account.is_foreign() && account.live() > 0 && !state.accounts.groups.contains_key(*group)
+        });
+        groups.extend(since.map(|(&group, then)| GroupEntry {
+            group,
+            len: 0,
+            last_sequence: then.last_sequence,
+            data: then.data,
+            pages: then.pages,
+            punched: 0,
+        }));
         groups.sort_unstable_by_key(|entry| entry.group);
         let entry = |snapshot: &Snapshot| SnapshotEntry { root, height, place: None, ..snapshot.to_be_stored() };
         let this = snapshot.and_then(|id| state.snapshots.get(&id)).map(entry);
@@ -172,7 +189,8 @@ impl Vdisk {
         state.checkpoint = Some(Checkpoint { covers, root, height, place });
         state.checkpoint_accounts = accounts_of(record);
         state.emptied.clear();
-        state.snapshots_changed = false;
+        let later = |(at, _): &(Sequence, Holds)| *at > covers.sequence;
+        state.snapshots_changed = state.letting_go.iter().any(later);
         state.log_bytes -= covered;
         for snapshot in state.snapshots.values() {
             if let Stage::Frozen(later) = &snapshot.stage {

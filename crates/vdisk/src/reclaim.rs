@@ -69,7 +69,7 @@ impl Vdisk {
     }
 
     /// Written by this vDisk and needed by nobody else.
-    fn is_own(&self, group: GroupId, account: &GroupAccount) -> bool {
+    pub(super) fn is_own(&self, group: GroupId, account: &GroupAccount) -> bool {
         !account.is_foreign() && !self.context.references.is_held(group)
     }
 
@@ -161,6 +161,10 @@ impl Vdisk {
     }
 
     fn pick_victim(&self) -> Option<GroupId> {
+        // Who was not heard yet may need what looks dead.
+        if !self.may_free() {
+            return None;
+        }
         let dead = self.dead_bytes();
         let OwnRoom { occupied, live, .. } = self.own_room();
         let state = self.state.borrow();

@@ -77,10 +77,12 @@ impl Vdisk {
         frames.truncate(stored + unproven.len());
         let end = frames.last().map_or(start.sequence, |frame| frame.sequence);
         let vdisk = Vdisk::assemble(context.clone(), index, id, state);
+        // Before the replay: what is deleted in it is let go like anything else.
+        vdisk.hold_snapshots().await?;
+        vdisk.hold_foreign();
+        vdisk.tell_root();
         vdisk.replay(&frames).await?;
         vdisk.hold_foreign();
-        vdisk.hold_snapshots().await?;
-        vdisk.tell_root();
         {
             let mut state = vdisk.state.borrow_mut();
             let at = |count: usize| frames[..count].last().map_or(start, |frame| frame.at);

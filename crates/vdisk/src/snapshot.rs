@@ -82,6 +82,11 @@ impl Snapshot {
         }
     }
 
+    /// Its map, if no checkpoint has stored it.
+    pub fn frozen(&self) -> Option<&Rc<Frozen>> {
+        if let Stage::Frozen(frozen) = &self.stage { Some(frozen) } else { None }
+    }
+
     /// As a checkpoint names it whose record lies at `here`. It holds nothing yet.
     pub fn of_entry(entry: &SnapshotEntry, here: meta_hint::Place, references: &Rc<References>) -> Snapshot {
         let kept = Kept { root: entry.root, height: entry.height, place: entry.place.unwrap_or(here) };
@@ -182,6 +187,10 @@ impl Vdisk {
     pub(crate) fn unkeep(&self, id: SnapshotId, at: Sequence) {
         let mut state = self.state.borrow_mut();
         if let Some(snapshot) = state.snapshots.remove(&id) {
+            if let Some(frozen) = snapshot.frozen() {
+                // What was dropped before it is not told by a checkpoint of its own any more.
+                state.tree.dropped.extend(frozen.dropped.take());
+            }
             state.letting_go.push((at, snapshot.holds));
             state.snapshots_changed = true;
         }
@@ -218,9 +227,8 @@ impl Vdisk {
         let Some(snapshot) = state.snapshots.get_mut(&id) else { return };
         snapshot.stage = Stage::Stored(kept);
         snapshot.holds = holds;
-        let until = Some(snapshot.sequence);
         drop(state);
-        self.maps.set(id, Root { address: kept.root, height: kept.height, lineage: self.lineage(), until });
+        self.tell_kept(id, kept);
     }
 
     /// Of a clone: the vDisk that all of its family descends from.
@@ -248,6 +256,8 @@ impl Vdisk {
         for (id, kept) in stored {
             match read_checkpoint(&self.context, self.id, kept.place).await {
                 Ok(record) => self.kept(id, kept, &record),
+                // Another day it may be readable: then this start is tried again.
+                Err(error) if error.kind == Kind::Io => return Err(error),
                 Err(error) => self.hold_all(id, kept, &error),
             }
         }
@@ -261,10 +271,22 @@ impl Vdisk {
         let mut state = self.state.borrow_mut();
         if let Some(snapshot) = state.snapshots.get_mut(&id) {
             groups.into_iter().for_each(|group| snapshot.holds.add(group));
-            let until = Some(snapshot.sequence);
             drop(state);
-            self.maps.set(id, Root { address: kept.root, height: kept.height, lineage: self.lineage(), until });
+            self.tell_kept(id, kept);
         }
+        // What it needs of others nobody can say.
+        self.unsure.set(true);
+    }
+
+    /// Its pages were stored up to the checkpoint's record, its data before.
+    fn tell_kept(&self, id: SnapshotId, kept: Kept) {
+        let until = Some(kept.place.sequence);
+        self.maps.set(id, Root { address: kept.root, height: kept.height, lineage: self.lineage(), until });
+    }
+
+    /// It may need groups of others without holding them: a record of it could not be read.
+    pub fn may_need_more(&self) -> bool {
+        self.unsure.get() && self.family().is_some()
     }
 
     /// After the log was read: where the last checkpoint is.
@@ -335,7 +357,9 @@ impl Vdisk {
     /// take effect before or after.
     pub async fn rollback(self: &Rc<Self>, id: SnapshotId) -> Result<()> {
         self.changeable()?;
-        let (_, image) = self.image_of(id).await?;
+        // What is emptied or punched meanwhile was looked up in the map that goes.
+        let _no_reclaim = self.one_reclaim.acquire(1).await;
+        let (_, Origin { image, .. }, _pin) = self.origin_of(id).await?;
         loop {
             // A checkpoint whose start a recovery would go back behind has been proven, and none is under way: their
             // accounts of pages are those of the map that goes.
@@ -350,7 +374,7 @@ impl Vdisk {
             match placed {
                 Ok(placed) => return self.flush_through(placed.at.sequence).await,
                 // A snapshot came between.
-                Err(error) if error.kind == Kind::Invalid && self.next_frozen().is_some() => {}
+                Err(error) if error.kind == Kind::Miscompare => {}
                 Err(error) => return Err(error),
             }
         }

@@ -212,6 +212,8 @@ pub struct Vdisk {
     pub(crate) foreign: RefCell<Holds>,
     /// Where its maps are, for those who free what they refer to.
     pub(crate) maps: ToldMaps,
+    /// The record of a snapshot could not be read: what it needs is not known.
+    pub(crate) unsure: Cell<bool>,
     pub stats: Stats,
 }
 
@@ -403,6 +405,7 @@ impl Vdisk {
             index,
             foreign,
             maps,
+            unsure: Default::default(),
             stats: Default::default(),
         })
     }

@@ -46,6 +46,7 @@ mod old_disk;
 mod order;
 mod overlap;
 mod reclaim;
+mod review4;
 mod room;
 mod rot;
 mod seal;

@@ -42,7 +42,13 @@ pub(crate) enum Item {
     },
     Pages {
         pages: Vec<PageWrite>,
+        rewrites: u64,
         done: Done,
+    },
+    Checkpoint {
+        record: Record,
+        rewrites: u64,
+        done: OneshotSender<Result<ControlPlace>>,
     },
     Control {
         record: Record,
@@ -102,7 +108,8 @@ pub(crate) struct Frozen {
     pub tree: RefCell<Tree>,
     pub covers: Cell<Position>,
     pub accounts: RefCell<Accounts>,
-    pub dropped: Vec<Rc<Cell<Address>>>,
+    /// Taken by the record, which tells it once.
+    pub dropped: RefCell<Vec<Rc<Cell<Address>>>>,
     pub rewrites: Cell<u64>,
     /// Log that need not be replayed any more when it is stored.
     pub log_bytes: Cell<u64>,
@@ -158,7 +165,7 @@ pub(super) fn refuse(item: Item, error: Error) {
         }
         Item::Relocate { done, .. } => done.send(Err(error)),
         Item::Proof { done } => done.send(Err(error)),
-        Item::Control { done, .. } => done.send(Err(error)),
+        Item::Control { done, .. } | Item::Checkpoint { done, .. } => done.send(Err(error)),
         Item::Freeze { done } => done.send(Err(error)),
         Item::Cut { paused, .. } => paused.send(Err(error)),
         Item::Stop { .. } => {}

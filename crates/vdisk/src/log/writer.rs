@@ -91,7 +91,8 @@ impl Vdisk {
         }
         match item {
             Item::Relocate { moves, done } => done.send(self.relocate(moves).await),
-            Item::Pages { pages, done } => done.send(self.append_pages(pages).await),
+            Item::Pages { pages, rewrites, done } => done.send(self.append_pages(pages, rewrites).await),
+            Item::Checkpoint { record, rewrites, done } => done.send(self.append_checkpoint(record, rewrites).await),
             Item::Control { record, done } => done.send(self.append_control(record).await),
             Item::Freeze { done } => done.send(self.rewrite_first().await.map(|()| self.freeze_here())),
             Item::Cut { paused, go, done } => {
@@ -133,7 +134,7 @@ impl Vdisk {
 
     pub(crate) fn freeze(&self, covers: Position) -> Frozen {
         let mut state = self.state.borrow_mut();
-        let dropped = std::mem::take(&mut state.tree.dropped);
+        let dropped = std::mem::take(&mut state.tree.dropped).into();
         Frozen {
             tree: state.tree.clone().into(),
             covers: covers.into(),
@@ -234,8 +235,10 @@ impl Vdisk {
         Ok(bytes)
     }
 
-    async fn append_pages(self: &Rc<Self>, pages: Vec<PageWrite>) -> Result<()> {
+    /// `rewrites`: what the pages name was stored when there had been so many. Since then some of it may have been lost.
+    async fn append_pages(self: &Rc<Self>, pages: Vec<PageWrite>, rewrites: u64) -> Result<()> {
         self.rewrite_first().await?;
+        self.check_rewrites(rewrites)?;
         let pieces: Vec<Piece> =
             pages.iter().map(|page| Piece::Page { place: page.place, bytes: page.bytes.clone() }).collect();
         let appended = self.append(FrameKind::Pages, &pieces, Purpose::Emergency).await?;
@@ -258,12 +261,23 @@ impl Vdisk {
         Ok(())
     }
 
+    async fn append_checkpoint(self: &Rc<Self>, record: Record, rewrites: u64) -> Result<ControlPlace> {
+        self.rewrite_first().await?;
+        self.check_rewrites(rewrites)?;
+        self.append_control(record).await
+    }
+
     async fn append_control(self: &Rc<Self>, mut record: Record) -> Result<ControlPlace> {
         if record != Record::Delete {
             self.rewrite_first().await?;
         }
-        if matches!(record, Record::Rollback(..)) && self.next_frozen().is_some() {
-            return Err(Error::new(Kind::Invalid, "a snapshot is not stored yet"));
+        if let Record::Rollback(id, _) = &record {
+            if self.snapshot_info(*id).is_none() {
+                return Err(Error::new(Kind::Closed, "the snapshot was deleted meanwhile"));
+            }
+            if self.next_frozen().is_some() {
+                return Err(Error::new(Kind::Miscompare, "a snapshot is not stored yet"));
+            }
         }
         if let Record::Snapshot(snapshot) = &mut record {
             snapshot.size_bytes = self.state.borrow().attributes.size_bytes;

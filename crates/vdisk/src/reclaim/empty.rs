@@ -125,16 +125,21 @@ impl Vdisk {
     /// most of what is dead.
     async fn punch_dead_ranges(self: &Rc<Self>, group: GroupId, account: GroupAccount) -> Result<bool> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(false) };
-        let mut view = View::new(&self.context, checkpoint.root, checkpoint.height);
+        let mut views = vec![View::new(&self.context, checkpoint.root, checkpoint.height)];
         let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, group, account.len);
-        let mut ranges = Vec::new();
+        let (mut ranges, mut first) = (Vec::new(), None);
         while let Step::Frame(walked) = walk.next().await? {
             if walked.frame.sequence > checkpoint.covers.sequence {
                 break;
             }
+            if first.replace(walked.frame.sequence).is_none() {
+                let roots = self.context.references.roots_of(self.id, walked.frame.sequence);
+                let others = roots.into_iter().filter(|root| root.address != checkpoint.root);
+                views.extend(others.map(|root| View::new(&self.context, root.address, root.height)));
+            }
             for run in walked.frame.runs.iter().filter(|run| run.kind == RunKind::Data) {
                 if run.count as usize >= PUNCH_BLOCKS_MIN {
-                    self.find_dead_ranges(&walked, run, &mut view, &mut ranges).await?;
+                    self.find_dead_ranges(&walked, run, &mut views, &mut ranges).await?;
                 }
             }
         }
@@ -145,6 +150,9 @@ impl Vdisk {
         }
         self.prove_in_log(checkpoint).await?;
         for (offset, len) in ranges {
+            if !self.is_own(group, &account) || !self.may_free() {
+                return Ok(false);
+            }
             self.context.pool.punch(group, offset, len).await?;
         }
         // Ranges that were punched before are in the sum again.
@@ -158,7 +166,7 @@ impl Vdisk {
         &self,
         walked: &WalkedFrame,
         run: &crate::log::frame::Run,
-        view: &mut View<'_>,
+        views: &mut [View<'_>],
         ranges: &mut Vec<(u32, u32)>,
     ) -> Result<()> {
         let mut start = None;
@@ -168,7 +176,11 @@ impl Vdisk {
                 None => false,
                 Some(address) => {
                     let block = run.block + i as u64;
-                    self.lookup(block).await? != *address && view.block(block).await? != *address
+                    let mut dead = self.lookup(block).await? != *address;
+                    for view in views.iter_mut() {
+                        dead = dead && view.block(block).await? != *address;
+                    }
+                    dead
                 }
             };
             match (dead, start) {

@@ -7,6 +7,7 @@ use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
 use crate::contents::{Held, Listed, held_by, push};
 use crate::log::{GroupWalk, Item, Step};
+use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::vdisk::{Checkpoint, Context, Health, Vdisk};
 use base::{GroupId, Sequence, VdiskId};
@@ -29,7 +30,8 @@ impl Vdisk {
             match found {
                 None => {
                     self.prove_in_log(checkpoint).await?;
-                    if !self.is_own(group, &account) || !self.may_free() {
+                    // A rollback may have brought back what was dead, or somebody hold it, while it was looked up.
+                    if !self.dead_candidates().iter().any(|(dead, _)| *dead == group) {
                         continue;
                     }
                     self.state.borrow_mut().accounts.remove(group);
@@ -77,8 +79,13 @@ impl Vdisk {
     fn foreign_dead(&self) -> Vec<GroupId> {
         let state = self.state.borrow();
         let lives = |accounts: &Accounts, group: &GroupId| accounts.groups.get(group).is_some_and(|a| a.live() > 0);
+        let frozen: Vec<_> = state.snapshots.values().filter_map(Snapshot::frozen).collect();
         let held = self.foreign.borrow();
-        let dead = |group: &&GroupId| !lives(&state.accounts, group) && !lives(&state.checkpoint_accounts, group);
+        let dead = |group: &&GroupId| {
+            !lives(&state.accounts, group)
+                && !lives(&state.checkpoint_accounts, group)
+                && !frozen.iter().any(|frozen| lives(&frozen.accounts.borrow(), group))
+        };
         held.groups().iter().filter(dead).copied().collect()
     }
 
@@ -90,7 +97,7 @@ impl Vdisk {
     }
 
     /// Everybody who may need a group of this vDisk was heard.
-    fn may_free(&self) -> bool {
+    pub(super) fn may_free(&self) -> bool {
         let family = self.state.borrow().lineage.first().copied().unwrap_or(self.id);
         self.context.references.may_free(Some(family))
     }

@@ -1,0 +1,336 @@
+//! Proofs for a review.
+
+use crate::machine::{Machine, manual};
+use crate::tap::{Fate, Verb};
+use base::units::{KIB, MIB};
+use std::cell::Cell;
+
+const FRAME_BLOCKS: u64 = 48;
+const FRAMES: u64 = 5;
+
+fn config() -> node::ShardConfig {
+    let mut config = manual();
+    config.pool.group_size = MIB as u32;
+    config.pool.recycled_bytes_max = 0;
+    config.settings.frame_payload_bytes_max = 256 * KIB as u32;
+    config
+}
+
+fn fill(machine: &Machine, vdisk: &std::rc::Rc<vdisk::Vdisk>, base: u64) -> Vec<u64> {
+    let mut expect = Vec::new();
+    for frame in 0..FRAMES {
+        let tags: Vec<u64> = (0..FRAME_BLOCKS).map(|block| base + 1000 * (frame + 1) + block).collect();
+        machine.try_write(vdisk, frame * FRAME_BLOCKS, &tags).expect("it lives").expect("room");
+        expect.extend(tags);
+    }
+    expect
+}
+
+fn half(machine: &Machine, vdisk: &std::rc::Rc<vdisk::Vdisk>) {
+    for frame in 0..FRAMES {
+        let tags: Vec<u64> = (0..20).map(|block| 100_000 * (frame + 1) + block).collect();
+        machine.try_write(vdisk, frame * FRAME_BLOCKS + 4, &tags).expect("it lives").expect("room");
+    }
+}
+
+#[test]
+fn a_clone_that_cannot_be_read_today_is_not_punched_by_its_source() {
+    let mut machine = Machine::with(config(), 1);
+    let source = machine.vdisk();
+    let expect = fill(&machine, &source, 0);
+    let kept = machine.snapshot(source.id, "s");
+    let clone = machine.clone_of(source.id, kept, "c");
+    let id = clone.id;
+    half(&machine, &source);
+    machine.delete_snapshot(source.id, kept);
+    machine.settle();
+    assert_eq!(machine.reads(&clone, 0..FRAMES * FRAME_BLOCKS), expect);
+    drop((source, clone));
+    machine.kill();
+    machine.config.settings.space_slack_bytes = 0;
+    machine.config.settings.space_percent = 100;
+    let groups: Vec<_> = machine.groups().into_iter().filter(|placed| placed.header.vdisk == id).collect();
+    machine.tap.set_rule(move |o| {
+        let is_of_clone =
+            |p: &crate::machine::Placed| *p.file == *o.file && (p.start + 4096..p.start + MIB).contains(&o.offset);
+        if o.verb == Verb::Read && groups.iter().any(is_of_clone) { Fate::Fails } else { Fate::Happens }
+    });
+    machine.open();
+    assert!(machine.vdisk_by_id(id).is_err(), "its log cannot be read now");
+    let source = machine.vdisk();
+    machine.make_room(&source);
+    eprintln!("punched {}", source.stats.bytes_punched.get());
+    machine.tap.clear();
+    let clone = machine.vdisk_by_id(id).expect("a better day");
+    assert_eq!(machine.reads(&clone, 0..FRAMES * FRAME_BLOCKS), expect);
+}
+
+#[test]
+fn pages_that_a_trim_dropped_before_a_short_lived_snapshot_are_not_counted_for_ever() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    (256..260).for_each(|block| machine.write(&vdisk, block, block));
+    machine.write(&vdisk, 0, 1);
+    machine.checkpoint(&vdisk);
+    machine.trim(&vdisk, 256, 256);
+    let kept = machine.snapshot(vdisk.id, "s");
+    machine.delete_snapshot(vdisk.id, kept);
+    machine.settle();
+    machine.check_checkpoint(&vdisk);
+}
+
+#[test]
+fn a_clone_that_was_rolled_back_holds_what_it_needs() {
+    let mut config = config();
+    config.settings.space_slack_bytes = 0;
+    config.settings.space_percent = 100;
+    let machine = Machine::with(config, 1);
+    let source = machine.vdisk();
+    let expect = fill(&machine, &source, 0);
+    let kept = machine.snapshot(source.id, "s");
+    let clone = machine.clone_of(source.id, kept, "c");
+    machine.delete_snapshot(source.id, kept);
+    let of_clone = machine.snapshot(clone.id, "t");
+    fill(&machine, &clone, 500_000);
+    machine.settle();
+    let (shard, id) = (machine.shard(), clone.id);
+    machine.run(async move { shard.rollback(id, of_clone).await }).expect("nobody is connected");
+    machine.delete_snapshot(clone.id, of_clone);
+    machine.settle();
+    assert_eq!(machine.reads(&clone, 0..FRAMES * FRAME_BLOCKS), expect);
+    half(&machine, &source);
+    machine.settle();
+    eprintln!("punched {}", source.stats.bytes_punched.get());
+    assert_eq!(machine.reads(&clone, 0..FRAMES * FRAME_BLOCKS), expect);
+}
+
+#[test]
+fn a_rollback_and_the_deletion_of_its_snapshot_at_once() {
+    let mut config = manual();
+    config.pool.recycled_bytes_max = 0;
+    let machine = Machine::with(config, 1);
+    let vdisk = machine.vdisk();
+    machine.write_tags(&vdisk, 1..=60);
+    let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+    machine.checkpoint(&vdisk);
+    machine.write_tags(&vdisk, 101..=160);
+    machine.checkpoint(&vdisk);
+    let first = Cell::new(true);
+    machine.tap.set_rule(
+        move |o| {
+            if o.verb == Verb::Read && first.replace(false) { Fate::Waits } else { Fate::Happens }
+        },
+    );
+    let shard = machine.shard();
+    let done = std::rc::Rc::new(Cell::new(None));
+    let told = done.clone();
+    machine.spawn(async move { told.set(Some(shard.rollback(id, kept).await.is_ok())) });
+    machine.idle(1);
+    machine.delete_snapshot(id, kept);
+    machine.checkpoint(&vdisk);
+    machine.make_room(&vdisk);
+    eprintln!("freed {}; rollback {:?}", vdisk.stats.groups_freed.get(), done.get());
+    machine.idle(10_000_000_000);
+    eprintln!("rollback {:?}", done.get());
+    let found: Vec<_> = (0..60).map(|block| machine.try_read(&vdisk, block)).collect();
+    assert!(found.iter().all(Result::is_ok), "{found:?}");
+}
+
+/// With "A clone that is rolled back holds again what it had let go of".
+#[test]
+fn a_frozen_snapshot_of_a_clone_that_was_rolled_back_keeps_what_it_needs() {
+    let mut machine = Machine::with(config(), 1);
+    let source = machine.vdisk();
+    let expect = fill(&machine, &source, 0);
+    machine.try_write(&source, 500, &(1..=40).collect::<Vec<u64>>()).expect("it lives").expect("room");
+    let kept = machine.snapshot(source.id, "s");
+    let clone = machine.clone_of(source.id, kept, "c");
+    machine.delete_snapshot(source.id, kept);
+    let first = machine.snapshot(clone.id, "t");
+    fill(&machine, &clone, 500_000);
+    machine.settle();
+    let (shard, id) = (machine.shard(), clone.id);
+    machine.run(async move { shard.rollback(id, first).await }).expect("nobody is connected");
+    let second = machine.snapshot(clone.id, "u");
+    fill(&machine, &clone, 700_000);
+    machine.make_room(&clone);
+    machine.settle();
+    machine.delete_snapshot(clone.id, first);
+    machine.settle();
+    assert_eq!(machine.read_snapshot(clone.id, second, 0..FRAMES * FRAME_BLOCKS), expect);
+    half(&machine, &source);
+    machine.settle();
+    let (id, of) = (clone.id, source.id);
+    drop((source, clone));
+    machine.kill();
+    machine.config.settings.space_slack_bytes = 0;
+    machine.config.settings.space_percent = 100;
+    machine.open();
+    let source = machine.vdisk_by_id(of).expect("good");
+    machine.make_room(&source);
+    eprintln!("punched {}", source.stats.bytes_punched.get());
+    assert_eq!(machine.read_snapshot(id, second, 0..FRAMES * FRAME_BLOCKS), expect);
+}
+
+/// A page whose children were lost by a failed sync is stored behind the rewrite, and taken for clean.
+#[test]
+fn a_page_that_names_a_lost_one_is_not_stored_behind_the_rewrite() {
+    let machine = Machine::new();
+    let vdisk = machine.create("big", 1 << 30);
+    machine.write(&vdisk, 0, 1);
+    machine.flush(&vdisk);
+    machine.write(&vdisk, 100_001, 7);
+    let sync = Cell::new(true);
+    machine.tap.set_rule(move |o| match o.verb {
+        Verb::Write if o.is_slab() => Fate::Waits,
+        Verb::Sync if o.is_slab() && sync.replace(false) => Fate::FailsWholeLater,
+        _ => Fate::Happens,
+    });
+    let flushed = vdisk.clone();
+    machine.spawn(async move { drop(flushed.flush().await) });
+    machine.idle(1_000);
+    let stored = vdisk.clone();
+    machine.spawn(async move { eprintln!("checkpoint {:?}", stored.checkpoint().await.is_ok()) });
+    machine.idle(1_000);
+    let written = vdisk.clone();
+    machine.spawn(async move {
+        drop(written.write(100_000 * 4096, crate::machine::content(100_000, 5)).await);
+    });
+    machine.idle(10_000_000_000);
+    machine.tap.clear();
+    machine.flush(&vdisk);
+    machine.checkpoint(&vdisk);
+    machine.check_checkpoint(&vdisk);
+}
+
+fn cannot_read(machine: &Machine, id: base::VdiskId) {
+    let groups: Vec<_> = machine.groups().into_iter().filter(|placed| placed.header.vdisk == id).collect();
+    machine.tap.set_rule(move |o| {
+        let is_of_clone = |p: &crate::machine::Placed| {
+            *p.file == *o.file && (p.start + 4096..p.start + u64::from(crate::machine::GROUP)).contains(&o.offset)
+        };
+        if o.verb == Verb::Read && groups.iter().any(is_of_clone) { Fate::Fails } else { Fate::Happens }
+    });
+}
+
+/// Today `recover` cannot read a clone; tomorrow it can be read.
+#[test]
+fn a_clone_that_recover_could_not_read_is_not_deleted() {
+    let machine = Machine::new();
+    let source = machine.vdisk();
+    machine.write_tags(&source, 1..=10);
+    let kept = machine.snapshot(source.id, "s");
+    let clone = machine.clone_of(source.id, kept, "c");
+    machine.write(&clone, 3, 33);
+    machine.flush(&clone);
+    let id = clone.id;
+    machine.kill();
+    cannot_read(&machine, id);
+    let rebuilt = machine.rebuild(2);
+    eprintln!("lost {:?}", rebuilt.lost);
+    machine.open();
+    let clone = machine.vdisk_by_id(id).expect("a better day");
+    assert_eq!(machine.read(&clone, 3), 33);
+}
+
+/// The store is of before the clone; the first start after that does not come to it.
+#[test]
+fn a_clone_that_is_younger_than_the_store_is_not_deleted_by_the_second_start() {
+    let machine = Machine::new();
+    let source = machine.vdisk();
+    machine.write_tags(&source, 1..=10);
+    machine.kill();
+    machine.open();
+    let source = machine.vdisk();
+    let old = machine.store.borrow().snapshot();
+    machine.kill();
+    machine.open();
+    let source = machine.vdisk_by_id(source.id).expect("good");
+    let kept = machine.snapshot(source.id, "s");
+    let clone = machine.clone_of(source.id, kept, "c");
+    machine.write(&clone, 3, 33);
+    machine.flush(&clone);
+    let id = clone.id;
+    machine.kill();
+    machine.store.replace(meta::MemStore::restore(machine.world().clock, 0, old));
+    cannot_read(&machine, id);
+    machine.open();
+    machine.kill();
+    machine.open();
+    let clone = machine.vdisk_by_id(id).expect("a better day");
+    assert_eq!(machine.read(&clone, 3), 33);
+}
+
+/// The record of a clone's snapshot cannot be read at one start.
+#[test]
+fn a_snapshot_of_a_clone_whose_record_cannot_be_read_keeps_what_is_its_relatives() {
+    let mut machine = Machine::with(config(), 1);
+    let source = machine.vdisk();
+    let expect = fill(&machine, &source, 0);
+    machine.try_write(&source, 500, &(1..=40).collect::<Vec<u64>>()).expect("it lives").expect("room");
+    let kept = machine.snapshot(source.id, "s");
+    let clone = machine.clone_of(source.id, kept, "c");
+    machine.delete_snapshot(source.id, kept);
+    let of_clone = machine.snapshot(clone.id, "t");
+    fill(&machine, &clone, 500_000);
+    machine.settle();
+    half(&machine, &source);
+    machine.write(&clone, 600, 1);
+    machine.settle();
+    let place = machine.checkpoint_record(&clone).snapshots[0].place.expect("an earlier checkpoint");
+    let (id, of) = (clone.id, source.id);
+    drop((source, clone));
+    machine.kill();
+    machine.config.settings.space_slack_bytes = 0;
+    machine.config.settings.space_percent = 100;
+    let placed = machine.groups().into_iter().find(|placed| placed.header.group == place.group).expect("it is held");
+    machine.tap.set_rule(move |o| {
+        let is_record = *o.file == *placed.file
+            && o.offset == placed.start + u64::from(place.offset)
+            && o.len == u64::from(place.len);
+        if o.verb == Verb::Read && is_record {
+            eprintln!("refused {o:?}");
+            Fate::Fails
+        } else {
+            Fate::Happens
+        }
+    });
+    machine.open();
+    let source = machine.vdisk_by_id(of).expect("good");
+    eprintln!(
+        "held {:?}, clone {:?}, source {:?}",
+        machine.shard().context.references.held_groups(),
+        machine.vdisk_by_id(id).expect("good").groups(),
+        source.groups()
+    );
+    machine.make_room(&source);
+    eprintln!("punched {}", source.stats.bytes_punched.get());
+    machine.tap.clear();
+    assert_eq!(machine.read_snapshot(id, of_clone, 0..FRAMES * FRAME_BLOCKS), expect);
+}
+
+/// What a trim dropped dies once, however often the checkpoint is tried.
+#[test]
+fn dropped_pages_die_once_although_the_checkpoint_is_tried_twice() {
+    for with_snapshot in [false, true] {
+        let machine = Machine::new();
+        let vdisk = machine.vdisk();
+        [0, 256, 512].into_iter().for_each(|block| machine.write(&vdisk, block, block + 1));
+        machine.checkpoint(&vdisk);
+        machine.trim(&vdisk, 256, 256);
+        if with_snapshot {
+            machine.snapshot(vdisk.id, "s");
+        }
+        let first = Cell::new(true);
+        machine.tap.set_rule(
+            move |o| {
+                if o.verb == Verb::Commit && first.replace(false) { Fate::Fails } else { Fate::Happens }
+            },
+        );
+        let failing = vdisk.clone();
+        eprintln!("first {:?}", machine.run(async move { failing.checkpoint().await.is_ok() }));
+        machine.tap.clear();
+        machine.checkpoint(&vdisk);
+        machine.check_checkpoint(&vdisk);
+    }
+}
