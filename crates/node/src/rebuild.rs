@@ -110,9 +110,10 @@ impl Shard {
                     let record = record_of(&recovered, identity.shard, opened.pool.epoch());
                     rebuilt.vdisks.push(insert(&index, record, &recovered).await?);
                 }
-                Err(error) => match Vdisk::find_tombstone(&context, id, &headers).await? {
-                    Some(_) => rebuilt.deleted.push(id),
-                    None => rebuilt.lost.push((id, error.to_string())),
+                Err(error) => match Vdisk::find_tombstone(&context, id, &headers).await {
+                    Ok(Some(_)) => rebuilt.deleted.push(id),
+                    // One vDisk that cannot be read does not keep the others from being found.
+                    Ok(None) | Err(_) => rebuilt.lost.push((id, error.to_string())),
                 },
             }
         }

@@ -78,7 +78,7 @@ impl Vdisk {
         let end = frames.last().map_or(start.sequence, |frame| frame.sequence);
         let vdisk = Vdisk::assemble(context.clone(), index, id, state);
         // Before the replay: what is deleted in it is let go like anything else.
-        vdisk.hold_snapshots().await?;
+        vdisk.hold_snapshots().await;
         vdisk.hold_foreign();
         vdisk.tell_root();
         vdisk.replay(&frames).await?;

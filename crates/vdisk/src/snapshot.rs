@@ -247,7 +247,7 @@ impl Vdisk {
     }
 
     /// After the log was read: the stored snapshots hold what their records say.
-    pub(crate) async fn hold_snapshots(&self) -> Result<()> {
+    pub(crate) async fn hold_snapshots(&self) {
         let stored: Vec<(SnapshotId, Kept)> = {
             let state = self.state.borrow();
             let kept = |snapshot: &Snapshot| if let Stage::Stored(kept) = snapshot.stage { Some(kept) } else { None };
@@ -256,12 +256,9 @@ impl Vdisk {
         for (id, kept) in stored {
             match read_checkpoint(&self.context, self.id, kept.place).await {
                 Ok(record) => self.kept(id, kept, &record),
-                // Another day it may be readable: then this start is tried again.
-                Err(error) if error.kind == Kind::Io => return Err(error),
                 Err(error) => self.hold_all(id, kept, &error),
             }
         }
-        Ok(())
     }
 
     /// What the snapshot needs cannot be said, so everything is kept for it that there is.

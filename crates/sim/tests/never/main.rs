@@ -19,6 +19,8 @@
 //! `overlap` is about two frames that are under way, `kept` about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
 //! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take.
 //!
+//! `needed` is about who needs a group that looks dead.
+//!
 //! `notes` is about what front-ends leave in the log; `order` is about the order of requests and those that nobody waits for; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
 //! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
@@ -41,12 +43,12 @@ mod fork;
 mod found;
 mod held;
 mod kept;
+mod needed;
 mod notes;
 mod old_disk;
 mod order;
 mod overlap;
 mod reclaim;
-mod review4;
 mod room;
 mod rot;
 mod seal;
