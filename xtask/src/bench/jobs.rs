@@ -27,12 +27,16 @@ pub struct Speed {
 
 impl Fio {
     pub fn run(self, address: &Address, time: Duration) -> Result<Speed> {
+        self.run_on(address, EXPORT, time)
+    }
+
+    pub fn run_on(self, address: &Address, export: &str, time: Duration) -> Result<Speed> {
         let fio = command(
             "fio",
             &[
                 "--name=bench",
                 "--ioengine=nbd",
-                &format!("--uri={}", address.uri(EXPORT)),
+                &format!("--uri={}", address.uri(export)),
                 &format!("--rw={}", self.pattern),
                 &format!("--bs={}", self.block),
                 &format!("--iodepth={}", self.depth),

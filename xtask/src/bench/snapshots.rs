@@ -112,8 +112,8 @@ fn many(settings: &Settings, api: &Api, server: &Server, report: &mut Report) ->
     let job = Fio { pattern: "randread", block: "4k", depth: 32 };
     let mut shares = Vec::new();
     for round in 0..settings.rounds {
-        let first = job.run(&server.socket_of(SMALL.0), settings.run)?.operations;
-        let clone = job.run(&server.socket_of(&format!("desk{round}-250")), settings.run)?.operations;
+        let first = job.run_on(&server.socket, SMALL.0, settings.run)?.operations;
+        let clone = job.run_on(&server.socket, &format!("desk{round}-250"), settings.run)?.operations;
         shares.push(clone / first);
     }
     report.row(
@@ -140,8 +140,8 @@ fn deep(settings: &Settings, api: &Api, server: &Server, report: &mut Report) ->
     let job = Fio { pattern: "randread", block: "4k", depth: 32 };
     let mut shares = Vec::new();
     for _ in 0..settings.rounds {
-        let above = job.run(&server.socket_of(SMALL.0), settings.run)?.operations;
-        let below = job.run(&server.socket_of(&parent), settings.run)?.operations;
+        let above = job.run_on(&server.socket, SMALL.0, settings.run)?.operations;
+        let below = job.run_on(&server.socket, &parent, settings.run)?.operations;
         shares.push(below / above);
     }
     report.row(
