@@ -21,6 +21,8 @@ pub const SETS: &[u8] = b"set/";
 pub const PLANS: &[u8] = b"plan/";
 /// Prefix of all [`crate::RollbackRecord`]s.
 pub const ROLLBACKS: &[u8] = b"rollback/";
+/// Prefix of all [`crate::BirthsRecord`]s.
+pub const BIRTHS: &[u8] = b"births/";
 /// Prefix of the index from names to ids, which keeps names unique: create a vDisk with a compare for `None`.
 pub const NAMES: &[u8] = b"name/";
 
@@ -56,6 +58,11 @@ pub fn plan(id: VmId) -> Bytes {
 /// Of the VM that is being rolled back.
 pub fn rollback(id: VmId) -> Bytes {
     format!("rollback/{:012x}", id.raw()).into_bytes().into()
+}
+
+/// Of clones of which this is the first.
+pub fn births(first: VdiskId) -> Bytes {
+    format!("births/{:012x}", first.raw()).into_bytes().into()
 }
 
 /// Holds the key that [`vdisk`] makes of the id.

@@ -21,7 +21,8 @@ pub use embedded::{Job, RedbCore, RedbStore, Submit};
 pub use error::{Error, Kind, Result};
 pub use memory::MemStore;
 pub use record::{
-    CheckpointHint, CloneOf, InitiatorGroupRecord, NodeRecord, NoteRecord, ShardRecord, TailHint, VdiskRecord,
+    BirthsRecord, CheckpointHint, CloneOf, InitiatorGroupRecord, NodeRecord, NoteRecord, ShardRecord, TailHint,
+    VdiskRecord,
 };
 pub use store::{Compare, KEY_BYTES_MAX, Outcome, Store, Transaction, VALUE_BYTES_MAX};
 pub use vm::{PlanRecord, PlannedVdisk, RollbackRecord, SetMember, SetRecord, SetVm, Source, VmRecord, VmVdisk};

@@ -139,6 +139,19 @@ pub struct InitiatorGroupRecord {
     pub initiators: Vec<String>,
 }
 
+/// Clones that are being made. They exist when this is replaced by their records, all at once; if it is found by a start,
+/// whatever of them is in the logs is to go.
+///
+/// | field | type |
+/// |---|---|
+/// | shard | u16 |
+/// | vdisks | u16 number of ids, u64 each |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BirthsRecord {
+    pub shard: u16,
+    pub vdisks: Vec<VdiskId>,
+}
+
 /// Why fields could not be read.
 pub(crate) enum Bad {
     Truncated,
@@ -273,6 +286,30 @@ impl InitiatorGroupRecord {
             let (name, serial, count) = (text(r)?, r.u64_le()?, r.u16_le()?);
             let initiators = (0..count).map(|_| text(r)).collect::<Fields<Vec<_>>>()?;
             Ok(InitiatorGroupRecord { name, serial, initiators })
+        })
+    }
+}
+
+impl BirthsRecord {
+    const KIND: u8 = 10;
+
+    /// Their number is limited where they come in.
+    pub fn encode(&self) -> Bytes {
+        let mut w = begin(Self::KIND);
+        let count = u16::try_from(self.vdisks.len()).expect("lists are limited where they come in");
+        w.u16_le(self.shard).u16_le(count);
+        for id in &self.vdisks {
+            w.u64_le(id.raw());
+        }
+        end(w)
+    }
+
+    /// As [`NodeRecord::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        decode(bytes, Self::KIND, "births", |r| {
+            let (shard, count) = (r.u16_le()?, r.u16_le()?);
+            let vdisk = |_| VdiskId::from_raw(r.u64_le()?).ok_or(Bad::Value("vDisk id"));
+            Ok(BirthsRecord { shard, vdisks: (0..count).map(vdisk).collect::<Fields<Vec<_>>>()? })
         })
     }
 }

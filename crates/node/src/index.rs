@@ -3,7 +3,9 @@
 use crate::{Error, Kind, Result};
 use base::{GroupId, Sequence, VdiskId};
 use bytes::Bytes;
-use meta::{CheckpointHint, NoteRecord, Outcome, ShardRecord, Store, TailHint, Transaction, VdiskRecord, keys};
+use meta::{
+    BirthsRecord, CheckpointHint, NoteRecord, Outcome, ShardRecord, Store, TailHint, Transaction, VdiskRecord, keys,
+};
 use pool::{Pool, Purpose};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +21,8 @@ pub(crate) struct MetaIndex {
     pub store: Rc<dyn Store>,
     pub shard: u16,
     pub records: RefCell<BTreeMap<VdiskId, VdiskRecord>>,
+    /// Clones that earlier runs began to make, and did not put on record. (What is being made now is not among them.)
+    pub unborn: RefCell<BTreeMap<VdiskId, BirthsRecord>>,
     /// Copies of what the logs say.
     notes: RefCell<BTreeMap<(VdiskId, NoteKind), Bytes>>,
     /// One change at a time: each writes the whole record, and must not bring back what another is just replacing.
@@ -45,8 +49,15 @@ impl MetaIndex {
                 notes.insert((note.vdisk, kind), note.bytes);
             }
         }
-        let (records, notes) = (records.into(), notes.into());
-        Ok(Rc::new(MetaIndex { store, shard, records, notes, turn: Semaphore::new(1), pool }))
+        let mut unborn = BTreeMap::new();
+        for value in scan(&*store, keys::BIRTHS).await? {
+            let births = BirthsRecord::decode(&value)?;
+            if let Some(first) = births.vdisks.first().filter(|_| births.shard == shard) {
+                unborn.insert(*first, births);
+            }
+        }
+        let (records, notes, unborn) = (records.into(), notes.into(), unborn.into());
+        Ok(Rc::new(MetaIndex { store, shard, records, unborn, notes, turn: Semaphore::new(1), pool }))
     }
 
     /// A full disk must not keep the store from what makes room: the reserve is for that.
@@ -138,10 +149,33 @@ impl MetaIndex {
         Ok(())
     }
 
+    /// Was it begun by an earlier run, and never came to be?
+    pub fn is_unborn(&self, id: VdiskId) -> bool {
+        self.unborn.borrow().values().any(|births| births.vdisks.contains(&id))
+    }
+
+    /// Before clones are begun: if they do not come to be, the next start knows that nobody was told of them.
+    pub async fn begin_births(&self, vdisks: Vec<VdiskId>) -> Result<()> {
+        let Some(first) = vdisks.first().copied() else { return Ok(()) };
+        let births = BirthsRecord { shard: self.shard, vdisks };
+        committed(self.commit(Transaction::new().put(keys::births(first), births.encode())).await?)
+    }
+
+    /// Nothing is left of clones that did not come to be.
+    pub async fn end_births(&self, first: VdiskId) -> Result<()> {
+        committed(self.commit(Transaction::new().delete(keys::births(first))).await?)?;
+        self.unborn.borrow_mut().remove(&first);
+        Ok(())
+    }
+
     /// New clones, all of them or none. `Exists` if a name is taken.
     pub async fn insert_all(&self, records: Vec<VdiskRecord>) -> Result<()> {
         let _turn = self.turn.acquire(1).await;
-        let transaction = records.iter().fold(Transaction::new(), |transaction, record| {
+        let ended = match records.first() {
+            Some(first) => Transaction::new().delete(keys::births(first.id)),
+            None => Transaction::new(),
+        };
+        let transaction = records.iter().fold(ended, |transaction, record| {
             let name = keys::name(&record.name);
             transaction
                 .compare(name.clone(), None)

@@ -4,7 +4,7 @@ use crate::index::{MetaIndex, synced_tail};
 use crate::shard::{Entry, Listener, is_damaged};
 use crate::{Error, Kind, Result, Shard};
 use base::{DiskId, VdiskId};
-use meta::{ShardRecord, Store, TailHint, VdiskRecord};
+use meta::{BirthsRecord, ShardRecord, Store, TailHint, VdiskRecord};
 use pool::{Cache, FaultDomains, GroupHeader, Identity, Pool, PoolConfig};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -124,6 +124,7 @@ impl Shard {
         });
         shard.list_entries();
         shard.start_recovery(clean);
+        shard.context.world.spawn(shard.clone().end_births());
         shard.context.world.spawn(shard.clone().run_maintenance());
         Ok(shard)
     }
@@ -171,6 +172,23 @@ impl Shard {
                     }
                 }
             });
+        }
+    }
+
+    /// What is left of clones that did not come to be is deleted; then their record goes.
+    async fn end_births(self: Rc<Self>) {
+        let all: Vec<BirthsRecord> = self.index.unborn.borrow().values().cloned().collect();
+        for BirthsRecord { vdisks, .. } in all {
+            let mut gone = true;
+            for id in &vdisks {
+                // Not there: its birth was not stored, or it was deleted.
+                gone &= matches!(self.vdisk(*id).await, Ok(_) | Err(Error { kind: Kind::NotFound, .. }));
+            }
+            if let (true, Some(first)) = (gone, vdisks.first())
+                && let Err(error) = self.index.end_births(*first).await
+            {
+                tracing::warn!(%error, "the record of clones that did not come to be is left until the next start");
+            }
         }
     }
 

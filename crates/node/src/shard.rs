@@ -264,7 +264,7 @@ impl Shard {
                 return Ok(None);
             }
         }
-        if record.is_none() && recovered.vdisk.family().is_some() && self.was_born_unseen(recovered, headers) {
+        if record.is_none() && recovered.vdisk.family().is_some() && self.was_born_unseen(recovered) {
             // Clones are made all or none, and count when they are on record.
             recovered.vdisk.delete().await?;
             self.leave(recovered.vdisk.leave().await).await?;
@@ -412,20 +412,14 @@ impl Shard {
     /// Could the vDisk hold groups of others, and has it not said so?
     fn may_still_hold(&self, id: VdiskId, vdisk: Option<&Rc<Vdisk>>) -> bool {
         let broken = matches!(self.entries.borrow().get(&id), Some(Entry::Broken { .. }));
-        let of_last_run = self.headers.borrow().get(&id).is_none_or(|headers| self.is_of_last_run(headers));
-        let unseen = self.hints_are_good && self.index.record(id).is_none() && of_last_run;
-        (broken && !unseen) || vdisk.is_some_and(|vdisk| vdisk.may_need_more())
+        (broken && !self.index.is_unborn(id)) || vdisk.is_some_and(|vdisk| vdisk.may_need_more())
     }
 
-    /// A clone that the run before this one began to make, with the very store that is there now, and never put on record:
-    /// nobody has heard of it. (What an older run has made may be on record in a store that is not there any more.)
-    fn was_born_unseen(&self, recovered: &Recovered, headers: &[GroupHeader]) -> bool {
+    /// A clone that an earlier run began to make and never put on record: nobody has heard of it. (The store alone is not
+    /// believed: it may be of a time before the clone was put on record in another one, and written to since.)
+    fn was_born_unseen(&self, recovered: &Recovered) -> bool {
         let only_birth = recovered.checkpoint.is_none() && recovered.vdisk.sequence() <= Sequence(1);
-        self.hints_are_good && only_birth && self.is_of_last_run(headers)
-    }
-
-    fn is_of_last_run(&self, headers: &[GroupHeader]) -> bool {
-        headers.iter().all(|header| header.epoch.0 == self.generation_before)
+        only_birth && self.index.is_unborn(recovered.vdisk.id)
     }
 
     pub(crate) async fn forget(&self, id: VdiskId) -> Result<()> {

@@ -226,6 +226,8 @@ impl Shard {
         for _ in &names {
             ids.push(self.context.pool.next_vdisk_id().await?);
         }
+        self.index.begin_births(ids.clone()).await?;
+        let first = ids.first().copied();
         let mut births = Vec::with_capacity(names.len());
         for (id, name) in ids.into_iter().zip(names) {
             let attributes =
@@ -244,17 +246,23 @@ impl Shard {
             }
         }
         let records: Vec<VdiskRecord> = born.iter().map(|vdisk| self.record_of_clone(vdisk)).collect();
+        let all_born = failed.is_none();
         let result = match failed {
             Some(error) => Err(error),
             None => self.index.insert_all(records.clone()).await,
         };
         if let Err(error) = result {
-            // Nobody has heard of them yet. Those whose birth failed may be in the log all the same: without a record
-            // the next start frees them.
+            // Nobody has heard of them yet. Those whose birth failed may be in the log all the same: the next start deletes
+            // them.
+            let mut gone = all_born;
             for vdisk in &born {
                 if let Err(error) = self.take_back(vdisk).await {
                     tracing::warn!(vdisk = %vdisk.id, %error, "a clone that nobody was told of is left until the next start");
+                    gone = false;
                 }
+            }
+            if let (true, Some(first)) = (gone, first) {
+                self.index.end_births(first).await?;
             }
             return Err(error);
         }

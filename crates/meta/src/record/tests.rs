@@ -60,6 +60,10 @@ fn golden_bytes() {
     let body = "010005030065737803000000000000000200010061020062";
     let encoded = hex(&group.encode());
     assert_eq!(encoded.strip_prefix(body).map(str::len), Some(10), "{encoded}");
+    let births = BirthsRecord { shard: 1, vdisks: vec![VdiskId::new(1, 2), VdiskId::new(1, 3)] };
+    let body = "01000a0100020002000000010000000300000001000000";
+    let encoded = hex(&births.encode());
+    assert_eq!(encoded.strip_prefix(body).map(str::len), Some(8), "{encoded}");
     let bare = VdiskRecord { checkpoint: None, tail: None, deleted: true, name: "".into(), ..vdisk() };
     assert_eq!(
         hex(&bare.encode()),
@@ -72,6 +76,8 @@ fn golden_bytes() {
 
 #[test]
 fn records_come_back() {
+    let births = BirthsRecord { shard: 1, vdisks: vec![VdiskId::new(1, 2), VdiskId::new(1, 3)] };
+    assert_eq!(BirthsRecord::decode(&births.encode()).expect("good"), births);
     let node = NodeRecord { node: 65535, shards: 1, format: 9 };
     assert_eq!(NodeRecord::decode(&node.encode()).expect("good"), node);
     let shard = ShardRecord { disk: DiskId(u64::MAX), generation: u64::MAX, clean: false };
