@@ -37,10 +37,8 @@ pub async fn clone(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
             cloned(model, node, &slots.zip(ids).collect::<Vec<_>>()).await;
         }
         Err(error) => {
-            if error.kind == Kind::Full {
-                let mut model = model.borrow_mut();
-                clones.iter().for_each(|(slot, _)| model.entries[*slot].refuse());
-            }
+            // Births may be in the logs all the same, and if the store is lost before the next start, nothing says that they
+            // are to go.
             refused(model, "cloning", number, &error, true);
         }
     }
