@@ -124,7 +124,8 @@ impl Shard {
         });
         shard.list_entries();
         shard.start_recovery(clean);
-        shard.context.world.spawn(shard.clone().end_births());
+        // Nobody is to see them gone before they are, durably.
+        shard.end_births().await;
         shard.context.world.spawn(shard.clone().run_maintenance());
         Ok(shard)
     }
@@ -176,7 +177,7 @@ impl Shard {
     }
 
     /// What is left of clones that did not come to be is deleted; then their record goes.
-    async fn end_births(self: Rc<Self>) {
+    async fn end_births(self: &Rc<Self>) {
         let all: Vec<BirthsRecord> = self.index.unborn.borrow().values().cloned().collect();
         for BirthsRecord { vdisks, .. } in all {
             let mut gone = true;
