@@ -92,7 +92,15 @@ fn must_show_full(server: &Server) -> Result<()> {
     for disk in status["disks"].as_array().context("status lists the disks")? {
         ensure!(disk["state"]["kind"] == "full", "the disk is full, but said to be {disk}");
     }
-    let big = server.json(&["vdisk", "show", "big"])?;
+    let mut big = server.json(&["vdisk", "show", "big"])?;
+    // After a start its log may still be read.
+    for _ in 0..100 {
+        if big["state"]["kind"] != "recovering" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        big = server.json(&["vdisk", "show", "big"])?;
+    }
     ensure!(big["state"]["kind"] == "full", "the disk is full, its vDisk is said to be {big}");
     Ok(())
 }
