@@ -35,6 +35,9 @@ impl Vdisk {
             while let Some((id, frozen)) = self.next_frozen() {
                 // Or its map would change while it is being stored.
                 self.ask(|done| Item::Settle { done }).await??;
+                // Rewrites until now are in its map, as they are in every map that waits. (A map that was frozen for this
+                // checkpoint alone has the count of that moment.)
+                frozen.rewrites.set(self.state.borrow().rewrites);
                 self.try_to_store(&frozen, Some(id)).await?;
             }
             if self.state.borrow().is_stored() {
@@ -51,7 +54,6 @@ impl Vdisk {
     }
 
     async fn try_to_store(self: &Rc<Self>, frozen: &Frozen, snapshot: Option<SnapshotId>) -> Result<()> {
-        frozen.rewrites.set(self.state.borrow().rewrites);
         let result = self.store_checkpoint(frozen, snapshot).await;
         self.state.borrow_mut().checkpoint_failed = result.is_err();
         match &result {
