@@ -34,6 +34,8 @@ pub(super) struct Chain<'a> {
     headers: &'a [GroupHeader],
     /// Groups that were walked before it was their turn, each with where it was entered.
     walked: RefCell<BTreeMap<GroupId, (Entry, Vec<Replayed>)>>,
+    /// The log that was followed last has a fork.
+    forked: Cell<bool>,
 }
 
 /// Orders groups by when they were made.
@@ -52,6 +54,15 @@ struct Entry {
     at: Position,
 }
 
+/// What is known to be synced while a log is followed.
+#[derive(Clone, Copy)]
+struct Pass {
+    /// Frames up to this one are taken by their headers.
+    through: Sequence,
+    /// Frames up to this one were synced, in one branch or another.
+    proof: Sequence,
+}
+
 impl<'a> Chain<'a> {
     pub fn new(context: &'a Context, id: VdiskId, found: &'a Found) -> Chain<'a> {
         let mut continuations: BTreeMap<GroupId, Vec<GroupHeader>> = BTreeMap::new();
@@ -62,7 +73,14 @@ impl<'a> Chain<'a> {
         for groups in continuations.values_mut() {
             groups.sort_unstable_by_key(|header| std::cmp::Reverse(age(header)));
         }
-        Chain { context, id, continuations, headers: &found.headers, walked: RefCell::default() }
+        Chain {
+            context,
+            id,
+            continuations,
+            headers: &found.headers,
+            walked: RefCell::default(),
+            forked: Cell::default(),
+        }
     }
 
     /// Every frame behind `start` that continues the chain. `proof`: frames up to this one were synced, so that a bad
@@ -70,8 +88,14 @@ impl<'a> Chain<'a> {
     pub async fn follow(&self, start: Position, proof: Sequence) -> Result<Vec<Replayed>> {
         let entry = Entry { group: start.group, offset: start.end, at: start };
         self.walk_ahead(entry, proof).await;
-        let frames = self.branch(entry, proof).await;
+        self.forked.set(false);
+        let mut frames = self.branch(entry, Pass { through: proof, proof }).await;
         self.walked.borrow_mut().clear();
+        if self.forked.get() {
+            // A proof is a number, and two branches have the same numbers. The payload of the one that was given up may be
+            // what a failed sync took, so it is looked at.
+            frames = self.branch(entry, Pass { through: Sequence(0), proof }).await;
+        }
         frames
     }
 
@@ -116,12 +140,12 @@ impl<'a> Chain<'a> {
     }
 
     /// From `entry` on. Recursion is as deep as there are forks, of which each rewrite makes one.
-    fn branch(&self, entry: Entry, proof: Sequence) -> Pin<Box<dyn Future<Output = Result<Vec<Replayed>>> + '_>> {
+    fn branch(&self, entry: Entry, pass: Pass) -> Pin<Box<dyn Future<Output = Result<Vec<Replayed>>> + '_>> {
         Box::pin(async move {
             let (mut entry, mut frames) = (entry, Vec::new());
             loop {
                 let first = frames.len();
-                self.walk_group(entry, proof, WINDOWS_AHEAD, &mut frames).await?;
+                self.walk_group(entry, pass.through, WINDOWS_AHEAD, &mut frames).await?;
                 let next = self.next_groups(entry, &frames[first..]);
                 match next[..] {
                     [] => return Ok(frames),
@@ -131,7 +155,8 @@ impl<'a> Chain<'a> {
                     }
                     _ => {
                         let own = frames.split_off(first);
-                        frames.extend(self.at_fork(entry, own, next, proof).await?);
+                        self.forked.set(true);
+                        frames.extend(self.at_fork(entry, own, next, pass).await?);
                         return Ok(frames);
                     }
                 }
@@ -190,16 +215,16 @@ impl<'a> Chain<'a> {
         entry: Entry,
         own: Vec<Replayed>,
         next: Vec<(usize, GroupHeader)>,
-        proof: Sequence,
+        pass: Pass,
     ) -> Result<Vec<Replayed>> {
         let mut best: Option<Vec<Replayed>> = None;
         for (kept, header) in next {
             let mut frames = own[..kept].to_vec();
             let at = frames.last().map_or(entry.at, |frame| frame.at);
-            frames.extend(self.branch(Entry { group: header.group, offset: HEADER_PAGE, at }, proof).await?);
-            best = Some(better(best, frames, proof));
+            frames.extend(self.branch(Entry { group: header.group, offset: HEADER_PAGE, at }, pass).await?);
+            best = Some(better(best, frames, pass.proof));
         }
-        Ok(better(best, own, proof))
+        Ok(better(best, own, pass.proof))
     }
 
     /// The last checkpoint that the log proves to be synced: a frame behind it says so. Its map, and the data that the
