@@ -56,13 +56,13 @@ pub async fn compare(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
                 let is_there =
                     |known| !matches!(known, Known::Snapshot(other) if !model.borrow().snapshots[other].is_there());
                 if is_there(from) && is_there(to) {
-                    // What is compared is stored first: on a full disk that is a change.
-                    refused(model, "a comparison", number, &error, error.kind == Kind::Full);
+                    // What is compared is stored first: on a full disk, or one that is damaged, that is a change.
+                    refused(model, "a comparison", number, &error, matches!(error.kind, Kind::Full | Kind::ReadOnly));
                 }
             }
             _ => {
                 let mut model = model.borrow_mut();
-                if !model.excuses(error.kind, slot, error.kind == Kind::Full) {
+                if !model.excuses(error.kind, slot, matches!(error.kind, Kind::Full | Kind::ReadOnly)) {
                     model.fail(format!("a comparison was refused without need: {:?}, {error}", error.kind));
                 }
             }
