@@ -400,20 +400,30 @@ impl Vdisk {
 
     /// The snapshot as a vDisk that can only be read.
     pub async fn view(self: &Rc<Self>, id: SnapshotId) -> Result<Rc<Vdisk>> {
-        let (info, kept) = self.kept_of(id).await?;
+        let (info, tree) = match self.kept_of(id).await {
+            Ok((info, kept)) => (info, Tree::new(kept.root, kept.height, self.context.load.map.clone())),
+            // On a full disk, or of a vDisk that is damaged, it is not stored now; its map is in memory.
+            Err(error) => self.frozen_tree(id).ok_or(error)?,
+        };
         let attributes = Attributes {
             name: format!("{}@{}", self.attributes().name, info.name),
             size_bytes: info.size_bytes,
             read_only: true,
             ..self.attributes()
         };
-        let tree = Tree::new(kept.root, kept.height, self.context.load.map.clone());
         let view = Vdisk::assemble(self.context.clone(), self.index.clone(), self.id, State::new(attributes, tree));
         view.state.borrow_mut().tree.grow(info.size_bytes / BLOCK);
         // It has no log: nothing is ever queued.
         view.ended.set(true);
         view.stopped.set(true);
         Ok(view)
+    }
+
+    fn frozen_tree(&self, id: SnapshotId) -> Option<(SnapshotInfo, Tree)> {
+        let state = self.state.borrow();
+        let snapshot = state.snapshots.get(&id)?;
+        let tree = snapshot.frozen()?.tree.borrow().clone();
+        Some((snapshot.info(), tree))
     }
 
     /// Root and height of a stored map that has everything written before the call.

@@ -50,23 +50,27 @@ pub async fn compare(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
                 model.fail(format!("v{} from {from:?} to {to:?}: {what}", slot + 1));
             }
         }
-        Err(error) => match (from, to) {
-            (Known::Snapshot(number), _) | (_, Known::Snapshot(number)) => {
-                // Either of two may have gone.
-                let is_there =
-                    |known| !matches!(known, Known::Snapshot(other) if !model.borrow().snapshots[other].is_there());
-                if is_there(from) && is_there(to) {
-                    // What is compared is stored first: on a full disk, or one that is damaged, that is a change.
-                    refused(model, "a comparison", number, &error, matches!(error.kind, Kind::Full | Kind::ReadOnly));
+        Err(error) => {
+            let closing = model.borrow().slots[slot].is_closing;
+            let changes = error.kind == Kind::Full || error.kind == Kind::ReadOnly && !closing;
+            match (from, to) {
+                (Known::Snapshot(number), _) | (_, Known::Snapshot(number)) => {
+                    // Either of two may have gone.
+                    let is_there =
+                        |known| !matches!(known, Known::Snapshot(other) if !model.borrow().snapshots[other].is_there());
+                    if is_there(from) && is_there(to) {
+                        // What is compared is stored first: on a full disk, or one that is damaged, that is a change.
+                        refused(model, "a comparison", number, &error, changes);
+                    }
+                }
+                _ => {
+                    let mut model = model.borrow_mut();
+                    if !model.excuses(error.kind, slot, changes) {
+                        model.fail(format!("a comparison was refused without need: {:?}, {error}", error.kind));
+                    }
                 }
             }
-            _ => {
-                let mut model = model.borrow_mut();
-                if !model.excuses(error.kind, slot, matches!(error.kind, Kind::Full | Kind::ReadOnly)) {
-                    model.fail(format!("a comparison was refused without need: {:?}, {error}", error.kind));
-                }
-            }
-        },
+        }
     }
 }
 
