@@ -101,7 +101,7 @@ impl Shard {
     }
 
     /// Groups that were held come free when nobody needs them any more, of vDisks that are there and of deleted ones.
-    async fn free_leftovers(&self) {
+    async fn free_leftovers(self: &Rc<Self>) {
         loop {
             self.context.references.released.notified().await;
             if self.stopping.get() {
@@ -132,9 +132,13 @@ impl Shard {
                 }
             }
             // Releases come in swarms; what failed takes time to change.
-            self.context.world.clock.sleep(if failed { LOOK_SOON_NS } else { PAUSE_NS }).await;
+            self.context.world.clock.sleep(PAUSE_NS).await;
             if failed {
-                self.context.references.released.notify();
+                let this = self.clone();
+                self.context.world.spawn(async move {
+                    this.context.world.clock.sleep(LOOK_NS).await;
+                    this.context.references.released.notify();
+                });
             }
         }
     }

@@ -27,6 +27,9 @@ impl Vdisk {
     /// Afterwards a start replays only what comes later. Nothing to do if nothing was written since the last one.
     pub async fn checkpoint(self: &Rc<Self>) -> Result<()> {
         let _one = self.one_checkpoint.acquire(1).await;
+        if self.health() == Health::Deleted {
+            return Err(Error::new(Kind::Closed, "the vDisk was deleted"));
+        }
         if self.health() != Health::Online {
             return Err(Error::new(Kind::ReadOnly, "a vDisk that is not online takes no checkpoint"));
         }

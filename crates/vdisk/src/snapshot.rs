@@ -11,7 +11,7 @@ use crate::log::{CheckpointRecord, Frozen, Item, Record, SetRecord, SnapshotEntr
 use crate::map::Tree;
 use crate::recovery::read_checkpoint;
 use crate::references::{Holds, References, Root};
-use crate::vdisk::{Attributes, Checkpoint, State, Vdisk, meta_hint};
+use crate::vdisk::{Attributes, Checkpoint, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
 use base::units::BLOCK;
 use base::{GroupId, Sequence, SnapshotId, VdiskId};
@@ -402,6 +402,7 @@ impl Vdisk {
     pub async fn view(self: &Rc<Self>, id: SnapshotId) -> Result<Rc<Vdisk>> {
         let (info, tree) = match self.kept_of(id).await {
             Ok((info, kept)) => (info, Tree::new(kept.root, kept.height, self.context.load.map.clone())),
+            Err(error) if self.health() == Health::Deleted => return Err(error),
             // On a full disk, or of a vDisk that is damaged, it is not stored now; its map is in memory.
             Err(error) => self.frozen_tree(id).ok_or(error)?,
         };

@@ -129,7 +129,8 @@ impl Vdisk {
         let allowed = health == Health::Online
             || matches!(item, Item::Rewrite { .. } | Item::Stop { .. })
             || (is_tombstone && matches!(health, Health::Damaged(_)));
-        if allowed { Ok(()) } else { Err(Error::new(Kind::ReadOnly, format!("the vDisk is {health:?}"))) }
+        let kind = if health == Health::Deleted { Kind::Closed } else { Kind::ReadOnly };
+        if allowed { Ok(()) } else { Err(Error::new(kind, format!("the vDisk is {health:?}"))) }
     }
 
     pub(crate) fn freeze(&self, covers: Position) -> Frozen {
