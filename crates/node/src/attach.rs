@@ -66,10 +66,18 @@ impl Shard {
     /// Waits for the vDisk to be recovered, if it is not yet.
     pub async fn attach(self: &Rc<Self>, id: VdiskId) -> Result<Attachment> {
         let vdisk = self.vdisk(id).await?;
+        self.check_not_leaving(id)?;
         if self.rolling_back.borrow().contains(&id) {
             return Err(Error::new(Kind::Busy, "the vDisk is being rolled back; try again"));
         }
         Ok(self.attachment(id, vdisk.device()))
+    }
+
+    pub(crate) fn check_not_leaving(&self, id: VdiskId) -> Result<()> {
+        if self.leaving.borrow().contains(&id) {
+            return Err(Error::new(Kind::Unavailable, "it is being deleted"));
+        }
+        Ok(())
     }
 
     /// `id`: under which it is counted.

@@ -111,6 +111,7 @@ impl Shard {
             attachments: Default::default(),
             leftovers: Default::default(),
             views: Default::default(),
+            leaving: Default::default(),
             rolling_back: Default::default(),
             paused: Default::default(),
             listener,

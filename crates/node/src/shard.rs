@@ -59,6 +59,8 @@ pub struct Shard {
     pub(crate) leftovers: RefCell<BTreeMap<VdiskId, Leftover>>,
     /// Snapshots that are being read.
     pub(crate) views: RefCell<BTreeMap<SnapshotId, Weak<Vdisk>>>,
+    /// vDisks that are being deleted: nobody may connect any more.
+    pub(crate) leaving: RefCell<BTreeSet<VdiskId>>,
     /// vDisks to which nobody may connect before they are rolled back.
     pub(crate) rolling_back: RefCell<BTreeSet<VdiskId>>,
     /// vDisks that are about to be cut, by set.

@@ -201,9 +201,11 @@ impl Shard {
             }
             self.end_connections(hold).await?;
         }
-        vdisk.delete_snapshot(snapshot).await?;
+        self.leaving.borrow_mut().insert(hold);
+        let deleted = vdisk.delete_snapshot(snapshot).await;
+        self.leaving.borrow_mut().remove(&hold);
         self.views.borrow_mut().remove(&snapshot);
-        Ok(())
+        Ok(deleted?)
     }
 
     /// New vDisks with the snapshot's content, all of them or none. Durable when it completes. `Exists` if a name is
@@ -325,6 +327,10 @@ impl Shard {
                 view
             }
         };
+        // It may have begun to leave while the map was being stored.
+        self.check_not_leaving(vdisk.id)?;
+        self.check_not_leaving(hold_of(snapshot))?;
+        find(&vdisk, snapshot)?;
         Ok(self.attachment(hold_of(snapshot), view.device()))
     }
 

@@ -98,6 +98,13 @@ impl Shard {
 
     /// `Busy` while connected, unless `force`. The space comes back in the background.
     pub async fn delete(self: &Rc<Self>, id: VdiskId, force: bool) -> Result<()> {
+        self.leaving.borrow_mut().insert(id);
+        let deleted = self.delete_unattached(id, force).await;
+        self.leaving.borrow_mut().remove(&id);
+        deleted
+    }
+
+    async fn delete_unattached(self: &Rc<Self>, id: VdiskId, force: bool) -> Result<()> {
         for hold in self.holds_of(id) {
             let count = self.attachments.count(hold);
             if count > 0 && !force {

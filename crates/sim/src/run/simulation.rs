@@ -24,7 +24,7 @@ const PHASE_NS_MAX: u64 = 3_600_000_000_000;
 /// After this long without requests a node has nothing left to do; how long it is watched then, and what it may still do.
 pub const SETTLE_NS: u64 = 15_000_000_000;
 const REST_NS: u64 = 10_000_000_000;
-const REST_OPERATIONS_MAX: u64 = 60;
+const REST_OPERATIONS_MAX: u64 = 200;
 
 /// How an attempt to bring a node up ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
