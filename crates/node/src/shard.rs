@@ -509,26 +509,29 @@ pub(crate) fn is_damaged(vdisk: &Vdisk) -> bool {
 }
 
 pub(crate) fn record_of(recovered: &Recovered, shard: u16, epoch: base::Epoch) -> VdiskRecord {
-    let attributes = &recovered.attributes;
-    VdiskRecord {
-        id: recovered.vdisk.id,
-        name: attributes.name.clone(),
-        size_bytes: attributes.size_bytes,
-        sector_bytes: attributes.sector_bytes,
-        read_only: attributes.read_only,
-        created_wall_ns: attributes.created_ns,
-        shard,
-        epoch,
-        // What is named here is believed at the next start, and would hide what is missing.
-        checkpoint: recovered.checkpoint.filter(|_| !is_damaged(&recovered.vdisk)).map(crate::index::hint),
-        tail: None,
-        deleted: false,
-        clone: clone_of(&recovered.vdisk),
-    }
+    // What is named here is believed at the next start, and would hide what is missing.
+    let checkpoint = recovered.checkpoint.filter(|_| !is_damaged(&recovered.vdisk)).map(crate::index::hint);
+    VdiskRecord { checkpoint, ..record_of_vdisk(&recovered.vdisk, shard, epoch) }
 }
 
-pub(crate) fn clone_of(vdisk: &Vdisk) -> Option<CloneOf> {
-    Some(CloneOf { family: vdisk.family()?, parent: vdisk.parent()? })
+/// What its log says of it, without hints.
+pub(crate) fn record_of_vdisk(vdisk: &Vdisk, shard: u16, epoch: base::Epoch) -> VdiskRecord {
+    let vdisk::Attributes { name, size_bytes, sector_bytes, read_only, created_ns } = vdisk.attributes();
+    let clone = vdisk.family().zip(vdisk.parent()).map(|(family, parent)| CloneOf { family, parent });
+    VdiskRecord {
+        id: vdisk.id,
+        name,
+        size_bytes,
+        sector_bytes,
+        read_only,
+        created_wall_ns: created_ns,
+        shard,
+        epoch,
+        checkpoint: None,
+        tail: None,
+        deleted: false,
+        clone,
+    }
 }
 
 /// `name` with the id behind it, cut to the 63 characters that a name may have.

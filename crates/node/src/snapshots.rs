@@ -1,7 +1,7 @@
 //! Snapshots, clones, rollbacks and differences of a shard's vDisks, and sets of snapshots that are cut at one instant.
 
 use crate::index::{CheckpointIndex, synced_tail};
-use crate::shard::{Entry, clone_of};
+use crate::shard::{Entry, record_of_vdisk};
 use crate::{Attachment, Error, Kind, Result, Shard};
 use base::units::BLOCK;
 use base::{SnapshotId, VdiskId};
@@ -153,7 +153,8 @@ impl Shard {
             }
         }
         // Syncs that begin together are shared.
-        let flushed: Vec<_> = taken.iter().map(|(vdisk, _)| self.started(vdisk.clone().flush_owned())).collect();
+        let flush = |vdisk: Rc<Vdisk>| self.started(async move { vdisk.flush().await });
+        let flushed: Vec<_> = taken.iter().map(|(vdisk, _)| flush(vdisk.clone())).collect();
         for flushed in flushed {
             let flushed = ended(flushed.await).and_then(|flushed| Ok(flushed?));
             result = result.and(flushed);
@@ -236,11 +237,11 @@ impl Shard {
                 Attributes { name, size_bytes: info.size_bytes, read_only: false, created_ns, ..source.attributes() };
             let index = Rc::new(CheckpointIndex(self.index.clone()));
             let born = Vdisk::create_clone(self.context.clone(), index, id, attributes, origin.clone());
-            births.push((id, self.started(born)));
+            births.push(self.started(born));
         }
         let mut born = Vec::with_capacity(births.len());
         let mut failed = None;
-        for (_, birth) in births {
+        for birth in births {
             match ended(birth.await) {
                 Ok(Ok(vdisk)) => born.push(vdisk),
                 Ok(Err(error)) => failed = Some(error.into()),
@@ -274,21 +275,8 @@ impl Shard {
     }
 
     fn record_of_clone(&self, vdisk: &Vdisk) -> VdiskRecord {
-        let Attributes { name, size_bytes, sector_bytes, read_only, created_ns } = vdisk.attributes();
-        VdiskRecord {
-            id: vdisk.id,
-            name,
-            size_bytes,
-            sector_bytes,
-            read_only,
-            created_wall_ns: created_ns,
-            shard: self.number,
-            epoch: self.context.pool.epoch(),
-            checkpoint: None,
-            tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())),
-            deleted: false,
-            clone: clone_of(vdisk),
-        }
+        let tail = Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence()));
+        VdiskRecord { tail, ..record_of_vdisk(vdisk, self.number, self.context.pool.epoch()) }
     }
 
     /// The vDisk's content becomes the snapshot's; its size stays. `Busy` while connected.

@@ -7,8 +7,8 @@ use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
 use crate::log::{CheckpointRecord, Frozen, GroupEntry, Item, PageWrite, Record, SnapshotEntry};
 use crate::map::encode_page;
-use crate::references::{Holds, Root};
-use crate::snapshot::{Kept, Snapshot, Stage};
+use crate::references::Holds;
+use crate::snapshot::{Kept, Snapshot};
 use crate::stats::Stats;
 use crate::vdisk::{Checkpoint, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
@@ -197,13 +197,11 @@ impl Vdisk {
         let later = |(at, _): &(Sequence, Holds)| *at > covers.sequence;
         state.snapshots_changed = state.letting_go.iter().any(later);
         state.log_bytes -= covered;
-        for snapshot in state.snapshots.values() {
-            if let Stage::Frozen(later) = &snapshot.stage {
-                later.log_bytes.set(later.log_bytes.get().saturating_sub(covered));
-            }
+        for later in state.snapshots.values().filter_map(Snapshot::frozen) {
+            later.log_bytes.set(later.log_bytes.get().saturating_sub(covered));
         }
         drop(state);
-        self.maps.set(SnapshotId::NONE, Root { address: root, height, lineage: self.lineage(), until: None });
+        self.tell_checkpoint();
         let load = &self.context.load.log_bytes;
         load.set(load.get().saturating_sub(covered));
     }

@@ -39,11 +39,6 @@ impl Vdisk {
         self.flush_through(target).await
     }
 
-    /// As [`Vdisk::flush`], for a task of its own.
-    pub async fn flush_owned(self: Rc<Self>) -> Result<()> {
-        self.flush().await
-    }
-
     pub(crate) async fn flush_through(self: &Rc<Self>, target: Sequence) -> Result<()> {
         let mut rewrites = 0;
         loop {

@@ -30,12 +30,6 @@ pub struct Origin {
     pub image: Image,
 }
 
-impl Image {
-    pub fn mapped_bytes(&self) -> u64 {
-        self.groups.iter().map(|needed| u64::from(needed.data)).sum()
-    }
-}
-
 impl Accounts {
     /// What the live map and the last checkpoint need, as an image has it.
     pub(crate) fn needed(&self) -> Vec<Needed> {

@@ -80,7 +80,7 @@ impl Vdisk {
         // Before the replay: what is deleted in it is let go like anything else.
         vdisk.hold_snapshots().await;
         vdisk.hold_foreign();
-        vdisk.tell_root();
+        vdisk.tell_checkpoint();
         vdisk.replay(&frames).await?;
         vdisk.hold_foreign();
         {

@@ -78,13 +78,18 @@ impl Snapshot {
             mapped_bytes: self.mapped_bytes,
             sequence: self.sequence,
             set: self.record.set.clone(),
-            stored: matches!(self.stage, Stage::Stored(_)),
+            stored: self.kept().is_some(),
         }
     }
 
     /// Its map, if no checkpoint has stored it.
     pub fn frozen(&self) -> Option<&Rc<Frozen>> {
         if let Stage::Frozen(frozen) = &self.stage { Some(frozen) } else { None }
+    }
+
+    /// Where its map is stored, if it is.
+    fn kept(&self) -> Option<Kept> {
+        if let Stage::Stored(kept) = self.stage { Some(kept) } else { None }
     }
 
     /// As a checkpoint names it whose record lies at `here`. It holds nothing yet.
@@ -101,7 +106,7 @@ impl Snapshot {
 
     /// As the next checkpoint names it. `None`: not stored yet.
     pub fn entry(&self) -> Option<SnapshotEntry> {
-        let Stage::Stored(Kept { root, height, place }) = self.stage else { return None };
+        let Kept { root, height, place } = self.kept()?;
         Some(SnapshotEntry { root, height, place: Some(place), ..self.to_be_stored() })
     }
 
@@ -172,11 +177,12 @@ impl Vdisk {
         let frozen = Rc::new(frozen);
         let needed = frozen.accounts.borrow().needed();
         let holds = Holds::new(&self.context.references, needed.iter().map(|needed| needed.group));
+        let mapped_bytes = frozen.accounts.borrow().live_data();
         let mut state = self.state.borrow_mut();
         let snapshot = Snapshot {
             record: record.clone(),
             sequence: frozen.covers.get().sequence,
-            mapped_bytes: needed.iter().map(|needed| u64::from(needed.data)).sum(),
+            mapped_bytes,
             stage: Stage::Frozen(frozen),
             holds,
         };
@@ -213,10 +219,7 @@ impl Vdisk {
     /// The oldest snapshot that no checkpoint has stored.
     pub(crate) fn next_frozen(&self) -> Option<(SnapshotId, Rc<Frozen>)> {
         let state = self.state.borrow();
-        let frozen = state.snapshots.iter().filter_map(|(id, snapshot)| match &snapshot.stage {
-            Stage::Frozen(frozen) => Some((*id, frozen.clone())),
-            Stage::Stored(_) => None,
-        });
+        let frozen = state.snapshots.iter().filter_map(|(id, snapshot)| Some((*id, snapshot.frozen()?.clone())));
         frozen.min_by_key(|(_, frozen)| frozen.covers.get().sequence)
     }
 
@@ -250,8 +253,7 @@ impl Vdisk {
     pub(crate) async fn hold_snapshots(&self) {
         let stored: Vec<(SnapshotId, Kept)> = {
             let state = self.state.borrow();
-            let kept = |snapshot: &Snapshot| if let Stage::Stored(kept) = snapshot.stage { Some(kept) } else { None };
-            state.snapshots.iter().filter_map(|(id, snapshot)| Some((*id, kept(snapshot)?))).collect()
+            state.snapshots.iter().filter_map(|(id, snapshot)| Some((*id, snapshot.kept()?))).collect()
         };
         for (id, kept) in stored {
             match read_checkpoint(&self.context, self.id, kept.place).await {
@@ -286,12 +288,16 @@ impl Vdisk {
         self.unsure.get() && self.family().is_some()
     }
 
-    /// After the log was read: where the last checkpoint is.
-    pub(crate) fn tell_root(&self) {
+    /// Where the last checkpoint is.
+    pub(crate) fn tell_checkpoint(&self) {
         let checkpoint = self.state.borrow().checkpoint;
         if let Some(Checkpoint { root, height, .. }) = checkpoint {
-            self.maps.set(SnapshotId::NONE, Root { address: root, height, lineage: self.lineage(), until: None });
+            self.tell_root(root, height);
         }
+    }
+
+    fn tell_root(&self, address: Address, height: u8) {
+        self.maps.set(SnapshotId::NONE, Root { address, height, lineage: self.lineage(), until: None });
     }
 
     /// Groups of others that the map refers to are held, the live map's and the last checkpoint's.
@@ -309,8 +315,7 @@ impl Vdisk {
             let state = self.state.borrow();
             let snapshot = state.snapshots.get(&id);
             let snapshot = snapshot.ok_or_else(|| Error::new(Kind::Closed, format!("there is no snapshot {id}")))?;
-            let kept = if let Stage::Stored(kept) = snapshot.stage { Some(kept) } else { None };
-            Ok::<_, Error>((snapshot.info(), kept))
+            Ok::<_, Error>((snapshot.info(), snapshot.kept()))
         };
         if let (info, Some(kept)) = find()? {
             return Ok((info, kept));

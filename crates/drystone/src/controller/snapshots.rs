@@ -3,7 +3,7 @@
 use super::directory::{Listed, ListedSnapshot};
 use super::errors::from_node;
 use super::report;
-use super::sets::{is_left_behind, listed};
+use super::sets::{is_left_behind, listed, now_wall_ns};
 use super::verbs::Verbs;
 use super::vms::Vms;
 use base::units::{BLOCK, round_down};
@@ -17,11 +17,10 @@ use node::{Shard, Side, SnapshotSummary};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use world::LocalFuture;
 
 pub(super) fn now_unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+    now_wall_ns() / 1_000_000
 }
 
 /// As front-ends know them.

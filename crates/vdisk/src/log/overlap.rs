@@ -66,11 +66,7 @@ impl Vdisk {
     }
 
     async fn begin_first(self: &Rc<Self>, batch: &Batch) -> Result<Submitted> {
-        self.writable()?;
-        self.rewrite_first().await?;
-        for piece in &batch.pieces {
-            self.prepare(piece).await?;
-        }
+        self.make_ready(batch).await?;
         let frame = self.draft(FrameKind::Data, &batch.pieces, None);
         self.open_for(frame.len + base::units::BLOCK as u32, Purpose::Normal).await?;
         let after = self.state.borrow().position;

@@ -5,7 +5,6 @@ use super::piece::{Piece, old_addresses, run_addresses};
 use super::{Frozen, Position, Record};
 use crate::address::Address;
 use crate::map::{NeedPage, Node};
-use crate::snapshot::Stage;
 use crate::stats::Stats;
 use crate::vdisk::{Health, State, Vdisk};
 use crate::{Error, Kind, Result};
@@ -204,11 +203,8 @@ impl Vdisk {
 
     fn frozen_since(&self, sequence: Sequence) -> Vec<(SnapshotId, Rc<Frozen>)> {
         let state = self.state.borrow();
-        let frozen = state.snapshots.iter().filter_map(|(id, snapshot)| match &snapshot.stage {
-            Stage::Frozen(frozen) if frozen.covers.get().sequence >= sequence => Some((*id, frozen.clone())),
-            _ => None,
-        });
-        frozen.collect()
+        let frozen = state.snapshots.iter().filter_map(|(id, snapshot)| Some((*id, snapshot.frozen()?.clone())));
+        frozen.filter(|(_, frozen)| frozen.covers.get().sequence >= sequence).collect()
     }
 
     /// The frame of this number is at another place now.

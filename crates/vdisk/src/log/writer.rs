@@ -179,12 +179,18 @@ impl Vdisk {
         }
     }
 
-    pub(super) async fn append_user(self: &Rc<Self>, batch: &Batch) -> Result<()> {
+    /// What comes before a client's frame: leave to write, what is to be appended once more, the pages of the map.
+    pub(super) async fn make_ready(self: &Rc<Self>, batch: &Batch) -> Result<()> {
         self.writable()?;
         self.rewrite_first().await?;
         for piece in &batch.pieces {
             self.prepare(piece).await?;
         }
+        Ok(())
+    }
+
+    pub(super) async fn append_user(self: &Rc<Self>, batch: &Batch) -> Result<()> {
+        self.make_ready(batch).await?;
         let purpose = if batch.clears { Purpose::Emergency } else { Purpose::Normal };
         let appended = match self.append(FrameKind::Data, &batch.pieces, purpose).await {
             Err(error) if error.kind == Kind::Full => {

@@ -9,7 +9,7 @@ use crate::contents::{Held, Listed, held_by, push};
 use crate::log::{GroupWalk, Item, Step};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
-use crate::vdisk::{Checkpoint, Context, Health, Vdisk};
+use crate::vdisk::{Checkpoint, Context, Health, State, Vdisk};
 use base::{GroupId, Sequence, VdiskId};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -31,7 +31,7 @@ impl Vdisk {
                 None => {
                     self.prove_in_log(checkpoint).await?;
                     // A rollback may have brought back what was dead, or somebody hold it, while it was looked up.
-                    if !self.dead_candidates().iter().any(|(dead, _)| *dead == group) {
+                    if !self.is_still_dead(group) {
                         continue;
                     }
                     self.state.borrow_mut().accounts.remove(group);
@@ -132,29 +132,29 @@ impl Vdisk {
             return Vec::new();
         }
         let state = self.state.borrow();
-        let Some(checkpoint) = state.checkpoint else { return Vec::new() };
-        let open = state.open.as_ref().map(|group| group.id());
-        let dead_then =
-            |group: &GroupId| state.checkpoint_accounts.groups.get(group).is_none_or(|then| then.live() == 0);
-        let mut dead: Vec<(GroupId, GroupAccount)> = state
-            .accounts
-            .groups
-            .iter()
-            .filter(|(id, account)| {
-                account.live() == 0
-                    && self.is_own(**id, account)
-                    && account.last_sequence <= checkpoint.covers.sequence
-                    && dead_then(id)
-                    && **id != state.position.group
-                    && **id != state.durable.group
-                    && Some(**id) != open
-                    && **id != checkpoint.place.group
-                    && !state.unreadable.contains(*id)
-            })
-            .map(|(id, account)| (*id, *account))
-            .collect();
+        let groups = state.accounts.groups.iter().map(|(id, account)| (*id, *account));
+        let mut dead: Vec<(GroupId, GroupAccount)> =
+            groups.filter(|(id, account)| self.looks_dead(&state, *id, account)).collect();
         dead.sort_unstable_by_key(|(id, _)| *id);
         dead
+    }
+
+    fn is_still_dead(&self, group: GroupId) -> bool {
+        let state = self.state.borrow();
+        self.may_free() && state.accounts.groups.get(&group).is_some_and(|now| self.looks_dead(&state, group, now))
+    }
+
+    fn looks_dead(&self, state: &State, id: GroupId, account: &GroupAccount) -> bool {
+        let Some(checkpoint) = state.checkpoint else { return false };
+        account.live() == 0
+            && self.is_own(id, account)
+            && account.last_sequence <= checkpoint.covers.sequence
+            && state.checkpoint_accounts.groups.get(&id).is_none_or(|then| then.live() == 0)
+            && id != state.position.group
+            && id != state.durable.group
+            && Some(id) != state.open.as_ref().map(|group| group.id())
+            && id != checkpoint.place.group
+            && !state.unreadable.contains(&id)
     }
 
     /// Looks every extent of the group up in every stored map that can reach it. `Some`: something lives, or cannot be
