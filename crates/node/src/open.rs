@@ -177,11 +177,12 @@ impl Shard {
         }
     }
 
-    /// What is left of clones that did not come to be is deleted; then their record goes.
+    /// What is left of clones that did not come to be is deleted; then their record goes, unless a header that could not be
+    /// read may be of one of them.
     async fn end_births(self: &Rc<Self>) {
         let all: Vec<BirthsRecord> = self.index.unborn.borrow().values().cloned().collect();
         for BirthsRecord { vdisks, .. } in all {
-            let mut gone = true;
+            let mut gone = self.unread.is_none();
             for id in &vdisks {
                 // Not there: its birth was not stored, or it was deleted.
                 gone &= matches!(self.vdisk(*id).await, Ok(_) | Err(Error { kind: Kind::NotFound, .. }));

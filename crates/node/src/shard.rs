@@ -268,6 +268,7 @@ impl Shard {
         }
         if record.is_none() && recovered.vdisk.family().is_some() && self.was_born_unseen(recovered) {
             // Clones are made all or none, and count when they are on record.
+            recovered.void.iter().for_each(|group| recovered.vdisk.free_later(*group));
             recovered.vdisk.delete().await?;
             self.leave(recovered.vdisk.leave().await).await?;
             return Ok(None);
@@ -306,7 +307,8 @@ impl Shard {
         }
         for group in &recovered.void {
             if let Err(error) = self.context.pool.free(*group).await {
-                tracing::warn!(vdisk = %vdisk.id, %group, %error, "a void group is not free yet; the next start goes on");
+                tracing::warn!(vdisk = %vdisk.id, %group, %error, "a void group is not free yet; it is tried again later");
+                vdisk.free_later(*group);
             }
         }
         let Some(record) = record else { return self.adopt(recovered).await };

@@ -7,7 +7,7 @@ use base::units::BLOCK;
 use base::{SnapshotId, VdiskId};
 use meta::VdiskRecord;
 use std::rc::{Rc, Weak};
-use vdisk::{Attributes, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
+use vdisk::{Attributes, Health, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
 use world::local::{OneshotReceiver, oneshot};
 
 /// What is said of a snapshot.
@@ -315,7 +315,10 @@ impl Shard {
                 view
             }
         };
-        // It may have begun to leave while the map was being stored.
+        // It may have begun to leave while the map was being stored, or be gone already.
+        if vdisk.health() == Health::Deleted {
+            return Err(Error::new(Kind::Unavailable, "the vDisk was deleted"));
+        }
         self.check_not_leaving(vdisk.id)?;
         self.check_not_leaving(hold_of(snapshot))?;
         find(&vdisk, snapshot)?;

@@ -135,6 +135,11 @@ impl Vdisk {
         Leftover::new(self.id, Some(family), groups, Some(last))
     }
 
+    /// A group that is no part of the log comes free with the next reclaim, or with what is left of the vDisk.
+    pub fn free_later(&self, void: GroupId) {
+        self.state.borrow_mut().superseded.push((Sequence::default(), void));
+    }
+
     /// A vDisk that is deleted, or given up before it was served, holds nothing and reaches nothing.
     pub fn need_nothing(&self) {
         {

@@ -7,7 +7,7 @@ use crate::tap::{Fate, Operation, Verb};
 use base::SnapshotId;
 use base::units::MIB;
 use block::Kind;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use vdisk::Vdisk;
 
@@ -259,6 +259,35 @@ fn nothing_is_taken_from_those_who_read_one() {
     machine.tap.clear();
     machine.settle();
     assert!(machine.shard().context.references.held_groups().is_empty());
+}
+
+/// Who asks for a snapshot while its vDisk is being deleted gets it, and the deletion is refused, or does not.
+#[test]
+fn nobody_comes_to_read_one_of_a_deleted_vdisk() {
+    let mut refusals = [0, 0];
+    for seed in 0..400 {
+        let machine = Machine::with(manual(), seed);
+        let vdisk = prepared(&machine);
+        let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+        let rng = RefCell::new(sim::rng::Rng::new(seed, 1));
+        machine.tap.set_rule(move |o| {
+            let can_wait = matches!(o.verb, Verb::Read | Verb::Write | Verb::Sync);
+            if can_wait && rng.borrow_mut().below(4) == 0 { Fate::Waits } else { Fate::Happens }
+        });
+        let (shard, other, world) = (machine.shard(), machine.shard(), machine.world());
+        let (sender, receiver) = world::local::oneshot();
+        let after_ns = seed % 50 * 4_000;
+        machine.spawn(async move {
+            world.clock.sleep(after_ns).await;
+            sender.send(other.delete(id, false).await);
+        });
+        let attached = machine.run(async move { shard.attach_snapshot(id, kept).await });
+        let deleted = machine.run(receiver).expect("it ends");
+        refusals[0] += u32::from(attached.is_err());
+        refusals[1] += u32::from(deleted.is_err());
+        assert!(attached.is_err() || deleted.is_err(), "seed {seed}: a reader of a deleted vDisk");
+    }
+    assert!(refusals.iter().all(|count| *count > 20), "both come first at times: {refusals:?}");
 }
 
 #[test]

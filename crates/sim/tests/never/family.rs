@@ -149,6 +149,93 @@ fn a_crash_anywhere_in_making_clones_leaves_all_or_none() {
     }
 }
 
+/// Births were stored and the commit was not; then starts are cut short anywhere, by kill and by power loss. (A recovery
+/// writes what nothing proves to be stored once more: there may be several copies of a birth.)
+#[test]
+fn clones_that_nobody_was_told_of_go_however_often_a_start_is_cut_short() {
+    let ends: [fn(&Machine); 2] = [Machine::kill, Machine::lose_power];
+    for (second, third) in [(0, 0), (1, 1), (0, 1), (1, 0)] {
+        for at in 0.. {
+            let machine = Machine::new();
+            let id = births_without_record(&machine);
+            machine.kill();
+            let groups = machine.groups();
+            assert_eq!(groups.iter().filter(|placed| placed.header.vdisk != id).count(), 3, "their births");
+            let mut died = 0;
+            for end in [second, third] {
+                dies_at(&machine, at);
+                if machine.try_open().is_none() {
+                    died += 1;
+                } else {
+                    let clock = machine.world().clock;
+                    died += i32::from(machine.attempt(async move { clock.sleep(1_000_000_000).await }).is_none());
+                }
+                ends[end](&machine);
+            }
+            for _ in 0..2 {
+                machine.open();
+                machine.settle();
+                assert_eq!(machine.shard().records().len(), 1, "{at}, ends {second} and {third}");
+                machine.kill();
+            }
+            let groups = machine.groups();
+            assert!(
+                groups.iter().all(|placed| placed.header.vdisk == id),
+                "{at}, ends {second} and {third}: {groups:?}"
+            );
+            if died == 0 {
+                assert!(at > 8, "it died before: {at}");
+                break;
+            }
+        }
+    }
+}
+
+/// The machine has died at the commit that puts three clones on record. Returns the id of their source.
+fn births_without_record(machine: &Machine) -> VdiskId {
+    let vdisk = machine.vdisk();
+    machine.write_tags(&vdisk, 1..=BLOCKS);
+    let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+    machine.checkpoint(&vdisk);
+    // Of these one says that clones are begun.
+    let commits = Cell::new(0);
+    machine.tap.set_rule(move |o| {
+        commits.set(commits.get() + u32::from(o.verb == Verb::Commit));
+        if o.verb == Verb::Commit && commits.get() == 2 { Fate::Dies } else { Fate::Happens }
+    });
+    let names: Vec<String> = ["a", "b", "c"].map(String::from).into();
+    let shard = machine.shard();
+    let made = machine.attempt(async move { shard.clone_snapshot(id, kept, names).await });
+    assert!(made.is_none(), "it died");
+    id
+}
+
+/// A start that cannot read the header of what is left of a clone does not take it for gone.
+#[test]
+fn a_clone_that_nobody_was_told_of_does_not_come_back_on_a_better_day() {
+    for unread in 1..4 {
+        let machine = Machine::new();
+        let id = births_without_record(&machine);
+        machine.kill();
+        let groups = machine.groups();
+        let born: Vec<_> = groups.iter().filter(|placed| placed.header.vdisk != id).collect();
+        assert_eq!(born.len(), 3);
+        let (file, start) = (born[unread - 1].file.clone(), born[unread - 1].start);
+        machine.tap.set_rule(move |o| {
+            let hit = o.verb == Verb::Read && *o.file == *file && o.offset <= start && start < o.end();
+            if hit { Fate::Fails } else { Fate::Happens }
+        });
+        machine.open();
+        machine.settle();
+        machine.kill();
+        machine.tap.clear();
+        machine.open();
+        machine.settle();
+        assert_eq!(machine.shard().records().len(), 1, "clone {unread} came back");
+        assert!(machine.groups().iter().all(|placed| placed.header.vdisk == id));
+    }
+}
+
 #[test]
 fn names_that_are_taken_make_no_clone_at_all() {
     let machine = Machine::new();

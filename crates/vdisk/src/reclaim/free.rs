@@ -111,8 +111,12 @@ impl Vdisk {
             state.superseded = keep;
             free
         };
-        for (_, group) in groups {
-            self.context.pool.free(group).await?;
+        let mut groups = groups.into_iter();
+        while let Some((until, group)) = groups.next() {
+            if let Err(error) = self.context.pool.free(group).await {
+                self.state.borrow_mut().superseded.extend([(until, group)].into_iter().chain(groups));
+                return Err(error.into());
+            }
         }
         Ok(())
     }
