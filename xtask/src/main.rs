@@ -6,6 +6,7 @@ mod conformance;
 mod content;
 mod damage;
 mod full;
+mod fuse;
 mod fuzz;
 mod guest;
 mod guest_image;
@@ -18,6 +19,7 @@ mod load;
 mod memory;
 mod nbd;
 mod packages;
+mod postgres;
 mod powerloss;
 mod process;
 mod random;
@@ -48,6 +50,8 @@ enum Verb {
     Kill9(kill9::Options),
     /// Rebuilds disk images at random points of a recorded write log and checks every acknowledged flush.
     Powerloss(powerloss::Options),
+    /// PostgreSQL under load on two vDisks of a VM: every clone of its snapshots recovers and is whole.
+    Postgres(postgres::Options),
     /// Boots a Debian guest on a vDisk, kills the controller under it, and looks for every synced file.
     Guest {
         /// Against nbdkit instead, to try the harness.
@@ -105,6 +109,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Bench(options) => bench::run(&options),
         Verb::Kill9(options) => kill9::run_alone(&options),
         Verb::Powerloss(options) => powerloss::run_alone(&options),
+        Verb::Postgres(options) => postgres::run_alone(&options),
         Verb::Guest { peer } => guest::run_alone(peer),
         Verb::Clients(options) => clients::run_alone(&options),
         Verb::Iscsi { check } => iscsi::run_alone(check),

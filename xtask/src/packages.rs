@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-pub const NEEDED: [&str; 16] = [
+pub const NEEDED: [&str; 17] = [
     "qemu-utils",
     "qemu-system-x86",
     "qemu-block-extra",
@@ -23,6 +23,7 @@ pub const NEEDED: [&str; 16] = [
     "mount",
     "util-linux",
     "xz-utils",
+    "postgresql",
 ];
 
 /// What only the benchmark needs: the peers that it compares with, beside those above. tgt brings a service along that need

@@ -4,7 +4,8 @@ use crate::process::{command, logged, repository, target_dir};
 use crate::server::Subject;
 use crate::steps::{self, Done, Step};
 use crate::{
-    clients, conformance, damage, full, fuzz, guest, initiator, iscsi, kill9, memory, packages, powerloss, tidy,
+    clients, conformance, damage, full, fuzz, guest, initiator, iscsi, kill9, memory, packages, postgres, powerloss,
+    tidy,
 };
 use anyhow::{Result, bail};
 use std::path::PathBuf;
@@ -33,6 +34,9 @@ pub struct Options {
     /// Points at which the power fails.
     #[arg(long, default_value_t = 12)]
     points: u64,
+    /// Snapshots of a VM on which PostgreSQL runs.
+    #[arg(long, default_value_t = 6)]
+    snapshots: u32,
     /// Seconds for each fuzz target.
     #[arg(long, default_value_t = 30)]
     fuzz_seconds: u64,
@@ -68,6 +72,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn all(options: &Options) -> Vec<Step> {
     let kill9 = kill9::Options { rounds: options.rounds, seed: None, load_ms: 1500, peer: false };
     let powerloss = powerloss::Options { points: options.points, seed: None, load_ms: 6000, peer: false };
+    let postgres = postgres::Options { snapshots: options.snapshots };
     let (fuzz_seconds, sim_seconds) = (options.fuzz_seconds, options.sim_seconds);
     vec![
         Step::new("packages", "Debian packages that the tests need", || {
@@ -97,6 +102,9 @@ fn all(options: &Options) -> Vec<Step> {
         }),
         Step::new("powerloss", "power loss replayed from a recorded write log", move || {
             as_root(|| Ok(Done::new(powerloss.points, powerloss::run(&powerloss)?)))
+        }),
+        Step::new("postgres", "snapshots under PostgreSQL, each one recovered", move || {
+            as_root(|| postgres::run(&postgres))
         }),
         Step::new("guest", "a Debian guest, its controller killed", || {
             as_root(|| Ok(Done::new(1, guest::run(Subject::Drystone)?)))
