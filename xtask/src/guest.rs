@@ -17,6 +17,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// For the next line of the guest; a restart of the controller lies in it.
 const LINE_LIMIT: Duration = Duration::from_secs(90);
 const FILES: usize = 40;
+const EXPORT: &str = "guest";
 
 pub fn run_alone(peer: bool) -> Result<()> {
     if !peer {
@@ -36,7 +37,7 @@ pub fn run(subject: Subject) -> Result<String> {
     let mut synced = BTreeMap::new();
 
     // First life: two kills while it writes, one while it reboots.
-    let mut guest = Guest::start(&dir, &image, &server.nbd, &format!("files={FILES} then=reboot"))?;
+    let mut guest = Guest::start(&dir, &image, &server.nbd, EXPORT, &format!("files={FILES} then=reboot"))?;
     guest.boots(1, &mut synced)?;
     for _ in 0..2 {
         guest.writes(FILES / 4, &mut synced)?;
@@ -53,14 +54,14 @@ pub fn run(subject: Subject) -> Result<String> {
     ensure!(synced.len() == FILES, "the guest synced {} files of {FILES}", synced.len());
 
     // Second life: guest and controller die at once; third life looks.
-    let mut guest = Guest::start(&dir, &image, &server.nbd, &format!("files={} then=wait", FILES / 2))?;
+    let mut guest = Guest::start(&dir, &image, &server.nbd, EXPORT, &format!("files={} then=wait", FILES / 2))?;
     guest.boots(3, &mut synced)?;
     guest.until("END wait", &mut synced)?;
     std::thread::sleep(Duration::from_millis(700));
     server.kill9();
     guest.process.kill9();
     server.start()?;
-    let mut guest = Guest::start(&dir, &image, &server.nbd, "then=check")?;
+    let mut guest = Guest::start(&dir, &image, &server.nbd, EXPORT, "then=check")?;
     guest.boots(4, &mut synced)?;
     guest.until("END check", &mut synced)?;
     guest.powers_off()?;
@@ -70,15 +71,16 @@ pub fn run(subject: Subject) -> Result<String> {
 
 fn import(server: &Server, image: &GuestImage) -> Result<()> {
     if server.subject() == Subject::Nbdkit {
-        return Ok(fs::copy(&image.root, server.data.join("guest")).map(|_| ())?);
+        return Ok(fs::copy(&image.root, server.data.join(EXPORT)).map(|_| ())?);
     }
-    server.run(&["vdisk", "import", "guest", &image.root.to_string_lossy()])?;
+    server.run(&["vdisk", "import", EXPORT, &image.root.to_string_lossy()])?;
     // The import is checked by somebody else.
-    output("qemu-img", &["compare", "-f", "raw", "-F", "raw", &image.root.to_string_lossy(), &server.uri("guest")])?;
+    output("qemu-img", &["compare", "-f", "raw", "-F", "raw", &image.root.to_string_lossy(), &server.uri(EXPORT)])?;
     Ok(())
 }
 
-struct Guest {
+/// QEMU with the guest's kernel on an export, and what its console says.
+pub struct Guest {
     process: Background,
     console: PathBuf,
     /// Bytes of the console that have been read.
@@ -86,10 +88,10 @@ struct Guest {
 }
 
 impl Guest {
-    fn start(dir: &Path, image: &GuestImage, server: &Address, words: &str) -> Result<Guest> {
+    pub fn start(dir: &Path, image: &GuestImage, server: &Address, export: &str, words: &str) -> Result<Guest> {
         let Address::Tcp(address) = server else { bail!("the guest comes over TCP") };
         let (host, port) = address.rsplit_once(':').expect("an address has a port");
-        let console = dir.join("console.log");
+        let console = dir.join(format!("console-{export}.log"));
         let _ = fs::remove_file(&console);
         let mut qemu = command("qemu-system-x86_64", &["-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults"]);
         qemu.args(["-display", "none", "-serial", &format!("file:{}", console.display())])
@@ -100,10 +102,10 @@ impl Guest {
             .args(["-append", &format!("console=ttyS0 quiet panic=-1 {words}")])
             .arg("-blockdev")
             .arg(format!(
-                "driver=nbd,node-name=disk,export=guest,server.type=inet,server.host={host},server.port={port},reconnect-delay=60"
+                "driver=nbd,node-name=disk,export={export},server.type=inet,server.host={host},server.port={port},reconnect-delay=60"
             ))
             .args(["-device", "virtio-blk-pci,drive=disk"]);
-        Ok(Guest { process: Background::start(qemu, &dir.join("qemu.log"))?, console, seen: 0 })
+        Ok(Guest { process: Background::start(qemu, &dir.join(format!("qemu-{export}.log")))?, console, seen: 0 })
     }
 
     fn text(&self) -> String {
@@ -138,7 +140,7 @@ impl Guest {
     }
 
     /// Waits for that boot, and until the guest has compared what it finds with all that was synced.
-    fn boots(&mut self, number: u32, synced: &mut BTreeMap<String, String>) -> Result<()> {
+    pub fn boots(&mut self, number: u32, synced: &mut BTreeMap<String, String>) -> Result<()> {
         let line = self.line(BOOT_LIMIT)?;
         ensure!(line == format!("BOOT {number}"), "expected boot {number}, got {line:?}:\n{}", tail(&self.text()));
         self.until("CHECKED", synced)
@@ -154,7 +156,7 @@ impl Guest {
     }
 
     /// Reads up to `end`, noting what is synced; whenever a check ends, everything synced must have been found.
-    fn until(&mut self, end: &str, synced: &mut BTreeMap<String, String>) -> Result<()> {
+    pub fn until(&mut self, end: &str, synced: &mut BTreeMap<String, String>) -> Result<()> {
         let mut found = BTreeMap::new();
         loop {
             let line = self.line(LINE_LIMIT)?;
@@ -176,7 +178,7 @@ impl Guest {
         }
     }
 
-    fn powers_off(&mut self) -> Result<()> {
+    pub fn powers_off(&mut self) -> Result<()> {
         let status = self.process.wait(LINE_LIMIT)?;
         ensure!(status.success(), "QEMU ended with {status}");
         Ok(())

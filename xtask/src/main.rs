@@ -5,6 +5,7 @@ mod clients;
 mod conformance;
 mod content;
 mod damage;
+mod desks;
 mod full;
 mod fuse;
 mod fuzz;
@@ -52,6 +53,8 @@ enum Verb {
     Powerloss(powerloss::Options),
     /// PostgreSQL under load on two vDisks of a VM: every clone of its snapshots recovers and is whole.
     Postgres(postgres::Options),
+    /// Five hundred clones of a Debian image in one call; some of them are booted.
+    Desks(desks::Options),
     /// Boots a Debian guest on a vDisk, kills the controller under it, and looks for every synced file.
     Guest {
         /// Against nbdkit instead, to try the harness.
@@ -110,6 +113,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Kill9(options) => kill9::run_alone(&options),
         Verb::Powerloss(options) => powerloss::run_alone(&options),
         Verb::Postgres(options) => postgres::run_alone(&options),
+        Verb::Desks(options) => desks::run_alone(&options),
         Verb::Guest { peer } => guest::run_alone(peer),
         Verb::Clients(options) => clients::run_alone(&options),
         Verb::Iscsi { check } => iscsi::run_alone(check),

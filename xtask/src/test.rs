@@ -4,8 +4,8 @@ use crate::process::{command, logged, repository, target_dir};
 use crate::server::Subject;
 use crate::steps::{self, Done, Step};
 use crate::{
-    clients, conformance, damage, full, fuzz, guest, initiator, iscsi, kill9, memory, packages, postgres, powerloss,
-    tidy,
+    clients, conformance, damage, desks, full, fuzz, guest, initiator, iscsi, kill9, memory, packages, postgres,
+    powerloss, tidy,
 };
 use anyhow::{Result, bail};
 use std::path::PathBuf;
@@ -37,6 +37,9 @@ pub struct Options {
     /// Snapshots of a VM on which PostgreSQL runs.
     #[arg(long, default_value_t = 6)]
     snapshots: u32,
+    /// Clones of Debian that are booted.
+    #[arg(long, default_value_t = 3)]
+    boots: usize,
     /// Seconds for each fuzz target.
     #[arg(long, default_value_t = 30)]
     fuzz_seconds: u64,
@@ -73,6 +76,7 @@ fn all(options: &Options) -> Vec<Step> {
     let kill9 = kill9::Options { rounds: options.rounds, seed: None, load_ms: 1500, peer: false };
     let powerloss = powerloss::Options { points: options.points, seed: None, load_ms: 6000, peer: false };
     let postgres = postgres::Options { snapshots: options.snapshots };
+    let desks = desks::Options { boots: options.boots, compare_all: false };
     let (fuzz_seconds, sim_seconds) = (options.fuzz_seconds, options.sim_seconds);
     vec![
         Step::new("packages", "Debian packages that the tests need", || {
@@ -109,6 +113,7 @@ fn all(options: &Options) -> Vec<Step> {
         Step::new("guest", "a Debian guest, its controller killed", || {
             as_root(|| Ok(Done::new(1, guest::run(Subject::Drystone)?)))
         }),
+        Step::new("desks", "500 clones of Debian, some booted", move || as_root(|| desks::run(&desks))),
         Step::new("initiator", "Linux's iSCSI initiator, in a guest that boots so", || as_root(initiator::run)),
         Step::new("fuzz", "a short run of each fuzz target", move || fuzz::run(fuzz_seconds)),
     ]
