@@ -32,7 +32,7 @@ impl Machine {
             .arg(&image.kernel)
             .arg("-initrd")
             .arg(&image.initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1 net.ifnames=0 initiator=yes"])
+            .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check net.ifnames=0 initiator=yes"])
             .args(["-drive", &format!("file={root},format=raw,if=virtio")])
             .args(["-nic", "user,model=virtio-net-pci,restrict=off"]);
         let mut process = Background::start(qemu, &dir.join("qemu.log"))?;
