@@ -135,7 +135,8 @@ pub(crate) struct State {
     /// Acknowledged frames behind `position` that are where nothing proves them stored: to be appended again, under the
     /// numbers that they have, before anything else is.
     pub to_rewrite: VecDeque<Unsynced>,
-    /// Groups with other copies of such frames: void when the log is durable through the sequence.
+    /// Groups with other copies of such frames, or that never became part of the log: void when the log is durable through
+    /// the sequence.
     pub superseded: Vec<(Sequence, GroupId)>,
     pub open: Option<OpenGroup>,
     /// A sync has started since the last append: the next frame starts on a new physical sector, so that a torn sector

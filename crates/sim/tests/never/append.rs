@@ -84,6 +84,28 @@ fn an_append_that_fails_twice_is_refused_and_leaves_nothing_behind() {
     }
 }
 
+/// The birth went into a second group; what the first attempt may have left is not taken for a vDisk when that is deleted.
+#[test]
+fn a_vdisk_whose_birth_took_two_attempts_is_gone_when_it_is_deleted() {
+    for fate in HALVES {
+        let machine = Machine::new();
+        spoil_next(&machine, fate);
+        let vdisk = machine.create("x", 1 << 20);
+        machine.tap.clear();
+        machine.write(&vdisk, 0, 1);
+        machine.flush(&vdisk);
+        let id = vdisk.id;
+        drop(vdisk);
+        machine.delete(id);
+        machine.idle(1_000_000_000);
+        let left = machine.groups().iter().filter(|placed| placed.header.vdisk == id).count();
+        assert_eq!(left, 0, "{fate:?}");
+        machine.kill();
+        let shard = machine.open();
+        assert_eq!((shard.records().len(), shard.broken_unknown().len()), (1, 0), "{fate:?}");
+    }
+}
+
 #[test]
 fn a_half_append_at_the_end_is_a_tail_or_the_whole_of_it() {
     for fate in HALVES {

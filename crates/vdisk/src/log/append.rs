@@ -68,7 +68,7 @@ impl Vdisk {
         match self.try_append(kind, pieces, purpose, copy_of).await {
             Err(error) if error.kind == Kind::Io => {
                 tracing::warn!(vdisk = %self.id, %error, "append failed, going on in another group");
-                self.state.borrow_mut().open = None;
+                self.abandon_open_group();
                 self.try_append(kind, pieces, purpose, copy_of).await
             }
             other => other,
@@ -93,11 +93,21 @@ impl Vdisk {
         self.appending.set(false);
         self.appended.notify();
         if let Err(error) = appended {
-            self.state.borrow_mut().open = None;
+            self.abandon_open_group();
             return Err(error.into());
         }
         self.has_appended(&frame, pieces);
         Ok(Appended { frame, slab })
+    }
+
+    /// An append to it has failed. If that was its first, it is no part of the log, but it may be on the disk all the same,
+    /// with what was to go into it: nobody but this list knows of it.
+    pub(super) fn abandon_open_group(&self) {
+        let mut state = self.state.borrow_mut();
+        let Some(group) = state.open.take() else { return };
+        if !state.accounts.groups.contains_key(&group.id()) {
+            state.superseded.push((Sequence::default(), group.id()));
+        }
     }
 
     /// Gives the frame its place behind `after` in the open group, which has room for it, and begins to write it.

@@ -140,7 +140,7 @@ impl Vdisk {
             let _ = submitted.completion.await;
             batches.push(batch);
         }
-        self.state.borrow_mut().open = None;
+        self.abandon_open_group();
         self.append_again(batches).await;
     }
 

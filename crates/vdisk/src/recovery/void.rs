@@ -58,7 +58,7 @@ impl Vdisk {
         let mut state = self.state.borrow_mut();
         let durable = state.durable.sequence;
         let (keep, free): (Vec<_>, Vec<_>) = void.into_iter().partition(|group| until(group) > durable);
-        state.superseded = keep.into_iter().map(|group| (until(&group), group)).collect();
+        state.superseded.extend(keep.into_iter().map(|group| (until(&group), group)));
         free
     }
 
