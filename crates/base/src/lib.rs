@@ -11,6 +11,7 @@ pub mod latency;
 pub mod output;
 pub mod payload;
 pub mod units;
+pub mod utc;
 
 pub use buffer::AlignedBuffer;
 pub use cursor::{Reader, Truncated, Writer};

@@ -12,7 +12,7 @@ pub mod model;
 pub mod rules;
 mod snapshot;
 mod status;
-pub mod utc;
+pub use base::utc;
 mod vdisk;
 mod verbs;
 mod vm;

@@ -179,6 +179,7 @@ impl Shard {
             if let Err(error) = self.context.pool.replenish().await {
                 tracing::warn!(%error, "the reserve could not be made whole");
             }
+            self.open_vdisks().iter().for_each(|vdisk| vdisk.look_at_history());
         }
     }
 }

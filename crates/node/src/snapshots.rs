@@ -73,7 +73,7 @@ impl Shard {
         Ok(vdisk.snapshots().into_iter().map(|info| self.snapshot_summary(&vdisk, info)).collect())
     }
 
-    fn snapshot_summary(&self, vdisk: &Vdisk, info: SnapshotInfo) -> SnapshotSummary {
+    pub(crate) fn snapshot_summary(&self, vdisk: &Vdisk, info: SnapshotInfo) -> SnapshotSummary {
         SnapshotSummary {
             id: info.id,
             vdisk: vdisk.id,
@@ -382,7 +382,7 @@ fn find(vdisk: &Vdisk, snapshot: SnapshotId) -> Result<SnapshotInfo> {
     vdisk.snapshot_info(snapshot).ok_or_else(missing)
 }
 
-fn check_new(vdisk: &Vdisk, name: &str) -> Result<()> {
+pub(crate) fn check_new(vdisk: &Vdisk, name: &str) -> Result<()> {
     if vdisk.snapshots().iter().any(|snapshot| snapshot.name == name) {
         let text = format!("vDisk {:?} has a snapshot {name:?} already", vdisk.attributes().name);
         return Err(Error::new(Kind::Exists, text));

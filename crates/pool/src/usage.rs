@@ -67,6 +67,17 @@ impl Counters {
 }
 
 impl Pool {
+    /// What may still be appended in groups, as far as is known. `None`: the disk does not tell, and there is no limit.
+    pub fn room_bytes(&self) -> Option<u64> {
+        let usage = self.usage();
+        if !usage.ballast_whole {
+            return Some(0);
+        }
+        let of_disk = (usage.disk.capacity_bytes > 0).then_some(usage.disk.free_bytes);
+        let of_limit = self.config.capacity_bytes.map(|limit| limit.saturating_sub(usage.allocated_bytes));
+        of_disk.into_iter().chain(of_limit).min().map(|room| room + usage.recycled_bytes)
+    }
+
     pub fn usage(&self) -> Usage {
         let mut usage = Usage {
             allocated_bytes: self.space.charged_bytes() + self.space.ballast_held(),

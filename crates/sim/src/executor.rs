@@ -80,6 +80,8 @@ pub struct Executor {
     alive: RefCell<BTreeSet<Domain>>,
     rng: RefCell<Rng>,
     now_ns: Cell<u64>,
+    /// What the wall clock is wrong by.
+    wall_offset_ns: Cell<i64>,
     next_id: Cell<u64>,
 }
 
@@ -94,12 +96,18 @@ impl Executor {
             alive: RefCell::default(),
             rng: RefCell::new(Rng::new(seed, 0x7a5c)),
             now_ns: Cell::new(1_000_000),
+            wall_offset_ns: Cell::default(),
             next_id: Cell::new(1),
         })
     }
 
     fn fresh_id(&self) -> u64 {
         self.next_id.replace(self.next_id.get() + 1)
+    }
+
+    /// Sets the wall clock forward or back; 0: right again.
+    pub fn step_wall(&self, offset_ns: i64) {
+        self.wall_offset_ns.set(offset_ns);
     }
 
     pub fn now_ns(&self) -> u64 {
@@ -248,7 +256,8 @@ impl Clock for Handle {
         Instant(self.executor.now_ns.get())
     }
     fn wall(&self) -> WallTime {
-        WallTime(WALL_START_NS + self.executor.now_ns.get())
+        let ns = (WALL_START_NS + self.executor.now_ns.get()).saturating_add_signed(self.executor.wall_offset_ns.get());
+        WallTime(ns)
     }
     fn sleep(&self, duration_ns: u64) -> LocalFuture<()> {
         Box::pin(self.executor.sleep(duration_ns))

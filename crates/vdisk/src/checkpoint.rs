@@ -7,12 +7,12 @@ use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
 use crate::log::{CheckpointRecord, Frozen, GroupEntry, Item, PageWrite, Record, SnapshotEntry};
 use crate::map::encode_page;
-use crate::references::Holds;
-use crate::snapshot::{Kept, Snapshot};
+use crate::rewind::History;
+use crate::snapshot::{Kept, LettingGo, Snapshot};
 use crate::stats::Stats;
 use crate::vdisk::{Checkpoint, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
-use base::{Sequence, SnapshotId};
+use base::SnapshotId;
 use bytes::Bytes;
 use std::rc::Rc;
 
@@ -132,7 +132,7 @@ impl Vdisk {
         Err(Error::new(Kind::Io, "a sync failed while the checkpoint was written"))
     }
 
-    fn drop_page(&self, stored: &std::cell::Cell<Address>) {
+    pub(crate) fn drop_page(&self, stored: &std::cell::Cell<Address>) {
         let old = stored.get();
         if old.is_stored() {
             self.state.borrow_mut().accounts.page_dead(old.group(), old.len());
@@ -184,6 +184,7 @@ impl Vdisk {
             groups,
             lineage: state.lineage.clone(),
             snapshots,
+            rewind: state.history.as_ref().map(History::entry),
         }
     }
 
@@ -194,7 +195,7 @@ impl Vdisk {
         state.checkpoint = Some(Checkpoint { covers, root, height, place });
         state.checkpoint_accounts = accounts_of(record);
         state.emptied.clear();
-        let later = |(at, _): &(Sequence, Holds)| *at > covers.sequence;
+        let later = |going: &LettingGo| going.at > covers.sequence;
         state.snapshots_changed = state.letting_go.iter().any(later);
         state.log_bytes -= covered;
         for later in state.snapshots.values().filter_map(Snapshot::frozen) {
@@ -252,6 +253,9 @@ impl Vdisk {
             }
             if self.health() != Health::Online {
                 continue;
+            }
+            if let Err(error) = self.tend_history().await {
+                tracing::warn!(vdisk = %self.id, %error, "the history could not be tended; it is tried again");
             }
             let due = {
                 let state = self.state.borrow();

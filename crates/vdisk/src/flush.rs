@@ -210,7 +210,7 @@ impl Vdisk {
         } else if unsynced_bytes > settings.unsynced_bytes_soft {
             self.synced_early.notify();
         }
-        if log_bytes >= self.checkpoint_interval() || self.space_is_due() {
+        if log_bytes >= self.checkpoint_interval() || self.space_is_due() || self.history_is_due() {
             self.maintenance.notify();
         }
         if self.context.load.log_bytes.get() > settings.shard_log_bytes_max {

@@ -55,7 +55,7 @@ impl Vdisk {
     fn own_room(&self) -> OwnRoom {
         let state = self.state.borrow();
         let accounts = &state.accounts;
-        if !self.context.references.is_any_held() {
+        if !self.context.references.is_any_held() && self.edge().is_none() {
             let groups = accounts.groups.len() as u64;
             return OwnRoom { occupied: accounts.occupied_bytes(), live: accounts.live_bytes(), groups };
         }
@@ -68,9 +68,9 @@ impl Vdisk {
         own
     }
 
-    /// Written by this vDisk and needed by nobody else.
+    /// Written by this vDisk and needed by nobody else, nor by its own history.
     pub(super) fn is_own(&self, group: GroupId, account: &GroupAccount) -> bool {
-        !account.is_foreign() && !self.context.references.is_held(group)
+        !account.is_foreign() && !self.is_history(account) && !self.context.references.is_held(group)
     }
 
     fn look_later(&self) {
@@ -138,6 +138,7 @@ impl Vdisk {
     pub async fn make_room_urgently(self: &Rc<Self>) -> Result<()> {
         self.urgent.set(true);
         let done = async {
+            self.give_up_history().await?;
             match self.checkpoint().await {
                 // What an earlier checkpoint has left dead may still come free.
                 Err(error) if error.kind != Kind::Full => Err(error),
@@ -146,6 +147,7 @@ impl Vdisk {
         };
         let result = done.await;
         self.urgent.set(false);
+        self.room_was_made();
         result
     }
 

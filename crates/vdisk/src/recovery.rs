@@ -11,7 +11,7 @@
 
 mod chain;
 mod read;
-mod replay;
+pub(crate) mod replay;
 mod void;
 
 use crate::Result;
@@ -21,8 +21,8 @@ use crate::log::{CheckpointRecord, GroupWalk, Record, Step};
 use crate::vdisk::{Attributes, Context, Health, Index, Vdisk, meta_hint};
 use base::{GroupId, Sequence, VdiskId};
 use pool::GroupHeader;
-pub(crate) use read::read_checkpoint;
 use read::{Read, Recovery};
+pub(crate) use read::{needed_at, read_checkpoint};
 use replay::Replayed;
 use std::rc::Rc;
 

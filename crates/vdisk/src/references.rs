@@ -50,6 +50,11 @@ impl References {
         self.holds.borrow().contains_key(&group)
     }
 
+    /// How many hold it.
+    pub(crate) fn holders(&self, group: GroupId) -> usize {
+        self.holds.borrow().get(&group).map_or(0, |count| *count as usize)
+    }
+
     pub fn is_any_held(&self) -> bool {
         !self.holds.borrow().is_empty()
     }

@@ -6,10 +6,10 @@
 
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
-use crate::image::{Image, Origin};
+use crate::image::{Image, Needed, Origin};
 use crate::log::{CheckpointRecord, Frozen, Item, Record, SetRecord, SnapshotEntry, SnapshotRecord};
 use crate::map::Tree;
-use crate::recovery::read_checkpoint;
+use crate::recovery::needed_at;
 use crate::references::{Holds, References, Root};
 use crate::vdisk::{Attributes, Checkpoint, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
@@ -34,6 +34,16 @@ pub struct SnapshotInfo {
     pub set: Option<SetRecord>,
     /// A checkpoint has stored its map.
     pub stored: bool,
+}
+
+/// What a deleted snapshot held.
+pub(crate) struct LettingGo {
+    /// The frame that deleted it.
+    pub at: Sequence,
+    /// Of a point of the history: what was written later is kept as well.
+    pub point: Option<Sequence>,
+    #[allow(dead_code)]
+    pub holds: Holds,
 }
 
 pub(crate) struct Snapshot {
@@ -69,6 +79,11 @@ pub struct Paused {
 }
 
 impl Snapshot {
+    /// Of the history; shown to nobody.
+    pub fn is_point(&self) -> bool {
+        self.record.point.is_some()
+    }
+
     fn info(&self) -> SnapshotInfo {
         SnapshotInfo {
             id: self.record.id,
@@ -88,7 +103,7 @@ impl Snapshot {
     }
 
     /// Where its map is stored, if it is.
-    fn kept(&self) -> Option<Kept> {
+    pub fn kept(&self) -> Option<Kept> {
         if let Stage::Stored(kept) = self.stage { Some(kept) } else { None }
     }
 
@@ -126,13 +141,16 @@ impl Snapshot {
 impl Vdisk {
     /// In order of age.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
-        let mut all: Vec<SnapshotInfo> = self.state.borrow().snapshots.values().map(Snapshot::info).collect();
+        let state = self.state.borrow();
+        let shown = state.snapshots.values().filter(|snapshot| !snapshot.is_point());
+        let mut all: Vec<SnapshotInfo> = shown.map(Snapshot::info).collect();
         all.sort_unstable_by_key(|snapshot| snapshot.sequence);
         all
     }
 
     pub fn snapshot_info(&self, id: SnapshotId) -> Option<SnapshotInfo> {
-        self.state.borrow().snapshots.get(&id).map(Snapshot::info)
+        let state = self.state.borrow();
+        state.snapshots.get(&id).filter(|snapshot| !snapshot.is_point()).map(Snapshot::info)
     }
 
     /// The vDisk's content of one instant between call and completion is kept; durable when it completes. `Invalid`: too
@@ -143,22 +161,23 @@ impl Vdisk {
         self.taken(id)
     }
 
-    fn check_snapshot(&self) -> Result<()> {
+    pub(crate) fn check_snapshot(&self) -> Result<()> {
         self.changeable()?;
-        if self.state.borrow().snapshots.len() >= SNAPSHOTS_MAX {
+        let shown = self.state.borrow().snapshots.values().filter(|snapshot| !snapshot.is_point()).count();
+        if shown >= SNAPSHOTS_MAX {
             let text = format!("the vDisk has {SNAPSHOTS_MAX} snapshots, more are not possible; delete one first");
             return Err(Error::new(Kind::Invalid, text));
         }
         Ok(())
     }
 
-    fn snapshot_record(&self, id: SnapshotId, name: &str, set: Option<SetRecord>) -> SnapshotRecord {
+    pub(crate) fn snapshot_record(&self, id: SnapshotId, name: &str, set: Option<SetRecord>) -> SnapshotRecord {
         let created_ns = self.context.world.clock.wall().0;
         // The log task sets the size: it may be changing.
-        SnapshotRecord { id, name: name.to_string(), created_ns, size_bytes: 0, set }
+        SnapshotRecord { id, name: name.to_string(), created_ns, size_bytes: 0, set, point: None }
     }
 
-    fn taken(&self, id: SnapshotId) -> Result<SnapshotInfo> {
+    pub(crate) fn taken(&self, id: SnapshotId) -> Result<SnapshotInfo> {
         self.snapshot_info(id).ok_or_else(|| Error::new(Kind::Closed, "the snapshot was deleted meanwhile"))
     }
 
@@ -187,6 +206,8 @@ impl Vdisk {
             holds,
         };
         state.snapshots.insert(record.id, snapshot);
+        drop(state);
+        self.find_edge();
     }
 
     /// What the log task does about a deletion: what the snapshot holds is let go when a checkpoint without it is proven.
@@ -197,10 +218,13 @@ impl Vdisk {
                 // What was dropped before it is not told by a checkpoint of its own any more.
                 state.tree.dropped.extend(frozen.dropped.take());
             }
-            state.letting_go.push((at, snapshot.holds));
+            let point = snapshot.is_point().then_some(snapshot.sequence);
+            state.letting_go.push(LettingGo { at, point, holds: snapshot.holds });
             state.snapshots_changed = true;
         }
+        drop(state);
         self.maps.remove(id);
+        self.find_edge();
     }
 
     /// What the log task does about a set that is whole.
@@ -225,7 +249,11 @@ impl Vdisk {
 
     /// A synced checkpoint has stored the snapshot's map.
     pub(crate) fn kept(&self, id: SnapshotId, kept: Kept, record: &CheckpointRecord) {
-        let holds = Holds::new(&self.context.references, groups_of(record, kept.place));
+        self.holds(id, kept, &accounts_of(record).needed());
+    }
+
+    fn holds(&self, id: SnapshotId, kept: Kept, needed: &[Needed]) {
+        let holds = Holds::new(&self.context.references, groups_of(needed, kept.place));
         let mut state = self.state.borrow_mut();
         let Some(snapshot) = state.snapshots.get_mut(&id) else { return };
         snapshot.stage = Stage::Stored(kept);
@@ -251,13 +279,14 @@ impl Vdisk {
 
     /// After the log was read: the stored snapshots hold what their records say.
     pub(crate) async fn hold_snapshots(&self) {
+        self.find_edge();
         let stored: Vec<(SnapshotId, Kept)> = {
             let state = self.state.borrow();
             state.snapshots.iter().filter_map(|(id, snapshot)| Some((*id, snapshot.kept()?))).collect()
         };
         for (id, kept) in stored {
-            match read_checkpoint(&self.context, self.id, kept.place).await {
-                Ok(record) => self.kept(id, kept, &record),
+            match needed_at(&self.context, self.id, kept.place).await {
+                Ok(needed) => self.holds(id, kept, &needed),
                 Err(error) => self.hold_all(id, kept, &error),
             }
         }
@@ -278,7 +307,7 @@ impl Vdisk {
     }
 
     /// Its pages were stored up to the checkpoint's record, its data before.
-    fn tell_kept(&self, id: SnapshotId, kept: Kept) {
+    pub(crate) fn tell_kept(&self, id: SnapshotId, kept: Kept) {
         let until = Some(kept.place.sequence);
         self.maps.set(id, Root { address: kept.root, height: kept.height, lineage: self.lineage(), until });
     }
@@ -310,7 +339,7 @@ impl Vdisk {
     }
 
     /// Where its map is stored; that comes first if it is not yet.
-    async fn kept_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Kept)> {
+    pub(crate) async fn kept_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Kept)> {
         let find = || {
             let state = self.state.borrow();
             let snapshot = state.snapshots.get(&id);
@@ -329,8 +358,7 @@ impl Vdisk {
 
     async fn image_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Image)> {
         let (info, kept) = self.kept_of(id).await?;
-        let record = read_checkpoint(&self.context, self.id, kept.place).await?;
-        let groups = accounts_of(&record).needed();
+        let groups = needed_at(&self.context, self.id, kept.place).await?;
         Ok((info, Image { root: kept.root, height: kept.height, groups }))
     }
 
@@ -461,7 +489,6 @@ impl Paused {
 }
 
 /// Everything that a kept checkpoint needs, its own record included.
-fn groups_of(record: &CheckpointRecord, place: meta_hint::Place) -> impl Iterator<Item = GroupId> {
-    let needed = accounts_of(record).needed();
-    needed.into_iter().map(|needed| needed.group).chain([place.group])
+pub(crate) fn groups_of(needed: &[Needed], place: meta_hint::Place) -> impl Iterator<Item = GroupId> {
+    needed.iter().map(|needed| needed.group).chain([place.group])
 }

@@ -12,7 +12,8 @@ use crate::log::{Position, Queue, Unsynced};
 use crate::map::{FANOUT, MapMemory, NeedPage, Tree, decode_page};
 use crate::notes::Notes;
 use crate::references::{Holds, References, ToldMaps};
-use crate::snapshot::Snapshot;
+use crate::rewind::History;
+use crate::snapshot::{LettingGo, Snapshot};
 use crate::stats::Stats;
 use crate::stored::page_bytes;
 use crate::{Error, Kind, Result, Settings};
@@ -156,8 +157,10 @@ pub(crate) struct State {
     pub snapshots: BTreeMap<SnapshotId, Snapshot>,
     /// One was deleted since the last checkpoint.
     pub snapshots_changed: bool,
-    /// What deleted snapshots held, each with the frame that deleted it.
-    pub letting_go: Vec<(Sequence, Holds)>,
+    /// What deleted snapshots held, until a checkpoint without them is proven.
+    pub letting_go: Vec<LettingGo>,
+    /// Of a vDisk that keeps its past.
+    pub history: Option<History>,
     /// Groups that were emptied since the last checkpoint: what still counts as living there is map pages, which move with
     /// the next one.
     pub emptied: BTreeSet<GroupId>,
@@ -184,6 +187,9 @@ pub struct Vdisk {
     /// Groups with synced frames that the index is just being told of, and rung when it was.
     pub(crate) telling: Cell<u32>,
     pub(crate) told: Notify,
+    /// A client's frame waits for what the history gives up, and rung when that was done.
+    pub(crate) room_wanted: Cell<bool>,
+    pub(crate) room_made: Notify,
     /// The disk is full: collect garbage that is not worth it otherwise.
     pub(crate) urgent: Cell<bool>,
     /// Rung when an unasked sync should not wait for the age limit.
@@ -215,6 +221,12 @@ pub struct Vdisk {
     pub(crate) maps: ToldMaps,
     /// The record of a snapshot could not be read: what it needs is not known.
     pub(crate) unsure: Cell<bool>,
+    /// Of points that are being read.
+    pub(crate) history_pins: RefCell<Vec<Sequence>>,
+    /// Where what is kept of the log begins, but for pins.
+    pub(crate) history_edge: Cell<Option<Sequence>>,
+    /// When the last point was taken, ns since the start.
+    pub(crate) last_point_ns: Cell<u64>,
     pub stats: Stats,
 }
 
@@ -363,6 +375,7 @@ impl State {
             snapshots: Default::default(),
             snapshots_changed: false,
             letting_go: Vec::new(),
+            history: None,
             emptied: Default::default(),
             unreadable: Default::default(),
             rewrites: 0,
@@ -374,6 +387,7 @@ impl State {
 impl Vdisk {
     pub(crate) fn assemble(context: Context, index: Rc<dyn Index>, id: VdiskId, state: State) -> Rc<Vdisk> {
         let foreign = Holds::new(&context.references, []).into();
+        let now_ns = context.world.now().0;
         let maps = ToldMaps::new(&context.references);
         let contents = Contents::new(context.load.contents_bytes.clone(), context.settings.contents_bytes_max);
         Rc::new(Vdisk {
@@ -388,6 +402,8 @@ impl Vdisk {
             ended: Default::default(),
             telling: Default::default(),
             told: Default::default(),
+            room_wanted: Default::default(),
+            room_made: Default::default(),
             urgent: Default::default(),
             synced_early: Default::default(),
             maintenance: Default::default(),
@@ -407,6 +423,9 @@ impl Vdisk {
             foreign,
             maps,
             unsure: Default::default(),
+            history_pins: Default::default(),
+            history_edge: Default::default(),
+            last_point_ns: Cell::new(now_ns),
             stats: Default::default(),
         })
     }

@@ -19,6 +19,8 @@
 //! `overlap` is about two frames that are under way, `kept` about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
 //! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take.
 //!
+//! `rewind` is about moments of the past, and what is kept for them.
+//!
 //! `needed` is about who needs a group that looks dead.
 //!
 //! `notes` is about what front-ends leave in the log; `order` is about the order of requests and those that nobody waits for; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
@@ -49,6 +51,7 @@ mod old_disk;
 mod order;
 mod overlap;
 mod reclaim;
+mod rewind;
 mod room;
 mod rot;
 mod seal;

@@ -22,6 +22,14 @@ pub(super) struct Appended {
     pub slab: SlabId,
 }
 
+/// A frame that is appended once more.
+#[derive(Clone, Copy)]
+pub(super) struct CopyOf {
+    /// Checksum of the header of its first copy.
+    pub origin: u32,
+    pub wall_ns: u64,
+}
+
 /// A frame on its way to the disk.
 pub(super) struct Submitted {
     pub frame: Frame,
@@ -57,13 +65,12 @@ impl Vdisk {
         self.append_copy(kind, pieces, purpose, None).await
     }
 
-    /// `copy_of`: the frame is a later copy of the one with this checksum.
     pub(super) async fn append_copy(
         self: &Rc<Self>,
         kind: FrameKind,
         pieces: &[Piece],
         purpose: Purpose,
-        copy_of: Option<u32>,
+        copy_of: Option<CopyOf>,
     ) -> Result<Appended> {
         match self.try_append(kind, pieces, purpose, copy_of).await {
             Err(error) if error.kind == Kind::Io => {
@@ -80,7 +87,7 @@ impl Vdisk {
         kind: FrameKind,
         pieces: &[Piece],
         purpose: Purpose,
-        copy_of: Option<u32>,
+        copy_of: Option<CopyOf>,
     ) -> Result<Appended> {
         let frame = self.draft(kind, pieces, copy_of);
         // Behind the tail: up to 4 KiB of alignment.
@@ -137,6 +144,7 @@ impl Vdisk {
             state.position = at;
             state.acknowledged = state.acknowledged.max(at.sequence);
             state.accounts.appended(at.group, at.end, at.sequence);
+            state.passes(frame.wall_ns);
         }
         self.contents.borrow_mut().appended(frame);
         self.count(frame, pieces);
@@ -149,6 +157,7 @@ impl Vdisk {
         // Small frames take memory and time at a replay too.
         let bytes = u64::from(frame.len).max(BLOCK);
         state.log_bytes += bytes;
+        state.written_since_point(bytes);
         let load = &self.context.load;
         load.log_bytes.set(load.log_bytes.get() + bytes);
     }
@@ -165,7 +174,7 @@ impl Vdisk {
     }
 
     /// The frame but for its place, with lengths final.
-    pub(super) fn draft(&self, kind: FrameKind, pieces: &[Piece], copy_of: Option<u32>) -> Frame {
+    pub(super) fn draft(&self, kind: FrameKind, pieces: &[Piece], copy_of: Option<CopyOf>) -> Frame {
         let mut runs = Vec::with_capacity(pieces.len());
         let mut crcs = Vec::with_capacity(pieces.len());
         let mut payload_len = 0;
@@ -207,9 +216,10 @@ impl Vdisk {
             epoch: self.context.pool.epoch(),
             sequence: Sequence(0),
             durable_through: Sequence(0),
-            wall_ns: self.context.world.clock.wall().0,
+            // A copy says when its content came.
+            wall_ns: copy_of.map_or_else(|| self.context.world.clock.wall().0, |first| first.wall_ns),
             previous_crc: 0,
-            copy_of,
+            copy_of: copy_of.map(|first| first.origin),
             crc: 0,
             runs,
             crcs,
@@ -302,6 +312,7 @@ impl Vdisk {
                 slab,
                 bytes,
                 origin: frame.origin(),
+                wall_ns: frame.wall_ns,
                 durable_through: frame.durable_through,
                 kind: frame.kind,
                 pieces,

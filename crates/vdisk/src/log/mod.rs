@@ -4,6 +4,7 @@ mod append;
 mod batch;
 mod combine;
 pub mod frame;
+mod full;
 mod overlap;
 mod payload;
 mod piece;
@@ -16,8 +17,11 @@ mod writer;
 pub(crate) use combine::Combine;
 pub(crate) use payload::{Payload, Sums};
 pub(crate) use piece::{piece_of, run_addresses};
-pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue};
-pub use record::{CheckpointRecord, GroupEntry, Record, SetRecord, SnapshotEntry, SnapshotRecord};
+pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue, Replaced};
+pub use record::{
+    CheckpointRecord, GroupEntry, PastRecord, PointRecord, Record, RewindEntry, SetRecord, SnapshotEntry,
+    SnapshotRecord,
+};
 pub(crate) use rewrite::Unsynced;
 pub use walk::{GroupWalk, Step, WalkedFrame, frames_beyond};
 

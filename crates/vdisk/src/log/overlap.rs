@@ -146,7 +146,7 @@ impl Vdisk {
 
     async fn append_again(self: &Rc<Self>, batches: impl IntoIterator<Item = Batch>) {
         for batch in batches {
-            let result = self.append_user(&batch).await;
+            let result = self.append_user_with_room(&batch).await;
             self.answer(batch, result);
         }
     }

@@ -4,6 +4,7 @@ use super::{Combine, Payload, Position, Record};
 use crate::account::Accounts;
 use crate::address::Address;
 use crate::map::{Node, PagePlace, Tree};
+use crate::references::Holds;
 use crate::vdisk::Vdisk;
 use crate::{Error, Kind, Result};
 use base::Sequence;
@@ -45,6 +46,17 @@ pub(crate) enum Item {
         rewrites: u64,
         done: Done,
     },
+    /// Pages of a map of the past, which is no checkpoint's. What they lie in is held.
+    PastPages {
+        pages: Vec<PageWrite>,
+        rewrites: u64,
+        holds: Rc<RefCell<Holds>>,
+        done: OneshotSender<Result<Vec<Replaced>>>,
+    },
+    /// A point of the history. Nothing happens if there is no history.
+    Point {
+        done: Done,
+    },
     Checkpoint {
         record: Record,
         rewrites: u64,
@@ -80,6 +92,13 @@ pub(crate) enum Item {
     Stop {
         done: OneshotSender<()>,
     },
+}
+
+/// Where a page was stored, and where it is now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replaced {
+    pub old: Address,
+    pub new: Address,
 }
 
 /// Where a control frame went.
@@ -160,11 +179,13 @@ pub(super) fn refuse(item: Item, error: Error) {
         | Item::Clear { done, .. }
         | Item::Pages { done, .. }
         | Item::Settle { done }
+        | Item::Point { done }
         | Item::Rewrite { done } => {
             done.send(Err(error));
         }
         Item::Relocate { done, .. } => done.send(Err(error)),
         Item::Proof { done } => done.send(Err(error)),
+        Item::PastPages { done, .. } => done.send(Err(error)),
         Item::Control { done, .. } | Item::Checkpoint { done, .. } => done.send(Err(error)),
         Item::Freeze { done } => done.send(Err(error)),
         Item::Cut { paused, .. } => paused.send(Err(error)),

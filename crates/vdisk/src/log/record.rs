@@ -7,6 +7,7 @@ use super::Position;
 use crate::address::Address;
 use crate::image::{Image, Needed, Origin};
 use crate::notes::{NoteKind, Notes};
+use crate::rewind::Rewind;
 use crate::vdisk::{Attributes, meta_hint};
 use base::{GroupId, Reader, Sequence, SnapshotId, Truncated, VdiskId, Writer};
 use bytes::Bytes;
@@ -30,6 +31,12 @@ pub enum Record {
     Rollback(SnapshotId, Box<Image>),
     /// All members of the set have their snapshot, and it is on record.
     ConfirmSet(SnapshotId),
+    /// The history is kept from here on, or let go.
+    Rewind(Option<Rewind>),
+    /// The history begins with this point from here on; `true`: since it had to go for space.
+    Edge(SnapshotId, bool),
+    /// A snapshot of a moment of the past.
+    Past(Box<PastRecord>),
 }
 
 /// A map root and the log position that it covers, with all that a reader without metadata store needs.
@@ -46,6 +53,17 @@ pub struct CheckpointRecord {
     /// Of a clone: its ancestors, oldest first.
     pub lineage: Vec<VdiskId>,
     pub snapshots: Vec<SnapshotEntry>,
+    /// Of a vDisk that keeps its history.
+    pub rewind: Option<RewindEntry>,
+}
+
+/// What a checkpoint says of the history, besides its points.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RewindEntry {
+    pub rewind: Rewind,
+    pub cut_short: bool,
+    /// The highest wall time of any frame since the last point.
+    pub high_ns: u64,
 }
 
 /// A snapshot, as the frame says that takes it.
@@ -58,6 +76,25 @@ pub struct SnapshotRecord {
     /// Of the vDisk at this moment.
     pub size_bytes: u64,
     pub set: Option<SetRecord>,
+    /// Of a point of the history, which is shown to nobody.
+    pub point: Option<PointRecord>,
+}
+
+/// A point of the history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PointRecord {
+    /// The highest wall time of any frame since the point before.
+    pub high_ns: u64,
+}
+
+/// A snapshot of what was: its map is made of that of a point and of the log behind it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PastRecord {
+    pub snapshot: SnapshotRecord,
+    /// The last frame that it includes.
+    pub sequence: Sequence,
+    pub mapped_bytes: u64,
+    pub image: Image,
 }
 
 /// Several vDisks at one instant.
@@ -115,6 +152,8 @@ const VERSION: u8 = 1;
 const CHECKPOINT_WITH_NOTES: u8 = 2;
 /// Of a checkpoint with snapshots, or of a clone.
 const CHECKPOINT_WITH_SNAPSHOTS: u8 = 3;
+/// Of a checkpoint with a history.
+const CHECKPOINT_WITH_HISTORY: u8 = 4;
 /// Of the birth of a clone.
 const BIRTH_OF_CLONE: u8 = 2;
 /// Longer lists can only be rot.
@@ -135,9 +174,13 @@ impl Record {
             Record::DeleteSnapshot(_) => 9,
             Record::Rollback(..) => 10,
             Record::ConfirmSet(_) => 11,
+            Record::Rewind(_) => 12,
+            Record::Edge(..) => 13,
+            Record::Past(_) => 14,
         };
         let version = match self {
             Record::Birth(_, Some(_)) => BIRTH_OF_CLONE,
+            Record::Checkpoint(checkpoint) if checkpoint.rewind.is_some() => CHECKPOINT_WITH_HISTORY,
             Record::Checkpoint(checkpoint) if checkpoint.has_snapshots() => CHECKPOINT_WITH_SNAPSHOTS,
             Record::Checkpoint(checkpoint) if !checkpoint.notes.is_empty() => CHECKPOINT_WITH_NOTES,
             _ => VERSION,
@@ -162,6 +205,17 @@ impl Record {
                 w.u64_le(id.raw());
                 put_image(&mut w, image);
             }
+            Record::Rewind(None) => drop(w.u8(0)),
+            Record::Rewind(Some(rewind)) => {
+                w.u8(1);
+                put_rewind(&mut w, rewind);
+            }
+            Record::Edge(id, cut) => drop(w.u64_le(id.raw()).u8((*cut).into())),
+            Record::Past(past) => {
+                put_snapshot(&mut w, &past.snapshot);
+                w.u64_le(past.sequence.0).u64_le(past.mapped_bytes);
+                put_image(&mut w, &past.image);
+            }
         }
         w.bytes
     }
@@ -176,6 +230,15 @@ impl Record {
                 if checkpoint.notes.is_empty() {
                     return Err(RecordError::Field);
                 }
+                Record::Checkpoint(Box::new(checkpoint))
+            }
+            (6, CHECKPOINT_WITH_HISTORY) => {
+                let mut checkpoint = take_checkpoint(&mut r)?;
+                checkpoint.notes = take_notes(&mut r)?;
+                checkpoint.lineage = take_lineage(&mut r)?;
+                checkpoint.snapshots = take_list(&mut r, take_snapshot_entry)?;
+                let (rewind, cut_short) = (take_rewind(&mut r)?, take_bool(&mut r)?);
+                checkpoint.rewind = Some(RewindEntry { rewind, cut_short, high_ns: r.u64_le()? });
                 Record::Checkpoint(Box::new(checkpoint))
             }
             (6, CHECKPOINT_WITH_SNAPSHOTS) => {
@@ -203,6 +266,14 @@ impl Record {
             (8, _) => Record::Snapshot(take_snapshot(&mut r)?),
             (9, _) => Record::DeleteSnapshot(take_snapshot_id(&mut r)?),
             (11, _) => Record::ConfirmSet(take_snapshot_id(&mut r)?),
+            (12, _) => Record::Rewind(if take_bool(&mut r)? { Some(take_rewind(&mut r)?) } else { None }),
+            (13, _) => Record::Edge(take_snapshot_id(&mut r)?, take_bool(&mut r)?),
+            (14, _) => {
+                let snapshot = take_snapshot(&mut r)?;
+                let (sequence, mapped_bytes) = (Sequence(r.u64_le()?), r.u64_le()?);
+                let image = take_image(&mut r)?;
+                Record::Past(Box::new(PastRecord { snapshot, sequence, mapped_bytes, image }))
+            }
             (10, _) => Record::Rollback(take_snapshot_id(&mut r)?, Box::new(take_image(&mut r)?)),
             _ => return Err(RecordError::Unknown(tag, version)),
         };
@@ -259,15 +330,27 @@ fn put_checkpoint(w: &mut Writer, c: &CheckpointRecord) {
             .u32_le(g.pages)
             .u32_le(g.punched);
     }
-    if !c.notes.is_empty() || c.has_snapshots() {
+    if !c.notes.is_empty() || c.has_snapshots() || c.rewind.is_some() {
         w.u8(c.notes.len() as u8);
         c.notes.iter().for_each(|(kind, bytes)| put_note(w, *kind, bytes));
     }
-    if c.has_snapshots() {
+    if c.has_snapshots() || c.rewind.is_some() {
         put_lineage(w, &c.lineage);
         w.u32_le(c.snapshots.len() as u32);
         c.snapshots.iter().for_each(|entry| put_snapshot_entry(w, entry));
     }
+    if let Some(RewindEntry { rewind, cut_short, high_ns }) = &c.rewind {
+        put_rewind(w, rewind);
+        w.u8((*cut_short).into()).u64_le(*high_ns);
+    }
+}
+
+fn put_rewind(w: &mut Writer, rewind: &Rewind) {
+    w.u64_le(rewind.window_ns).u64_le(rewind.limit_bytes);
+}
+
+fn take_rewind(r: &mut Reader) -> Result<Rewind, RecordError> {
+    Ok(Rewind { window_ns: r.u64_le()?, limit_bytes: r.u64_le()? })
 }
 
 fn put_note(w: &mut Writer, kind: NoteKind, bytes: &[u8]) {
@@ -321,7 +404,7 @@ fn take_checkpoint(r: &mut Reader) -> Result<CheckpointRecord, RecordError> {
         });
     }
     let (notes, lineage, snapshots) = (Notes::new(), Vec::new(), Vec::new());
-    Ok(CheckpointRecord { attributes, notes, covers, root, height, groups, lineage, snapshots })
+    Ok(CheckpointRecord { attributes, notes, covers, root, height, groups, lineage, snapshots, rewind: None })
 }
 
 impl CheckpointRecord {
@@ -403,7 +486,12 @@ fn put_snapshot(w: &mut Writer, snapshot: &SnapshotRecord) {
     w.u64_le(snapshot.id.raw());
     put_text(w, &snapshot.name);
     let set = snapshot.set.as_ref().map_or(0, |set| if set.confirmed { 2 } else { 1 });
-    w.u64_le(snapshot.created_ns).u64_le(snapshot.size_bytes).u8(set);
+    let form = if snapshot.point.is_some() { 3 } else { set };
+    w.u64_le(snapshot.created_ns).u64_le(snapshot.size_bytes).u8(form);
+    if let Some(point) = &snapshot.point {
+        w.u64_le(point.high_ns);
+        return;
+    }
     if let Some(set) = &snapshot.set {
         w.u64_le(set.id.raw());
         put_lineage(w, &set.members);
@@ -412,15 +500,20 @@ fn put_snapshot(w: &mut Writer, snapshot: &SnapshotRecord) {
 
 fn take_snapshot(r: &mut Reader) -> Result<SnapshotRecord, RecordError> {
     let (id, name, created_ns, size_bytes) = (take_snapshot_id(r)?, take_text(r)?, r.u64_le()?, r.u64_le()?);
+    let mut point = None;
     let set = match r.u8()? {
         0 => None,
+        3 => {
+            point = Some(PointRecord { high_ns: r.u64_le()? });
+            None
+        }
         form @ (1 | 2) => {
             let (id, members) = (take_snapshot_id(r)?, take_list(r, take_vdisk_id)?);
             Some(SetRecord { id, members, confirmed: form == 2 })
         }
         _ => return Err(RecordError::Field),
     };
-    Ok(SnapshotRecord { id, name, created_ns, size_bytes, set })
+    Ok(SnapshotRecord { id, name, created_ns, size_bytes, set, point })
 }
 
 fn put_snapshot_entry(w: &mut Writer, entry: &SnapshotEntry) {
@@ -447,135 +540,4 @@ fn take_snapshot_entry(r: &mut Reader) -> Result<SnapshotEntry, RecordError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attributes() -> Attributes {
-        Attributes { name: "web-01".into(), size_bytes: 8192, sector_bytes: 512, read_only: false, created_ns: 7 }
-    }
-
-    fn checkpoint() -> CheckpointRecord {
-        CheckpointRecord {
-            attributes: attributes(),
-            notes: Notes::new(),
-            covers: Position { group: GroupId::new(1, 3), end: 77, chain: 5, sequence: Sequence(9) },
-            root: Address::new(GroupId::new(1, 2), 4096, 4096, 3),
-            height: 2,
-            groups: vec![GroupEntry {
-                group: GroupId::new(1, 2),
-                len: 9000,
-                last_sequence: Sequence(4),
-                data: 4096,
-                pages: 4096,
-                punched: 0,
-            }],
-            lineage: Vec::new(),
-            snapshots: Vec::new(),
-        }
-    }
-
-    fn image() -> Image {
-        let needed = |counter, data, pages| Needed { group: GroupId::new(1, counter), data, pages };
-        let root = Address::new(GroupId::new(1, 2), 4096, 4096, 3);
-        Image { root, height: 2, groups: vec![needed(2, 4096, 8192), needed(9, 0, 4096)] }
-    }
-
-    fn snapshot(members: &[VdiskId]) -> SnapshotRecord {
-        let confirmed = members.len() == 1;
-        let set = SetRecord { id: SnapshotId::new(1, 8), members: members.to_vec(), confirmed };
-        let set = Some(set).filter(|set| !set.members.is_empty());
-        SnapshotRecord { id: SnapshotId::new(1, 7), name: "s".into(), created_ns: 5, size_bytes: 8192, set }
-    }
-
-    fn origin() -> Option<Box<Origin>> {
-        let lineage = vec![VdiskId::new(1, 4)];
-        Some(Box::new(Origin { snapshot: SnapshotId::new(1, 7), lineage, image: image() }))
-    }
-
-    fn with_snapshots() -> CheckpointRecord {
-        let place = meta_hint::Place { group: GroupId::new(1, 2), offset: 64, len: 32, sequence: Sequence(8) };
-        let entry = |place| {
-            let record = snapshot(&[VdiskId::new(1, 1)]);
-            let (root, height) = (image().root, image().height);
-            SnapshotEntry { record, sequence: Sequence(7), mapped_bytes: 4096, root, height, place }
-        };
-        let snapshots = vec![entry(Some(place)), entry(None)];
-        CheckpointRecord { lineage: vec![VdiskId::new(1, 4)], snapshots, ..checkpoint() }
-    }
-
-    #[test]
-    fn golden_bytes() {
-        let hex = |record: &Record| record.encode().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let birth = Record::Birth(attributes(), None);
-        assert_eq!(hex(&birth), "010106007765622d3031002000000000000000020000000700000000000000");
-        assert_eq!(hex(&Record::Rename("a".into())), "0201010061");
-        assert_eq!(hex(&Record::Resize(4096)), "03010010000000000000");
-        assert_eq!(hex(&Record::ReadOnly(true)), "040101");
-        assert_eq!(hex(&Record::Delete), "0501");
-        assert_eq!(hex(&Record::Note(NoteKind::Reservations, Bytes::from_static(b"abc"))), "07010203000000616263");
-        assert_eq!(hex(&Record::Note(NoteKind::IscsiAccess, Bytes::new())), "07010100000000");
-        let mut checkpoint = checkpoint();
-        let old = hex(&Record::Checkpoint(Box::new(checkpoint.clone())));
-        assert!(old.starts_with("0601"), "a checkpoint without notes is what it was before there were any: {old}");
-        checkpoint.notes.insert(NoteKind::IscsiAccess, Bytes::from_static(b"hi"));
-        checkpoint.notes.insert(NoteKind::Reservations, Bytes::from_static(b"there"));
-        let new = hex(&Record::Checkpoint(Box::new(checkpoint)));
-        assert_eq!(new, format!("0602{}{}", &old[4..], "020102000000686902050000007468657265"));
-    }
-
-    #[test]
-    fn every_record_survives_and_no_shorter_form_does() {
-        let plain = checkpoint();
-        let noted = CheckpointRecord {
-            notes: Notes::from([(NoteKind::Reservations, Bytes::from_static(b"x"))]),
-            ..checkpoint()
-        };
-        for record in [
-            Record::Birth(attributes(), None),
-            Record::Rename("x".into()),
-            Record::Resize(1 << 40),
-            Record::ReadOnly(false),
-            Record::Delete,
-            Record::Checkpoint(Box::new(plain)),
-            Record::Checkpoint(Box::new(noted)),
-            Record::Note(NoteKind::IscsiAccess, Bytes::from_static(b"who")),
-            Record::Note(NoteKind::Reservations, Bytes::new()),
-            Record::Birth(attributes(), origin()),
-            Record::Snapshot(snapshot(&[])),
-            Record::Snapshot(snapshot(&[VdiskId::new(1, 1), VdiskId::new(1, 2)])),
-            Record::DeleteSnapshot(SnapshotId::new(1, 7)),
-            Record::ConfirmSet(SnapshotId::new(1, 8)),
-            Record::Rollback(SnapshotId::new(1, 7), Box::new(image())),
-            Record::Checkpoint(Box::new(with_snapshots())),
-        ] {
-            let bytes = record.encode();
-            assert_eq!(Record::decode(&bytes), Ok(record));
-            for len in 0..bytes.len() {
-                assert!(Record::decode(&bytes[..len]).is_err());
-            }
-            assert_eq!(Record::decode(&[bytes, vec![0]].concat()), Err(RecordError::Field));
-        }
-    }
-
-    #[test]
-    fn notes_that_no_build_writes_are_refused() {
-        let note = |kind: u8, len: u32| [&[7, 1, kind][..], &len.to_le_bytes(), &vec![1; len as usize]].concat();
-        for kind in NoteKind::ALL {
-            let (raw, max) = (kind as u8, kind.bytes_max() as u32);
-            assert!(Record::decode(&note(raw, max)).is_ok());
-            assert_eq!(Record::decode(&note(raw, max + 1)), Err(RecordError::Field));
-        }
-        assert_eq!(Record::decode(&note(4, 1)), Err(RecordError::Field), "a kind of a newer build");
-        assert_eq!(Record::decode(&[7, 2, 1, 0, 0, 0, 0]), Err(RecordError::Unknown(7, 2)));
-        let plain = Record::Checkpoint(Box::new(checkpoint())).encode();
-        let with = |notes: &[u8]| Record::decode(&[&[6, 2], &plain[2..], notes].concat());
-        assert!(with(&[1, 2, 1, 0, 0, 0, 9]).is_ok());
-        assert_eq!(with(&[0]), Err(RecordError::Field), "none");
-        assert_eq!(with(&[1, 1, 0, 0, 0, 0]), Err(RecordError::Field), "an empty one");
-        let (one, two) = ([1, 1, 0, 0, 0, 9], [2, 1, 0, 0, 0, 9]);
-        assert!(with(&[&[2], &one[..], &two[..]].concat()).is_ok());
-        for (first, second) in [(one, one), (two, one)] {
-            assert_eq!(with(&[&[2], &first[..], &second[..]].concat()), Err(RecordError::Field), "out of order");
-        }
-    }
-}
+mod tests;

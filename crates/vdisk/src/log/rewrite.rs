@@ -1,5 +1,6 @@
 //! Appending frames once more, elsewhere, that a failed sync or a crash leaves without proof that they are stored.
 
+use super::append::CopyOf;
 use super::frame::FrameKind;
 use super::piece::{Piece, old_addresses, run_addresses};
 use super::{Frozen, Position, Record};
@@ -22,6 +23,7 @@ pub(crate) struct Unsynced {
     pub bytes: u64,
     /// Checksum of the header of its first copy.
     pub origin: u32,
+    pub wall_ns: u64,
     /// What the frame says to be synced.
     pub durable_through: Sequence,
     pub kind: FrameKind,
@@ -59,7 +61,7 @@ impl Vdisk {
     /// Everything that is not provably stored, after a failed sync or a crash, is appended again in another group under
     /// the same sequence numbers. Map pages are not: they hold addresses that are changing; their checkpoint starts again.
     /// `Full`: what is left waits in `to_rewrite`, and nothing else is appended before it.
-    pub(super) async fn rewrite_unsynced(self: &Rc<Self>) -> Result<()> {
+    pub(crate) async fn rewrite_unsynced(self: &Rc<Self>) -> Result<()> {
         if let Health::Failed(reason) = &self.state.borrow().health {
             return Err(Error::new(Kind::Io, reason.clone()));
         }
@@ -114,9 +116,13 @@ impl Vdisk {
         true
     }
 
-    /// What is still to be rewritten comes before any new frame: its sequence numbers do.
+    /// What is still to be rewritten comes before any new frame: its sequence numbers do. Then what the history needs
+    /// before it.
     pub(super) async fn rewrite_first(self: &Rc<Self>) -> Result<()> {
-        if self.state.borrow().to_rewrite.is_empty() { Ok(()) } else { self.rewrite_unsynced().await }
+        if !self.state.borrow().to_rewrite.is_empty() {
+            self.rewrite_unsynced().await?;
+        }
+        self.point_first().await
     }
 
     async fn rewrite_frame(self: &Rc<Self>, old: &Unsynced) -> Result<()> {
@@ -135,7 +141,8 @@ impl Vdisk {
         let pieces = if old.kind == FrameKind::Pages || is_checkpoint { Vec::new() } else { old.pieces.clone() };
         let kind = if pieces.is_empty() { FrameKind::Data } else { old.kind };
         let old_addresses = old_addresses(&pieces, &old.at, old.offset);
-        let appended = self.append_copy(kind, &pieces, Purpose::Emergency, Some(old.origin)).await?;
+        let first = CopyOf { origin: old.origin, wall_ns: old.wall_ns };
+        let appended = self.append_copy(kind, &pieces, Purpose::Emergency, Some(first)).await?;
         let is_delete =
             |piece: &Piece| matches!(piece, Piece::Control { bytes } if Record::decode(bytes) == Ok(Record::Delete));
         if pieces.iter().any(is_delete) {
@@ -149,7 +156,7 @@ impl Vdisk {
                 self.replace_in_frozen(*block, &old_addresses[index], &new, now.sequence).await?;
             }
         }
-        self.frames_moved(now);
+        self.frames_moved(now, appended.frame.offset);
         self.note_unsynced(appended, pieces, Vec::new());
         Ok(())
     }
@@ -208,7 +215,8 @@ impl Vdisk {
     }
 
     /// The frame of this number is at another place now.
-    fn frames_moved(&self, now: Position) {
+    fn frames_moved(&self, now: Position, offset: u32) {
+        self.past_moved(now, offset);
         for (_, frozen) in self.frozen_since(now.sequence) {
             if frozen.covers.get().sequence == now.sequence {
                 frozen.covers.set(now);

@@ -8,15 +8,17 @@ use super::append::Appended;
 use super::batch::Batch;
 use super::frame::FrameKind;
 use super::piece::{Piece, run_addresses};
-use super::queue::{ControlPlace, Frozen, Item, Move, PageWrite, refuse};
+use super::queue::{ControlPlace, Frozen, Item, Move, PageWrite, Replaced, refuse};
 use super::{Position, Record};
 use crate::flush::first_of;
+use crate::references::Holds;
 use crate::stats::Stats;
 use crate::vdisk::{Health, State, Vdisk};
 use crate::{Error, Kind, Result};
 use base::Sequence;
 use base::units::BLOCK;
 use pool::Purpose;
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// How long a frame waits for room among the map pages, ns.
@@ -84,7 +86,7 @@ impl Vdisk {
         self.context.load.map.bytes() > max + max / 4
     }
 
-    async fn run_background(self: &Rc<Self>, item: Item) -> bool {
+    pub(super) async fn run_background(self: &Rc<Self>, item: Item) -> bool {
         if let Err(error) = self.may_append(&item) {
             refuse(item, error);
             return false;
@@ -92,6 +94,10 @@ impl Vdisk {
         match item {
             Item::Relocate { moves, done } => done.send(self.relocate(moves).await),
             Item::Pages { pages, rewrites, done } => done.send(self.append_pages(pages, rewrites).await),
+            Item::PastPages { pages, rewrites, holds, done } => {
+                done.send(self.append_past_pages(pages, rewrites, &holds).await);
+            }
+            Item::Point { done } => done.send(self.append_point().await),
             Item::Checkpoint { record, rewrites, done } => done.send(self.append_checkpoint(record, rewrites).await),
             Item::Control { record, done } => done.send(self.append_control(record).await),
             Item::Freeze { done } => done.send(self.rewrite_first().await.map(|()| self.freeze_here())),
@@ -161,7 +167,7 @@ impl Vdisk {
         if self.may_overlap(&batch) {
             return self.run_overlapping(batch).await;
         }
-        let result = self.append_user(&batch).await;
+        let result = self.append_user_with_room(&batch).await;
         self.answer(batch, result);
     }
 
@@ -289,19 +295,51 @@ impl Vdisk {
         if let Record::Snapshot(snapshot) = &mut record {
             snapshot.size_bytes = self.state.borrow().attributes.size_bytes;
         }
+        let placed = self.append_record(&record).await?;
+        // Nothing comes between a rollback and the point behind it. If it cannot be had now, it comes before the next frame.
+        if let Err(error) = self.point_first().await {
+            tracing::warn!(vdisk = %self.id, %error, "a point of the history is put off");
+        }
+        Ok(placed)
+    }
+
+    pub(crate) async fn append_record(self: &Rc<Self>, record: &Record) -> Result<ControlPlace> {
         let pieces = vec![Piece::Control { bytes: record.encode().into() }];
         let appended = self.append(FrameKind::Control, &pieces, Purpose::Emergency).await?;
         if !matches!(record, Record::Checkpoint(_)) {
             self.count_log(&appended.frame);
         }
         let at = self.state.borrow().position;
-        self.apply_record(&record, at);
-        if record == Record::Delete {
+        let offset = appended.frame.offset;
+        self.apply_record(record, at, offset);
+        if *record == Record::Delete {
             self.state.borrow_mut().tombstone = Some(appended.frame.group);
         }
-        let offset = appended.frame.offset;
         self.note_unsynced(appended, pieces, Vec::new());
         Ok(ControlPlace { at, offset })
+    }
+
+    /// As [`Vdisk::append_pages`], for a map that is not the vDisk's: its accounts do not change.
+    async fn append_past_pages(
+        self: &Rc<Self>,
+        pages: Vec<PageWrite>,
+        rewrites: u64,
+        holds: &RefCell<Holds>,
+    ) -> Result<Vec<Replaced>> {
+        self.rewrite_first().await?;
+        self.check_rewrites(rewrites)?;
+        let pieces: Vec<Piece> =
+            pages.iter().map(|page| Piece::Page { place: page.place, bytes: page.bytes.clone() }).collect();
+        let appended = self.append(FrameKind::Pages, &pieces, Purpose::Normal).await?;
+        holds.borrow_mut().add(appended.frame.group);
+        let mut replaced = Vec::with_capacity(pages.len());
+        for (page, run) in pages.into_iter().zip(&appended.frame.runs) {
+            let new = run_addresses(&appended.frame, run).pop().expect("a page has one address");
+            replaced.push(Replaced { old: page.node.stored.get(), new });
+            page.node.set_stored(new);
+        }
+        self.note_unsynced(appended, pieces, Vec::new());
+        Ok(replaced)
     }
 
     async fn append_nothing(self: &Rc<Self>) -> Result<Sequence> {
@@ -314,8 +352,9 @@ impl Vdisk {
 }
 
 impl Vdisk {
-    /// What a control record, whose frame ends at `at`, changes in memory; the same for the running vDisk and for replay.
-    pub(crate) fn apply_record(&self, record: &Record, at: Position) {
+    /// What a control record, whose frame begins at `offset` and ends at `at`, changes in memory; the same for the running
+    /// vDisk and for replay.
+    pub(crate) fn apply_record(&self, record: &Record, at: Position, offset: u32) {
         match record {
             Record::Birth(attributes, origin) => {
                 self.state.borrow_mut().attributes = attributes.clone();
@@ -324,10 +363,19 @@ impl Vdisk {
                     self.become_clone(origin);
                 }
             }
-            Record::Snapshot(snapshot) => self.keep(snapshot, self.freeze(at)),
+            Record::Snapshot(snapshot) => {
+                self.keep(snapshot, self.freeze(at));
+                self.point_taken(snapshot);
+            }
             Record::DeleteSnapshot(id) => self.unkeep(*id, at.sequence),
             Record::ConfirmSet(set) => self.confirm(*set),
-            Record::Rollback(_, image) => self.become_image(image),
+            Record::Rollback(_, image) => {
+                self.become_image(image);
+                self.needs_point();
+            }
+            Record::Rewind(rewind) => self.rewind_becomes(*rewind, at.sequence),
+            Record::Edge(point, cut) => self.edge_becomes(*point, *cut, at.sequence),
+            Record::Past(past) => self.keep_past(past, at, offset),
             other => apply_to_state(&mut self.state.borrow_mut(), other),
         }
     }
@@ -349,6 +397,9 @@ fn apply_to_state(state: &mut State, record: &Record) {
         | Record::Snapshot(_)
         | Record::DeleteSnapshot(_)
         | Record::ConfirmSet(_)
-        | Record::Rollback(..) => {}
+        | Record::Rollback(..)
+        | Record::Rewind(_)
+        | Record::Edge(..)
+        | Record::Past(_) => {}
     }
 }

@@ -7,7 +7,7 @@ use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
 use crate::contents::{Held, Listed, held_by, push};
 use crate::log::{GroupWalk, Item, Step};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{LettingGo, Snapshot};
 use crate::stats::Stats;
 use crate::vdisk::{Checkpoint, Context, Health, State, Vdisk};
 use base::{GroupId, Sequence, VdiskId};
@@ -55,17 +55,21 @@ impl Vdisk {
     async fn let_go(self: &Rc<Self>) -> Result<()> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(()) };
         let foreign = self.foreign_dead();
-        let (wait, go): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.borrow_mut().letting_go)
-            .into_iter()
-            .partition(|(at, _)| *at > checkpoint.covers.sequence);
-        self.state.borrow_mut().letting_go.extend(wait);
-        if go.is_empty() && foreign.is_empty() {
+        let waits = |going: &LettingGo| going.at > checkpoint.covers.sequence;
+        if self.state.borrow().letting_go.iter().all(waits) && foreign.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.prove_in_log(checkpoint).await {
-            self.state.borrow_mut().letting_go.extend(go);
-            return Err(error);
-        }
+        self.prove_in_log(checkpoint).await?;
+        // In memory nothing that is held is let go while anybody looks.
+        let gone = {
+            let mut state = self.state.borrow_mut();
+            let all = std::mem::take(&mut state.letting_go);
+            let (wait, go): (Vec<_>, Vec<_>) = all.into_iter().partition(waits);
+            state.letting_go = wait;
+            go
+        };
+        drop(gone);
+        self.find_edge();
         let still_dead = self.foreign_dead();
         for group in foreign.into_iter().filter(|group| still_dead.contains(group)) {
             self.state.borrow_mut().accounts.remove(group);

@@ -7,11 +7,13 @@ use super::{Found, PlacedRecord};
 use crate::account::GroupAccount;
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
+use crate::image::Needed;
 use crate::log::frame::{FrameKind, RunKind};
 use crate::log::{
     CheckpointRecord, GroupWalk, Position, Record, SnapshotEntry, Step, Unsynced, WalkedFrame, frames_beyond,
 };
 use crate::map::Tree;
+use crate::rewind::History;
 use crate::snapshot::Snapshot;
 use crate::vdisk::{Attributes, Checkpoint, Context, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
@@ -217,6 +219,22 @@ pub(crate) async fn read_checkpoint(
     vdisk: VdiskId,
     place: meta_hint::Place,
 ) -> Result<CheckpointRecord> {
+    match read_record(context, vdisk, place).await? {
+        Record::Checkpoint(record) => Ok(*record),
+        _ => Err(Error::corrupt(format!("another record lies at {} {:#x}", place.group, place.offset))),
+    }
+}
+
+/// What a kept map needs of each group, as the record at `place` says that keeps it.
+pub(crate) async fn needed_at(context: &Context, vdisk: VdiskId, place: meta_hint::Place) -> Result<Vec<Needed>> {
+    match read_record(context, vdisk, place).await? {
+        Record::Checkpoint(record) => Ok(accounts_of(&record).needed()),
+        Record::Past(past) => Ok(past.image.groups),
+        _ => Err(Error::corrupt(format!("another record lies at {} {:#x}", place.group, place.offset))),
+    }
+}
+
+async fn read_record(context: &Context, vdisk: VdiskId, place: meta_hint::Place) -> Result<Record> {
     let bytes = context.pool.read(place.group, place.offset, place.len).await?;
     let frame = crate::log::frame::decode(&bytes).map_err(|error| Error::corrupt(error.to_string()))?;
     let bad = |what: &str| Error::corrupt(format!("checkpoint record at {} {:#x}: {what}", place.group, place.offset));
@@ -231,11 +249,7 @@ pub(crate) async fn read_checkpoint(
     if run.kind != RunKind::Control || !walked.payload_is_whole() {
         return Err(bad("its payload fails the checksum"));
     }
-    match Record::decode(&walked.payload(&run)) {
-        Ok(Record::Checkpoint(record)) => Ok(*record),
-        Ok(_) => Err(bad("another record lies there")),
-        Err(error) => Err(bad(&error.to_string())),
-    }
+    Record::decode(&walked.payload(&run)).map_err(|error| bad(&error.to_string()))
 }
 
 fn initial_state(context: &Context, record: Option<&PlacedRecord>) -> State {
@@ -253,6 +267,7 @@ fn initial_state(context: &Context, record: Option<&PlacedRecord>) -> State {
     state.lineage = record.lineage.clone();
     let snapshot = |entry: &SnapshotEntry| (entry.record.id, Snapshot::of_entry(entry, *place, &context.references));
     state.snapshots = record.snapshots.iter().map(snapshot).collect();
+    state.history = record.rewind.map(History::of_entry);
     state.checkpoint_accounts = accounts.clone();
     state.accounts = accounts;
     state.checkpoint =

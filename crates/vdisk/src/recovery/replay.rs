@@ -29,7 +29,7 @@ const REREAD_BYTES: u32 = 1 << 20;
 
 /// A frame of the log to be applied again.
 #[derive(Clone)]
-pub(super) struct Replayed {
+pub(crate) struct Replayed {
     pub sequence: Sequence,
     pub kind: FrameKind,
     /// The frame's `durable_through`.
@@ -42,11 +42,13 @@ pub(super) struct Replayed {
     pub whole: bool,
     /// Checksum of the header of its first copy.
     pub origin: u32,
+    /// Wall time.
+    pub wall_ns: u64,
     pub change: Change,
 }
 
 #[derive(Clone)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Runs(Rc<[(u64, Addresses)]>),
     Record(Rc<Record>),
     /// Pages, checkpoint records and frames without runs: nothing to do.
@@ -54,7 +56,7 @@ pub(super) enum Change {
 }
 
 #[derive(Clone)]
-pub(super) enum Addresses {
+pub(crate) enum Addresses {
     Data(Rc<[Address]>),
     Clear(u64, Address),
 }
@@ -77,7 +79,7 @@ impl Replayed {
 }
 
 /// What a frame, found behind `before`, changes. `Corrupt`: a whole control record that this build cannot read.
-pub(super) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
+pub(crate) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
     let whole = walked.is_passed_over() || walked.payload_is_whole();
     let frame = &walked.frame;
     let change = match frame.kind {
@@ -105,6 +107,7 @@ pub(super) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
         at: walked.position(),
         whole,
         origin: frame.origin(),
+        wall_ns: frame.wall_ns,
         change,
     })
 }
@@ -127,7 +130,7 @@ fn addresses_of(frame: &Frame, run: &Run) -> Option<(u64, Addresses)> {
 
 impl Vdisk {
     /// Applies frames that are stored, in order.
-    pub(super) async fn replay(&self, frames: &[Replayed]) -> Result<()> {
+    pub(crate) async fn replay(&self, frames: &[Replayed]) -> Result<()> {
         for batch in frames.chunks(FRAMES_AT_ONCE) {
             self.load_for(batch).await?;
             for frame in batch {
@@ -199,13 +202,15 @@ impl Vdisk {
         {
             let mut state = self.state.borrow_mut();
             state.accounts.appended(frame.at.group, frame.at.end, frame.sequence);
+            state.passes(frame.wall_ns);
             if !frame.is_nothing() {
                 state.log_bytes += frame.len();
+                state.written_since_point(frame.len());
             }
         }
         match &frame.change {
             Change::Nothing => {}
-            Change::Record(record) => self.apply_record(record, frame.at),
+            Change::Record(record) => self.apply_record(record, frame.at, frame.offset),
             Change::Runs(runs) => {
                 for (block, addresses) in runs.iter() {
                     while let Err(need) = self.replay_run(*block, addresses) {
@@ -272,6 +277,7 @@ pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result
             slab: context.pool.slab_of(group).ok_or_else(|| Error::corrupt(format!("group {group} is gone")))?,
             bytes: bytes.into(),
             origin: frame.origin,
+            wall_ns: frame.wall_ns,
             durable_through: frame.durable,
             kind: frame.kind,
             pieces,

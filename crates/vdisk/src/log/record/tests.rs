@@ -1,0 +1,160 @@
+//! Every record in bytes and back; what no build writes is refused.
+
+use super::*;
+
+fn attributes() -> Attributes {
+    Attributes { name: "web-01".into(), size_bytes: 8192, sector_bytes: 512, read_only: false, created_ns: 7 }
+}
+
+fn checkpoint() -> CheckpointRecord {
+    CheckpointRecord {
+        attributes: attributes(),
+        notes: Notes::new(),
+        covers: Position { group: GroupId::new(1, 3), end: 77, chain: 5, sequence: Sequence(9) },
+        root: Address::new(GroupId::new(1, 2), 4096, 4096, 3),
+        height: 2,
+        groups: vec![GroupEntry {
+            group: GroupId::new(1, 2),
+            len: 9000,
+            last_sequence: Sequence(4),
+            data: 4096,
+            pages: 4096,
+            punched: 0,
+        }],
+        lineage: Vec::new(),
+        snapshots: Vec::new(),
+        rewind: None,
+    }
+}
+
+fn image() -> Image {
+    let needed = |counter, data, pages| Needed { group: GroupId::new(1, counter), data, pages };
+    let root = Address::new(GroupId::new(1, 2), 4096, 4096, 3);
+    Image { root, height: 2, groups: vec![needed(2, 4096, 8192), needed(9, 0, 4096)] }
+}
+
+fn snapshot(members: &[VdiskId]) -> SnapshotRecord {
+    let confirmed = members.len() == 1;
+    let set = SetRecord { id: SnapshotId::new(1, 8), members: members.to_vec(), confirmed };
+    let set = Some(set).filter(|set| !set.members.is_empty());
+    SnapshotRecord { id: SnapshotId::new(1, 7), name: "s".into(), created_ns: 5, size_bytes: 8192, set, point: None }
+}
+
+fn origin() -> Option<Box<Origin>> {
+    let lineage = vec![VdiskId::new(1, 4)];
+    Some(Box::new(Origin { snapshot: SnapshotId::new(1, 7), lineage, image: image() }))
+}
+
+fn rewind() -> Rewind {
+    Rewind { window_ns: 24, limit_bytes: 7 }
+}
+
+fn point() -> SnapshotRecord {
+    SnapshotRecord { name: String::new(), point: Some(PointRecord { high_ns: 9 }), ..snapshot(&[]) }
+}
+
+fn past() -> PastRecord {
+    PastRecord { snapshot: snapshot(&[]), sequence: Sequence(6), mapped_bytes: 4096, image: image() }
+}
+
+fn with_history(checkpoint: CheckpointRecord) -> CheckpointRecord {
+    let rewind = Some(RewindEntry { rewind: rewind(), cut_short: true, high_ns: 3 });
+    CheckpointRecord { rewind, ..checkpoint }
+}
+
+fn with_snapshots() -> CheckpointRecord {
+    let place = meta_hint::Place { group: GroupId::new(1, 2), offset: 64, len: 32, sequence: Sequence(8) };
+    let entry = |place| {
+        let record = snapshot(&[VdiskId::new(1, 1)]);
+        let (root, height) = (image().root, image().height);
+        SnapshotEntry { record, sequence: Sequence(7), mapped_bytes: 4096, root, height, place }
+    };
+    let snapshots = vec![entry(Some(place)), entry(None)];
+    CheckpointRecord { lineage: vec![VdiskId::new(1, 4)], snapshots, ..checkpoint() }
+}
+
+#[test]
+fn golden_bytes() {
+    let hex = |record: &Record| record.encode().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let birth = Record::Birth(attributes(), None);
+    assert_eq!(hex(&birth), "010106007765622d3031002000000000000000020000000700000000000000");
+    assert_eq!(hex(&Record::Rename("a".into())), "0201010061");
+    assert_eq!(hex(&Record::Resize(4096)), "03010010000000000000");
+    assert_eq!(hex(&Record::ReadOnly(true)), "040101");
+    assert_eq!(hex(&Record::Delete), "0501");
+    assert_eq!(hex(&Record::Rewind(None)), "0c0100");
+    assert_eq!(hex(&Record::Rewind(Some(rewind()))), "0c010118000000000000000700000000000000");
+    assert_eq!(hex(&Record::Edge(SnapshotId::new(1, 7), true)), "0d01070000000100000001");
+    let (plain, with) = (hex(&Record::Snapshot(snapshot(&[]))), hex(&Record::Snapshot(point())));
+    assert!(plain.ends_with("00") && with.ends_with("030900000000000000"), "{plain} {with}");
+    assert_eq!(hex(&Record::Note(NoteKind::Reservations, Bytes::from_static(b"abc"))), "07010203000000616263");
+    assert_eq!(hex(&Record::Note(NoteKind::IscsiAccess, Bytes::new())), "07010100000000");
+    let mut checkpoint = checkpoint();
+    let old = hex(&Record::Checkpoint(Box::new(checkpoint.clone())));
+    assert!(old.starts_with("0601"), "a checkpoint without notes is what it was before there were any: {old}");
+    checkpoint.notes.insert(NoteKind::IscsiAccess, Bytes::from_static(b"hi"));
+    checkpoint.notes.insert(NoteKind::Reservations, Bytes::from_static(b"there"));
+    let new = hex(&Record::Checkpoint(Box::new(checkpoint)));
+    assert_eq!(new, format!("0602{}{}", &old[4..], "020102000000686902050000007468657265"));
+}
+
+#[test]
+fn every_record_survives_and_no_shorter_form_does() {
+    let plain = checkpoint();
+    let noted =
+        CheckpointRecord { notes: Notes::from([(NoteKind::Reservations, Bytes::from_static(b"x"))]), ..checkpoint() };
+    for record in [
+        Record::Birth(attributes(), None),
+        Record::Rename("x".into()),
+        Record::Resize(1 << 40),
+        Record::ReadOnly(false),
+        Record::Delete,
+        Record::Checkpoint(Box::new(plain)),
+        Record::Checkpoint(Box::new(noted)),
+        Record::Note(NoteKind::IscsiAccess, Bytes::from_static(b"who")),
+        Record::Note(NoteKind::Reservations, Bytes::new()),
+        Record::Birth(attributes(), origin()),
+        Record::Snapshot(snapshot(&[])),
+        Record::Snapshot(snapshot(&[VdiskId::new(1, 1), VdiskId::new(1, 2)])),
+        Record::DeleteSnapshot(SnapshotId::new(1, 7)),
+        Record::ConfirmSet(SnapshotId::new(1, 8)),
+        Record::Rollback(SnapshotId::new(1, 7), Box::new(image())),
+        Record::Checkpoint(Box::new(with_snapshots())),
+        Record::Snapshot(point()),
+        Record::Rewind(None),
+        Record::Rewind(Some(rewind())),
+        Record::Edge(SnapshotId::new(1, 7), true),
+        Record::Past(Box::new(past())),
+        Record::Checkpoint(Box::new(with_history(checkpoint()))),
+        Record::Checkpoint(Box::new(with_history(with_snapshots()))),
+    ] {
+        let bytes = record.encode();
+        assert_eq!(Record::decode(&bytes), Ok(record));
+        for len in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..len]).is_err());
+        }
+        assert_eq!(Record::decode(&[bytes, vec![0]].concat()), Err(RecordError::Field));
+    }
+}
+
+#[test]
+fn notes_that_no_build_writes_are_refused() {
+    let note = |kind: u8, len: u32| [&[7, 1, kind][..], &len.to_le_bytes(), &vec![1; len as usize]].concat();
+    for kind in NoteKind::ALL {
+        let (raw, max) = (kind as u8, kind.bytes_max() as u32);
+        assert!(Record::decode(&note(raw, max)).is_ok());
+        assert_eq!(Record::decode(&note(raw, max + 1)), Err(RecordError::Field));
+    }
+    assert_eq!(Record::decode(&note(4, 1)), Err(RecordError::Field), "a kind of a newer build");
+    assert_eq!(Record::decode(&[7, 2, 1, 0, 0, 0, 0]), Err(RecordError::Unknown(7, 2)));
+    let plain = Record::Checkpoint(Box::new(checkpoint())).encode();
+    let with = |notes: &[u8]| Record::decode(&[&[6, 2], &plain[2..], notes].concat());
+    assert!(with(&[1, 2, 1, 0, 0, 0, 9]).is_ok());
+    assert_eq!(with(&[0]), Err(RecordError::Field), "none");
+    assert_eq!(with(&[1, 1, 0, 0, 0, 0]), Err(RecordError::Field), "an empty one");
+    let (one, two) = ([1, 1, 0, 0, 0, 9], [2, 1, 0, 0, 0, 9]);
+    assert!(with(&[&[2], &one[..], &two[..]].concat()).is_ok());
+    for (first, second) in [(one, one), (two, one)] {
+        assert_eq!(with(&[&[2], &first[..], &second[..]].concat()), Err(RecordError::Field), "out of order");
+    }
+}
