@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod limits;
+mod rewind;
 mod rude;
 mod tls;
 mod tools;
@@ -58,6 +59,7 @@ pub fn run(options: &Options) -> Result<Done> {
             ("lifecycle", lifecycle::CHECKS),
             ("limits", limits::CHECKS),
             ("vms", vms::CHECKS),
+            ("rewind", rewind::CHECKS),
             ("tls", tls::CHECKS),
         ]);
     }

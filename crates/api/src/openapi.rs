@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers; its twin is docs/openapi.json.
 
 use crate::problem::Problem;
-use crate::routes::{data, iscsi, node, snapshots, vdisks, vms};
+use crate::routes::{data, iscsi, node, rewind, snapshots, vdisks, vms};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -17,6 +17,7 @@ use utoipa::{Modify, OpenApi};
         vdisks::list, vdisks::create, vdisks::show, vdisks::patch, vdisks::delete,
         snapshots::list, snapshots::create, snapshots::delete, snapshots::make_clones, snapshots::roll_back,
         snapshots::changes,
+        rewind::set, rewind::switch_off, rewind::history, rewind::snapshot, rewind::make_clones, rewind::roll_back,
         vms::list, vms::create, vms::show, vms::patch, vms::delete, vms::attach, vms::detach, vms::snapshots, vms::snapshot,
         vms::delete_snapshot, vms::make_clones, vms::roll_back,
         data::read, data::write, data::write_zeroes, data::flush, data::extents,
@@ -30,6 +31,7 @@ use utoipa::{Modify, OpenApi};
     tags(
         (name = "vdisks", description = "Thin virtual disks"),
         (name = "snapshots", description = "Snapshots of vDisks, clones, what changed"),
+        (name = "rewind", description = "The past of vDisks: any moment of a window"),
         (name = "vms", description = "VMs: named sets of vDisks"),
         (name = "data", description = "Their bytes, for import and export"),
         (name = "iscsi", description = "Who may use vDisks over iSCSI, and who does"),

@@ -85,6 +85,20 @@ fn vdisks(page: &mut Page, vdisks: &[VdiskMetrics]) {
             page.sample(name, &[("vdisk", &vdisk.name)], read(vdisk));
         }
     }
+    type ReadRewind = fn(&control::RewindInfo) -> u64;
+    let gauges: [(&str, &str, ReadRewind); 3] = [
+        ("drystone_vdisk_rewind_held_bytes", "What its history holds.", |rewind| rewind.held_bytes),
+        ("drystone_vdisk_rewind_since_seconds", "The oldest moment that can be had, since 1970.", |rewind| {
+            rewind.since_unix_ms.unwrap_or(0) / 1000
+        }),
+        ("drystone_vdisk_rewind_cut_short", "1 if its history went for space.", |rewind| rewind.cut_short.into()),
+    ];
+    for (name, help, read) in gauges {
+        page.family(name, "gauge", help);
+        for (vdisk, rewind) in vdisks.iter().filter_map(|vdisk| Some((vdisk, vdisk.rewind.as_ref()?))) {
+            page.sample(name, &[("vdisk", &vdisk.name)], read(rewind));
+        }
+    }
     page.family("drystone_vdisk_state", "gauge", "1 for the state that the vDisk is in.");
     for vdisk in vdisks {
         page.sample("drystone_vdisk_state", &[("vdisk", &vdisk.name), ("state", &vdisk.state)], 1);

@@ -3,7 +3,7 @@
 use crate::auth::{Token, require_token};
 use crate::limits::TRANSFERS_BYTES_MAX;
 use crate::problem::{self, Problem};
-use crate::routes::{data, iscsi, node, snapshots, vdisks, vms};
+use crate::routes::{data, iscsi, node, rewind, snapshots, vdisks, vms};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -48,6 +48,11 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/vdisks/{name}/clones", post(snapshots::make_clones))
         .route("/api/v1/vdisks/{name}/rollback", post(snapshots::roll_back))
         .route("/api/v1/vdisks/{name}/changes", get(snapshots::changes))
+        .route("/api/v1/vdisks/{name}/rewind", put(rewind::set).delete(rewind::switch_off))
+        .route("/api/v1/vdisks/{name}/history", get(rewind::history))
+        .route("/api/v1/vdisks/{name}/rewind/snapshots", post(rewind::snapshot))
+        .route("/api/v1/vdisks/{name}/rewind/clones", post(rewind::make_clones))
+        .route("/api/v1/vdisks/{name}/rewind/rollback", post(rewind::roll_back))
         .route("/api/v1/vms", get(vms::list).post(vms::create))
         .route("/api/v1/vms/{name}", get(vms::show).patch(vms::patch).delete(vms::delete))
         .route("/api/v1/vms/{name}/vdisks", post(vms::attach))

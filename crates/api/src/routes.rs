@@ -3,6 +3,7 @@
 pub mod data;
 pub mod iscsi;
 pub mod node;
+pub mod rewind;
 pub mod snapshots;
 pub mod vdisks;
 pub mod vms;

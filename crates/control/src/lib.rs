@@ -9,6 +9,7 @@ mod iscsi;
 mod metrics;
 #[cfg(feature = "model")]
 pub mod model;
+mod rewind;
 pub mod rules;
 mod snapshot;
 mod status;
@@ -25,12 +26,15 @@ pub use iscsi::{
 pub use metrics::{
     BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, VdiskMetrics,
 };
+pub use rewind::{
+    ClonesOfPast, HistoryKind, HistoryPoint, Moment, RewindInfo, RollBackToPast, SetRewind, SnapshotOfPast,
+};
 pub use snapshot::{Change, ChangesPage, CreateSnapshot, ListChanges, MakeClones, RollBack, RolledBack, SnapshotInfo};
 pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
 };
 pub use vdisk::{CreateVdisk, DeleteVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
-pub use verbs::{Control, ControlFuture, IscsiControl, SnapshotControl, VmControl};
+pub use verbs::{Control, ControlFuture, IscsiControl, RewindControl, SnapshotControl, VmControl};
 pub use vm::{
     AttachVdisk, CreateVm, DeleteVm, ListVms, NewVmVdisk, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, VmVdisk,
 };

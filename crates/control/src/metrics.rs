@@ -37,6 +37,8 @@ pub struct VdiskMetrics {
     pub iscsi_sessions: u32,
     /// Snapshots of it.
     pub snapshots: u32,
+    /// What its history holds; `None`: none is kept.
+    pub rewind: Option<crate::RewindInfo>,
     /// Requests taken and not yet answered.
     pub in_flight: u32,
     /// One entry for each kind that occurred.

@@ -3,13 +3,14 @@
 //! Blocks of 4 KiB in a map; a missing one reads as zeros. Faults are asked for through [`Model::fail_next`].
 
 mod iscsi;
+mod rewind;
 mod snapshots;
 mod vms;
 
 use crate::{
     Control, ControlFuture, CreateVdisk, DeleteVdisk, Error, Extent, ExtentPage, Health, IscsiControl, Kind,
-    ListVdisks, MemoryStatus, Metrics, NodeStatus, Result, SetVdisk, SnapshotControl, VdiskCounts, VdiskInfo,
-    VdiskMetrics, VdiskPage, VdiskState, VmControl, rules,
+    ListVdisks, MemoryStatus, Metrics, NodeStatus, Result, RewindControl, SetVdisk, SnapshotControl, VdiskCounts,
+    VdiskInfo, VdiskMetrics, VdiskPage, VdiskState, VmControl, rules,
 };
 use base::units::BLOCK;
 use bytes::{Bytes, BytesMut};
@@ -110,6 +111,7 @@ impl State {
             connections: 0,
             shard: 0,
             epoch: 1,
+            rewind: None,
         };
         let vdisk = Vdisk { info: info.clone(), blocks: BTreeMap::new(), snapshots: Vec::new() };
         self.vdisks.insert(request.name, vdisk);
@@ -310,6 +312,10 @@ impl Control for Model {
 
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
         ready(self.lock().vdisk(name).and_then(|vdisk| vdisk.extents(offset, len)))
+    }
+
+    fn rewind(&self) -> &dyn RewindControl {
+        self
     }
 
     fn snapshots(&self) -> &dyn SnapshotControl {

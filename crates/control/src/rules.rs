@@ -1,6 +1,7 @@
 //! What a name, a size and a range may be: pure functions, one place, messages that say what to do.
 
 pub mod iscsi;
+pub mod rewind;
 pub mod snapshots;
 pub mod vms;
 

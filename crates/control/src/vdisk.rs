@@ -85,6 +85,9 @@ pub struct VdiskInfo {
     pub shard: u32,
     /// Raised by every start; fences what earlier ones may still have under way.
     pub epoch: u64,
+    /// Absent: its past is not kept (or, after a start, its log was not read yet).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rewind: Option<crate::RewindInfo>,
 }
 
 /// Whether it can be used, and if not, why.

@@ -5,6 +5,7 @@ use crate::{ChangesPage, ListChanges, MakeClones, RolledBack, SnapshotInfo};
 use crate::{
     CreateVdisk, DeleteVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage,
 };
+use crate::{HistoryPoint, Moment, SetRewind};
 use crate::{InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, SetIscsiAccess};
 use bytes::Bytes;
 use std::future::Future;
@@ -56,6 +57,8 @@ pub trait Control: Send + Sync {
 
     fn snapshots(&self) -> &dyn SnapshotControl;
 
+    fn rewind(&self) -> &dyn RewindControl;
+
     fn vms(&self) -> &dyn VmControl;
 
     fn iscsi(&self) -> &dyn IscsiControl;
@@ -63,6 +66,34 @@ pub trait Control: Send + Sync {
     fn status(&self) -> ControlFuture<'_, NodeStatus>;
 
     fn metrics(&self) -> ControlFuture<'_, Metrics>;
+}
+
+/// The verbs on the past of vDisks. `Kind::Invalid` if a moment is not in the window; the message says what is.
+pub trait RewindControl: Send + Sync {
+    /// `None`: the past is not kept any more, and what was kept is given back.
+    fn set_rewind<'a>(&'a self, vdisk: &'a str, set: Option<SetRewind>) -> ControlFuture<'a, VdiskInfo>;
+
+    /// What is of note between two times, RFC 3339, in the order in which it was written.
+    fn history<'a>(
+        &'a self,
+        vdisk: &'a str,
+        from: Option<&'a str>,
+        to: Option<&'a str>,
+    ) -> ControlFuture<'a, Vec<HistoryPoint>>;
+
+    /// `Kind::Exists` if the vDisk has a snapshot of this name.
+    fn snapshot_past<'a>(&'a self, vdisk: &'a str, name: &'a str, moment: Moment) -> ControlFuture<'a, SnapshotInfo>;
+
+    /// All of them are made, or none.
+    fn clone_past<'a>(
+        &'a self,
+        vdisk: &'a str,
+        names: Vec<String>,
+        moment: Moment,
+    ) -> ControlFuture<'a, Vec<VdiskInfo>>;
+
+    /// What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected.
+    fn roll_back_to_past<'a>(&'a self, vdisk: &'a str, moment: Moment) -> ControlFuture<'a, RolledBack>;
 }
 
 /// The verbs on snapshots of single vDisks, and on clones.

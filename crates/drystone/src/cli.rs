@@ -11,6 +11,7 @@ mod iscsi;
 pub mod output;
 mod progress;
 mod recover;
+mod rewind;
 mod secret;
 mod snapshots;
 mod sparse;

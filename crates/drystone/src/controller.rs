@@ -16,6 +16,7 @@ mod recover_vms;
 mod remote;
 mod report;
 mod resume;
+mod rewind;
 mod sets;
 mod shards;
 mod snapshots;

@@ -10,7 +10,7 @@ use base::units::BLOCK;
 use std::collections::BTreeSet;
 
 /// Moments of the model's clock, which stands still.
-const NOW_UNIX_MS: u64 = 1_700_000_000_000;
+pub(super) const NOW_UNIX_MS: u64 = 1_700_000_000_000;
 
 pub(super) struct Snapshot {
     pub info: SnapshotInfo,
@@ -38,7 +38,7 @@ impl Vdisk {
     }
 
     pub(super) fn as_writable(&self) -> VdiskInfo {
-        VdiskInfo { read_only: false, state: VdiskState::Online, connections: 0, ..self.info.clone() }
+        VdiskInfo { read_only: false, state: VdiskState::Online, connections: 0, rewind: None, ..self.info.clone() }
     }
 
     /// `None`: as it is now.
@@ -98,7 +98,7 @@ impl Vdisk {
 }
 
 impl State {
-    fn create_snapshot(&mut self, vdisk: &str, name: &str) -> Result<SnapshotInfo> {
+    pub(super) fn create_snapshot(&mut self, vdisk: &str, name: &str) -> Result<SnapshotInfo> {
         rules::check_snapshot_name(name)?;
         let number = self.next_number();
         let vdisk = self.vdisk(vdisk)?;
@@ -119,7 +119,7 @@ impl State {
         Ok(())
     }
 
-    fn make_clones(&mut self, vdisk: &str, clones: MakeClones) -> Result<Vec<VdiskInfo>> {
+    pub(super) fn make_clones(&mut self, vdisk: &str, clones: MakeClones) -> Result<Vec<VdiskInfo>> {
         let names = rules::clone_names(&clones)?;
         if let Some(taken) = names.iter().find(|name| self.vdisks.contains_key(*name)) {
             return Err(Error::exists(taken));
@@ -138,7 +138,7 @@ impl State {
         info
     }
 
-    fn roll_back(&mut self, vdisk: &str, snapshot: &str) -> Result<RolledBack> {
+    pub(super) fn roll_back(&mut self, vdisk: &str, snapshot: &str) -> Result<RolledBack> {
         let number = self.next_number();
         self.check_no_template(vdisk)?;
         let vdisk = self.vdisk(vdisk)?;

@@ -1,7 +1,9 @@
 //! Every command, flag and help text.
 
+pub mod rewind;
 pub mod vm;
 
+use self::rewind::{MomentFlags, RewindFlags};
 use super::output::Format;
 use crate::config::{OnOff, UpFlags};
 use crate::logging::LogFormat;
@@ -145,6 +147,8 @@ pub enum Vdisk {
         /// Logical sector that clients see
         #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"], default_value = "512")]
         sector: String,
+        #[command(flatten)]
+        rewind: RewindFlags,
     },
     /// List all vDisks
     #[command(visible_alias = "ls")]
@@ -160,12 +164,18 @@ pub enum Vdisk {
     },
     /// Give a vDisk another name; connected clients stay connected
     Rename { name: String, new_name: String },
-    /// Change settings of a vDisk
+    /// Change settings of a vDisk; what is not named stays as it is
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk set web --read-only on\n  \
+        drystone vdisk set web --rewind 24h --rewind-limit 100GiB      any second of the last day can be had\n  \
+        drystone vdisk set web --rewind off                            what was kept for it comes free")]
     Set {
         name: String,
         /// Refuse writes, or take them again
-        #[arg(long, value_enum, value_name = "SWITCH")]
-        read_only: OnOff,
+        #[arg(long, value_enum, value_name = "SWITCH", required_unless_present = "rewind")]
+        read_only: Option<OnOff>,
+        #[command(flatten)]
+        rewind: RewindFlags,
     },
     /// Delete a vDisk and its data, for ever
     #[command(visible_alias = "rm")]
@@ -183,6 +193,24 @@ pub enum Vdisk {
         name: String,
         /// Name of the snapshot
         snapshot: String,
+        #[command(flatten)]
+        moment: MomentFlags,
+    },
+    /// Print what is of note in the past that is kept: checkpoints, quiet moments, bursts of overwriting
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk history web --from 2026-11-20T10:00:00Z\n  \
+        drystone vdisk snapshot web before-the-virus --before-write 48213\n\n\
+        Quiet: nothing was written for 10 s or more; a file system was at rest then. Overwriting: in 10 s at least 64 MiB\n\
+        of data were overwritten, and eight times as much as in the ten minutes before on average; what encrypts files\n\
+        looks like this. Its BEFORE WRITE is what was there before it.")]
+    History {
+        name: String,
+        /// Earliest time, for example 2026-11-20T10:31:07Z [default: the oldest that is kept]
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// Latest time [default: now]
+        #[arg(long, value_name = "TIME")]
+        to: Option<String>,
     },
     /// List the snapshots of a vDisk, the oldest first
     Snapshots { name: String },
@@ -207,13 +235,18 @@ pub enum Vdisk {
         /// Names of the clones; {001..500} in one stands for 500 of them
         #[arg(required = true)]
         new: Vec<String>,
+        #[command(flatten)]
+        moment: MomentFlags,
     },
     /// Make a snapshot what is there now; what it replaces is kept as the snapshot before-rollback-TIME
     #[command(after_help = "The vDisk must not be connected: stop the VM first. Its size stays as it is.")]
     Rollback {
         name: String,
         /// Name of the snapshot
-        snapshot: String,
+        #[arg(required_unless_present_any = ["at", "before_write"], conflicts_with_all = ["at", "before_write"])]
+        snapshot: Option<String>,
+        #[command(flatten)]
+        moment: MomentFlags,
     },
     /// Print which bytes may differ between two snapshots, one range of JSON on each line
     #[command(after_help = "Examples:\n  \

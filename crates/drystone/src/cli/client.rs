@@ -5,10 +5,10 @@ use crate::config::{API_DEFAULT, DATA_DEFAULT};
 use anyhow::{Context, Result, anyhow, bail};
 use api::{PatchVdisk, PatchVm, Problem, SetInitiators, ZeroRange};
 use control::{
-    AttachVdisk, Change, ChangesPage, CreateSnapshot, CreateVdisk, CreateVm, DeleteVdisk, DeleteVm, Extent, ExtentPage,
-    InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, MakeClones, NodeStatus, RollBack,
-    RolledBack, SetIscsiAccess, SnapshotInfo, VdiskInfo, VdiskPage, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo,
-    rules,
+    AttachVdisk, Change, ChangesPage, ClonesOfPast, CreateSnapshot, CreateVdisk, CreateVm, DeleteVdisk, DeleteVm,
+    Extent, ExtentPage, HistoryPoint, InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget,
+    MakeClones, NodeStatus, RollBack, RollBackToPast, RolledBack, SetIscsiAccess, SetRewind, SnapshotInfo,
+    SnapshotOfPast, VdiskInfo, VdiskPage, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, rules,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -113,6 +113,31 @@ impl Client {
 
     pub fn roll_back(&self, name: &str, snapshot: String) -> Result<RolledBack> {
         self.json(Method::POST, &vdisk(name, "/rollback"), &RollBack { snapshot })
+    }
+
+    pub fn set_rewind(&self, name: &str, set: Option<&SetRewind>) -> Result<VdiskInfo> {
+        match set {
+            Some(set) => self.json(Method::PUT, &vdisk(name, "/rewind"), set),
+            None => parse(self.send(Method::DELETE, &vdisk(name, "/rewind"), None, &[])?),
+        }
+    }
+
+    pub fn history(&self, name: &str, from: Option<&str>, to: Option<&str>) -> Result<Vec<HistoryPoint>> {
+        let query =
+            [("from", from), ("to", to)].into_iter().filter_map(|(key, time)| Some(format!("{key}={}", encode(time?))));
+        self.get(&vdisk(name, &format!("/history?{}", query.collect::<Vec<_>>().join("&"))))
+    }
+
+    pub fn snapshot_past(&self, name: &str, past: &SnapshotOfPast) -> Result<SnapshotInfo> {
+        self.json(Method::POST, &vdisk(name, "/rewind/snapshots"), past)
+    }
+
+    pub fn clone_past(&self, name: &str, past: &ClonesOfPast) -> Result<Vec<VdiskInfo>> {
+        self.json(Method::POST, &vdisk(name, "/rewind/clones"), past)
+    }
+
+    pub fn roll_back_to_past(&self, name: &str, past: &RollBackToPast) -> Result<RolledBack> {
+        self.json(Method::POST, &vdisk(name, "/rewind/rollback"), past)
     }
 
     /// Page by page, each given to `take`.

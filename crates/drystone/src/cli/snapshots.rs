@@ -27,7 +27,7 @@ pub fn make_clones(client: &Client, printer: &Printer, source: &str, names: Vec<
     printer.print(&client.make_clones(name, &clones)?, |made| made_text(made))
 }
 
-fn made_text(made: &[VdiskInfo]) -> String {
+pub(super) fn made_text(made: &[VdiskInfo]) -> String {
     match made {
         [one] => format!("made {}\n", one.name),
         [first, .., last] => format!("made {} clones, {} to {}\n", made.len(), first.name, last.name),

@@ -3,7 +3,7 @@
 use super::args::Vdisk;
 use super::client::Client;
 use super::output::{Printer, columns, pairs, time};
-use super::{export, import, snapshots};
+use super::{export, import, rewind, snapshots};
 use crate::config::OnOff;
 use anyhow::{Context, Result};
 use api::PatchVdisk;
@@ -13,9 +13,11 @@ use serde::Serialize;
 
 pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
     match verb {
-        Vdisk::Create { name, size, sector } => {
+        Vdisk::Create { name, size, sector, rewind } => {
             let sector_bytes = sector.parse().context("the parser accepts only numbers")?;
-            let info = client.create(&CreateVdisk { name, size_bytes: size, sector_bytes })?;
+            rewind::check(rewind)?;
+            let made = client.create(&CreateVdisk { name, size_bytes: size, sector_bytes })?;
+            let info = rewind::set(client, &made.name, rewind)?.unwrap_or(made);
             printer.print(&info, |info| format!("created {} ({})\n", info.name, format_size(info.size_bytes)))
         }
         Vdisk::List => printer.print(&client.list()?, |infos| list_table(infos)),
@@ -30,21 +32,39 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
             let patch = PatchVdisk { name: Some(new_name), ..PatchVdisk::default() };
             printer.print(&client.patch(&name, &patch)?, |info| format!("{name} is {} now\n", info.name))
         }
-        Vdisk::Set { name, read_only } => {
-            let patch = PatchVdisk { read_only: Some(read_only == OnOff::On), ..PatchVdisk::default() };
-            printer.print(&client.patch(&name, &patch)?, |info| {
-                format!("{} is {} now\n", info.name, if info.read_only { "read-only" } else { "writable" })
+        Vdisk::Set { name, read_only, rewind } => {
+            rewind::check(rewind)?;
+            let kept = rewind::set(client, &name, rewind)?;
+            let patch = PatchVdisk { read_only: read_only.map(|on| on == OnOff::On), ..PatchVdisk::default() };
+            let info = if let (None, Some(kept)) = (read_only, kept) { kept } else { client.patch(&name, &patch)? };
+            printer.print(&info, |info| {
+                let switched = read_only.map(|_| if info.read_only { "read-only" } else { "writable" });
+                let lines = [
+                    switched.map(|word| format!("{} is {word} now\n", info.name)),
+                    rewind.rewind.map(|_| format!("rewind of {}: {}\n", info.name, rewind::text(&info.rewind))),
+                ];
+                lines.into_iter().flatten().collect()
             })
         }
         Vdisk::Delete { name, force, snapshots } => {
             client.delete(&name, DeleteVdisk { force, snapshots })?;
             printer.print(&Deleted { deleted: name }, |gone| format!("deleted {}\n", gone.deleted))
         }
-        Vdisk::Snapshot { name, snapshot } => snapshots::take(client, printer, &name, snapshot),
+        Vdisk::Snapshot { name, snapshot, moment } => match moment.moment() {
+            Some(moment) => rewind::snapshot(client, printer, &name, snapshot, moment),
+            None => snapshots::take(client, printer, &name, snapshot),
+        },
+        Vdisk::History { name, from, to } => rewind::history(client, printer, &name, from.as_deref(), to.as_deref()),
         Vdisk::Snapshots { name } => snapshots::list(client, printer, &name),
         Vdisk::SnapshotDelete { name, snapshot, force } => snapshots::delete(client, printer, &name, &snapshot, force),
-        Vdisk::Clone { source, new } => snapshots::make_clones(client, printer, &source, new),
-        Vdisk::Rollback { name, snapshot } => snapshots::roll_back(client, printer, &name, snapshot),
+        Vdisk::Clone { source, new, moment } => match moment.moment() {
+            Some(moment) => rewind::make_clones(client, printer, &source, new, moment),
+            None => snapshots::make_clones(client, printer, &source, new),
+        },
+        Vdisk::Rollback { name, snapshot, moment } => match (snapshot, moment.moment()) {
+            (_, Some(moment)) => rewind::roll_back(client, printer, &name, moment),
+            (snapshot, None) => snapshots::roll_back(client, printer, &name, snapshot.unwrap_or_default()),
+        },
         Vdisk::Diff { name, from, to } => snapshots::diff(client, printer, &name, from, to),
         Vdisk::Import { name, file } => import::run(client, printer, &name, &file),
         Vdisk::Export { name, file } => export::run(client, printer, &name, &file),
@@ -86,6 +106,7 @@ fn show_table(info: &VdiskInfo) -> String {
         ("state", state(&info.state)),
         ("data", format_size(info.mapped_bytes)),
         ("on disk", format_size(info.stored_bytes)),
+        ("rewind", rewind::text(&info.rewind)),
         ("created", time(info.created_unix_ms)),
         ("connections", info.connections.to_string()),
         ("shard", info.shard.to_string()),

@@ -62,6 +62,7 @@ pub fn info(shard: &Shard, id: VdiskId) -> Option<VdiskInfo> {
         connections: summary.connections,
         shard: shard.number.into(),
         epoch: summary.epoch,
+        rewind: shard.rewind_info(id).map(super::rewind::rewind_info),
     })
 }
 
@@ -140,6 +141,7 @@ fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {
             connections: info.connections,
             iscsi_sessions: 0,
             snapshots: 0,
+            rewind: info.rewind,
             in_flight: vdisk.map_or(0, |vdisk| vdisk.stats.in_flight.get() as u32),
             operations: vdisk.map_or_else(Vec::new, |vdisk| operations(&vdisk.stats)),
         }

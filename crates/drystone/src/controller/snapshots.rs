@@ -81,15 +81,15 @@ pub(super) async fn delete_with_snapshots(shard: &Rc<Shard>, id: VdiskId, vdisk:
 }
 
 /// The vDisk's name and what is known of it, on its worker.
-struct Source {
-    shard: Rc<Shard>,
-    id: VdiskId,
-    name: String,
-    vms: Arc<Vms>,
+pub(super) struct Source {
+    pub shard: Rc<Shard>,
+    pub id: VdiskId,
+    pub name: String,
+    pub vms: Arc<Vms>,
 }
 
 impl Source {
-    async fn snapshots(&self) -> Result<Vec<SnapshotSummary>> {
+    pub(super) async fn snapshots(&self) -> Result<Vec<SnapshotSummary>> {
         listed(&self.shard, self.id, &self.vms).await
     }
 
@@ -131,8 +131,12 @@ impl Source {
 
     /// Keeps what is there, then puts the snapshot in its place. A crash between the two leaves one snapshot more.
     async fn roll_back(&self, snapshot: &str) -> Result<SnapshotInfo> {
-        let before = self.snapshots().await?;
-        let wanted = find(&self.name, &before, snapshot)?;
+        let wanted = find(&self.name, &self.snapshots().await?, snapshot)?;
+        self.check_roll_back()?;
+        self.roll_back_to(wanted.id).await
+    }
+
+    pub(super) fn check_roll_back(&self) -> Result<()> {
         if let Some(vm) = self.vms.of_vdisk(self.id).filter(|vm| vm.template) {
             return Err(Error::is_template(&vm.name));
         }
@@ -143,10 +147,15 @@ impl Source {
         if now.connections > 0 {
             return Err(Error::rollback_while_connected(&self.name, now.connections));
         }
+        Ok(())
+    }
+
+    pub(super) async fn roll_back_to(&self, wanted: SnapshotId) -> Result<SnapshotInfo> {
+        let before = self.snapshots().await?;
         rules::check_snapshot_count(&self.name, before.len())?;
         let name = rules::kept_name(now_unix_ms(), |name| find(&self.name, &before, name).is_ok());
         let kept = self.shard.snapshot(self.id, &name).await.map_err(from_node)?;
-        if let Err(error) = self.shard.rollback(self.id, wanted.id).await {
+        if let Err(error) = self.shard.rollback(self.id, wanted).await {
             if let Err(error) = self.shard.delete_snapshot(self.id, kept.id, false).await {
                 tracing::warn!(vdisk = self.name, snapshot = name, %error, "a snapshot of a rollback that failed stays");
             }
@@ -172,7 +181,7 @@ impl Source {
 
 impl Verbs {
     /// Runs `work` on the vDisk's worker.
-    async fn at<T: Send + 'static>(
+    pub(super) async fn at<T: Send + 'static>(
         &self,
         name: &str,
         listed: &Listed,
@@ -183,7 +192,7 @@ impl Verbs {
     }
 
     /// The same for what changes which snapshots there are: front-ends hear of it.
-    async fn change_snapshots<T: Send + 'static>(
+    pub(super) async fn change_snapshots<T: Send + 'static>(
         &self,
         name: &str,
         work: impl FnOnce(Rc<Source>) -> LocalFuture<Result<T>> + Send + 'static,

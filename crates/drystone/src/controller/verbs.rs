@@ -12,8 +12,8 @@ use block::{Allocation, Reply, Request, Segment, WriteZeroes};
 use bytes::{Bytes, BytesMut};
 use control::{
     Control, ControlFuture, CreateVdisk, DeleteVdisk, Error, Extent, ExtentPage, IscsiControl, IscsiPortal, Kind,
-    ListVdisks, Listener, Metrics, NodeStatus, Result, SetVdisk, SnapshotControl, VdiskInfo, VdiskPage, VmControl,
-    rules,
+    ListVdisks, Listener, Metrics, NodeStatus, Result, RewindControl, SetVdisk, SnapshotControl, VdiskInfo, VdiskPage,
+    VmControl, rules,
 };
 use node::Shard;
 use pool::Cache;
@@ -349,6 +349,10 @@ impl Control for Verbs {
 
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
         Box::pin(self.list_extents(name, offset, len))
+    }
+
+    fn rewind(&self) -> &dyn RewindControl {
+        self
     }
 
     fn snapshots(&self) -> &dyn SnapshotControl {

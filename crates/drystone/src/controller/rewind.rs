@@ -1,0 +1,192 @@
+//! The verbs on the past of vDisks: a moment becomes a snapshot, which for clones and rollbacks lives as long as the call.
+
+use super::errors::from_node;
+use super::report;
+use super::snapshots::{Source, info, now_unix_ms};
+use super::verbs::Verbs;
+use base::utc;
+use control::rules::rewind::{Wanted, check_rewind, moment};
+use control::rules::snapshots as rules;
+use control::{
+    ControlFuture, Error, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RolledBack, SetRewind,
+    SnapshotInfo, VdiskInfo,
+};
+use node::Shard;
+use std::rc::Rc;
+use vdisk::{Point, PointKind, Rewind};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+fn of_engine(wanted: Wanted) -> vdisk::Moment {
+    match wanted {
+        Wanted::At(ns) => vdisk::Moment::At(ns),
+        Wanted::Before(write) => vdisk::Moment::Before(base::Sequence(write)),
+    }
+}
+
+pub(super) fn rewind_info(info: vdisk::RewindInfo) -> control::RewindInfo {
+    control::RewindInfo {
+        window_seconds: info.rewind.window_ns / SECOND_NS,
+        limit_bytes: info.rewind.limit_bytes,
+        since_unix_ms: info.since_ns.map(|ns| ns / 1_000_000),
+        held_bytes: info.held_bytes,
+        cut_short: info.cut_short,
+    }
+}
+
+fn point(point: Point) -> HistoryPoint {
+    HistoryPoint {
+        kind: match point.kind {
+            PointKind::Checkpoint => HistoryKind::Checkpoint,
+            PointKind::Quiet => HistoryKind::Quiet,
+            PointKind::Overwriting => HistoryKind::Overwriting,
+        },
+        at: utc::format_ns(point.at_ns),
+        before_write: point.sequence.0,
+        seconds: point.len_ns / SECOND_NS,
+        bytes: point.bytes,
+    }
+}
+
+fn time(text: Option<&str>, without: u64) -> Result<u64> {
+    let Some(text) = text else { return Ok(without) };
+    match moment(&Moment { at: Some(text.to_string()), before_write: None })? {
+        Wanted::At(ns) => Ok(ns),
+        Wanted::Before(_) => unreachable!("a time was given"),
+    }
+}
+
+impl Source {
+    async fn snapshot_past(&self, name: &str, wanted: Wanted) -> Result<SnapshotInfo> {
+        let before = self.snapshots().await?;
+        if before.iter().any(|snapshot| snapshot.name == name) {
+            return Err(Error::snapshot_exists(&self.name, name));
+        }
+        rules::check_snapshot_count(&self.name, before.len())?;
+        let made = self.shard.snapshot_at(self.id, name, of_engine(wanted)).await.map_err(from_node)?;
+        Ok(info(&self.name, made))
+    }
+
+    async fn clone_past(&self, names: Vec<String>, wanted: Wanted) -> Result<Vec<meta::VdiskRecord>> {
+        let past = self.temporary(wanted).await?;
+        let made = self.shard.clone_snapshot(self.id, past, names).await.map_err(from_node);
+        self.forget(past).await;
+        made
+    }
+
+    async fn roll_back_to_past(&self, wanted: Wanted) -> Result<SnapshotInfo> {
+        // What refuses the rollback refuses it before the log is read.
+        self.check_roll_back()?;
+        let past = self.temporary(wanted).await?;
+        let done = self.roll_back_to(past).await;
+        self.forget(past).await;
+        done
+    }
+
+    async fn temporary(&self, wanted: Wanted) -> Result<base::SnapshotId> {
+        let name = rules::temporary_name(now_unix_ms());
+        Ok(self.shard.snapshot_at(self.id, &name, of_engine(wanted)).await.map_err(from_node)?.id)
+    }
+
+    async fn forget(&self, past: base::SnapshotId) {
+        if let Err(error) = self.shard.delete_snapshot(self.id, past, true).await {
+            tracing::warn!(vdisk = self.name, %error, "a snapshot of the past that a call needed is not deleted yet; the next start does it");
+        }
+    }
+}
+
+impl Verbs {
+    async fn clone_vdisk_past(&self, name: &str, names: Vec<String>, wanted: Wanted) -> Result<Vec<VdiskInfo>> {
+        let names = rules::clone_names(&MakeClones { snapshot: None, names })?;
+        let _one = self.changing.lock().await;
+        let listed = self.find(name)?;
+        if let Some(taken) = names.iter().find(|name| self.directory.find(name).is_some()) {
+            return Err(Error::exists(taken));
+        }
+        let directory = self.directory.clone();
+        let made = self.at(name, &listed, move |source| {
+            Box::pin(async move {
+                let records = source.clone_past(names, wanted).await?;
+                records.iter().for_each(|record| directory.put(record));
+                report::look_at_space(&source.shard).await;
+                Ok(records.iter().filter_map(|record| report::info(&source.shard, record.id)).collect())
+            })
+        });
+        made.await
+    }
+}
+
+impl RewindControl for Verbs {
+    fn set_rewind<'a>(&'a self, vdisk: &'a str, set: Option<SetRewind>) -> ControlFuture<'a, VdiskInfo> {
+        let vdisk = vdisk.to_string();
+        self.to_its_end(move |verbs| async move {
+            set.as_ref().map_or(Ok(()), check_rewind)?;
+            let rewind = set.map(|SetRewind { window_seconds, limit_bytes }| Rewind {
+                window_ns: window_seconds * SECOND_NS,
+                limit_bytes,
+            });
+            let listed = verbs.find(&vdisk)?;
+            let id = listed.id;
+            let work = move |shard: Rc<Shard>| -> world::LocalFuture<Result<()>> {
+                Box::pin(async move { shard.set_rewind(id, rewind).await.map_err(from_node) })
+            };
+            verbs.shards.on(listed.shard, work).await?;
+            verbs.info(&vdisk, &listed).await
+        })
+    }
+
+    fn history<'a>(
+        &'a self,
+        vdisk: &'a str,
+        from: Option<&'a str>,
+        to: Option<&'a str>,
+    ) -> ControlFuture<'a, Vec<HistoryPoint>> {
+        Box::pin(async move {
+            let (from_ns, to_ns) = (time(from, 0)?, time(to, u64::MAX)?);
+            let listed = self.find(vdisk)?;
+            let id = listed.id;
+            let work = move |shard: Rc<Shard>| -> world::LocalFuture<Result<Vec<HistoryPoint>>> {
+                Box::pin(async move {
+                    let found = shard.history(id, from_ns, to_ns).await.map_err(from_node)?;
+                    Ok(found.into_iter().map(point).collect())
+                })
+            };
+            self.shards.on(listed.shard, work).await
+        })
+    }
+
+    fn snapshot_past<'a>(&'a self, vdisk: &'a str, name: &'a str, wanted: Moment) -> ControlFuture<'a, SnapshotInfo> {
+        let (vdisk, name) = (vdisk.to_string(), name.to_string());
+        self.to_its_end(|verbs| async move {
+            rules::check_snapshot_name(&name)?;
+            let wanted = moment(&wanted)?;
+            let made = verbs.change_snapshots(&vdisk, move |source| {
+                Box::pin(async move { source.snapshot_past(&name, wanted).await })
+            });
+            made.await
+        })
+    }
+
+    fn clone_past<'a>(
+        &'a self,
+        vdisk: &'a str,
+        names: Vec<String>,
+        wanted: Moment,
+    ) -> ControlFuture<'a, Vec<VdiskInfo>> {
+        let vdisk = vdisk.to_string();
+        self.to_its_end(|verbs| async move { verbs.clone_vdisk_past(&vdisk, names, moment(&wanted)?).await })
+    }
+
+    fn roll_back_to_past<'a>(&'a self, vdisk: &'a str, wanted: Moment) -> ControlFuture<'a, RolledBack> {
+        let vdisk = vdisk.to_string();
+        self.to_its_end(|verbs| async move {
+            let wanted = moment(&wanted)?;
+            let kept = verbs.change_snapshots(&vdisk, move |source| {
+                Box::pin(async move { source.roll_back_to_past(wanted).await })
+            });
+            let kept = kept.await?;
+            let info = verbs.info(&vdisk, &verbs.find(&vdisk)?).await?;
+            Ok(RolledBack { vdisk: info, kept })
+        })
+    }
+}
