@@ -40,6 +40,31 @@ pub enum Side {
     Now,
 }
 
+/// How much of its past a vDisk is to keep; 0 bytes: without a limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window {
+    pub length_ns: u64,
+    pub limit_bytes: u64,
+}
+
+/// What a vDisk says of its past.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kept {
+    pub window: Window,
+    /// The oldest moment, wall time.
+    pub since_ns: Option<u64>,
+    /// The first write that can be taken back.
+    pub since: Option<u64>,
+    pub held_bytes: u64,
+    pub cut_short: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    At(u64),
+    Before(u64),
+}
+
 /// Bytes that differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Changed {
@@ -87,6 +112,9 @@ pub trait Node {
     fn rollback(&self, id: u64, snapshot: u64) -> LocalFuture<Result<()>>;
     /// All that differs.
     fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>>;
+    fn past(&self) -> Option<&dyn Past> {
+        None
+    }
     /// The vDisks acknowledge nothing when it completes, until the set is cut or released, or a second has passed. The set.
     fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>>;
     /// One snapshot of each vDisk that is paused, all at one instant, all or none. Their ids, in order of the vDisks.
@@ -98,4 +126,16 @@ pub trait Node {
     fn shutdown(&self) -> LocalFuture<Result<()>>;
     /// Asserts the node's invariants; called between events.
     fn check(&self) {}
+}
+
+/// The verbs on the past, of a node that keeps it.
+pub trait Past {
+    fn keep(&self, id: u64, window: Option<Window>) -> LocalFuture<Result<()>>;
+    fn kept(&self, id: u64) -> LocalFuture<Result<Option<Kept>>>;
+    /// The new snapshot's id. `Invalid`: outside the window.
+    fn snapshot(&self, id: u64, name: String, moment: Moment) -> LocalFuture<Result<u64>>;
+    /// Moments of note: the numbers of the writes that follow.
+    fn history(&self, id: u64) -> LocalFuture<Result<Vec<u64>>>;
+    /// The last write that has its place in the log.
+    fn last_write(&self, id: u64) -> Option<u64>;
 }

@@ -110,6 +110,14 @@ impl Executor {
         self.wall_offset_ns.set(offset_ns);
     }
 
+    pub fn wall_offset_ns(&self) -> i64 {
+        self.wall_offset_ns.get()
+    }
+
+    pub fn wall_ns(&self) -> u64 {
+        (WALL_START_NS + self.now_ns.get()).saturating_add_signed(self.wall_offset_ns.get())
+    }
+
     pub fn now_ns(&self) -> u64 {
         self.now_ns.get()
     }
@@ -256,8 +264,7 @@ impl Clock for Handle {
         Instant(self.executor.now_ns.get())
     }
     fn wall(&self) -> WallTime {
-        let ns = (WALL_START_NS + self.executor.now_ns.get()).saturating_add_signed(self.executor.wall_offset_ns.get());
-        WallTime(ns)
+        WallTime(self.executor.wall_ns())
     }
     fn sleep(&self, duration_ns: u64) -> LocalFuture<()> {
         Box::pin(self.executor.sleep(duration_ns))

@@ -1,11 +1,12 @@
 //! The engine under test that matters: the same `node::Shard` that production runs, on the simulated world, with
 //! limits so small that groups change, checkpoints are taken and space is reclaimed within hundreds of requests.
 
+mod rewind;
 mod sets;
 mod snapshots;
 
 use crate::disk::Crash;
-use crate::engine::{Changed, Engine, Node, Side, SnapshotInfo, VdiskInfo};
+use crate::engine::{Changed, Engine, Node, Past, Side, SnapshotInfo, VdiskInfo};
 use crate::rng::Rng;
 use base::{SnapshotId, VdiskId};
 use block::{BlockDevice, Error, Kind, Result};
@@ -303,6 +304,10 @@ impl Node for ShardNode {
 
     fn changed(&self, id: u64, from: Side, to: Side) -> LocalFuture<Result<Vec<Changed>>> {
         Box::pin(snapshots::changed(self.shard.clone(), id, from, to))
+    }
+
+    fn past(&self) -> Option<&dyn Past> {
+        Some(self)
     }
 
     fn pause(&self, name: String, ids: Vec<u64>) -> LocalFuture<Result<u64>> {

@@ -5,6 +5,7 @@
 //! block whole, and some requests whole altogether.
 
 mod image;
+pub mod past;
 pub mod recovered;
 
 use super::pattern::{Foreign, SECTOR, Value, WriteId, decode};
@@ -89,6 +90,8 @@ pub struct History {
     pub witnessed_until: Time,
     /// Writes that a compare-and-write has replaced, by sector, since the start.
     replaced: BTreeSet<(u64, WriteId)>,
+    /// At the last recovery: what was acknowledged before this time was there.
+    survived: Time,
 }
 
 impl History {
@@ -103,6 +106,7 @@ impl History {
             keeps_past: false,
             witnessed_until: 0,
             replaced: BTreeSet::new(),
+            survived: 0,
         };
         history.forget();
         history
@@ -203,6 +207,11 @@ impl History {
         }
         // What was not flushed may be undone, and replaced once more.
         self.replaced.clear();
+    }
+
+    /// At the last recovery: what was acknowledged before this time was there.
+    pub fn survived(&self) -> Time {
+        self.survived
     }
 
     /// Sectors that were ever touched.

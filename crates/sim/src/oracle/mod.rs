@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod history;
 pub mod pattern;
 pub mod snapshots;
+pub mod walls;
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ pub async fn run(model: Shared, node: Rc<dyn Node>, floor: Floor, seed: u64) -> 
     snapshots::check_clones(&model, is_damaged)?;
     snapshots::run(&model, &node, &list).await?;
     let count = model.borrow().slots.len();
+    let mut to_look_at = Vec::new();
     for index in 0..count {
         let Some(info) = listed(&model, index, &list) else { continue };
         let device = match node.device(info.id).await {
@@ -46,7 +47,7 @@ pub async fn run(model: Shared, node: Rc<dyn Node>, floor: Floor, seed: u64) -> 
             .await
             .map_err(|what| format!("{info:?}: {what}"))?;
         let model = &mut *model.borrow_mut();
-        let now = model.tick();
+        let (now, crashed) = (model.tick(), model.crashed);
         let slot = &mut model.slots[index];
         slot.is_damaged = info.damaged;
         slot.is_busy = false;
@@ -54,8 +55,13 @@ pub async fn run(model: Shared, node: Rc<dyn Node>, floor: Floor, seed: u64) -> 
         slot.is_closing = false;
         slot.is_held = false;
         snapshots::narrow(slot, &model.snapshots);
-        check_content(slot, floor, now, &observed).map_err(|what| format!("{info:?}: {what}"))?;
+        check_content(slot, floor, (crashed, now), &observed).map_err(|what| format!("{info:?}: {what}"))?;
+        slot.past.settle_size(now, info.size_bytes);
+        to_look_at.push((index, info.id));
         slot.device = Some(device);
+    }
+    for (index, id) in to_look_at {
+        super::rewind::audit(&model, &node, index, id).await.map_err(|what| format!("v{}: {what}", index + 1))?;
     }
     Ok(())
 }
@@ -87,12 +93,25 @@ fn check_geometry(model: &Shared, info: &VdiskInfo, device: &dyn BlockDevice) ->
     Ok(())
 }
 
-/// A rollback that was cut off has taken effect, or it has not.
-fn check_content(slot: &mut Slot, floor: Floor, now: Time, observed: &Observed) -> Result<(), String> {
+/// A rollback that was cut off has taken effect, or it has not. `crashed`: when the era ended that ends here, if one did.
+fn check_content(
+    slot: &mut Slot,
+    floor: Floor,
+    (crashed, now): (Option<Time>, Time),
+    observed: &Observed,
+) -> Result<(), String> {
+    let before = slot.history.clone();
     let as_it_was = slot.history.check_recovered(floor, now, observed);
-    let Some((mut history, _)) = slot.rollback.take().filter(|_| as_it_was.is_err()) else { return as_it_was };
+    let Some((mut history, _)) = slot.rollback.take().filter(|_| as_it_was.is_err()) else {
+        let ended = slot.past.rollback_begun.into_iter().chain(crashed).min().unwrap_or(now);
+        slot.past.crashed(before, slot.history.survived(), ended, now);
+        return as_it_was;
+    };
     match history.check_recovered(floor, now, observed) {
-        Ok(()) => slot.history = history,
+        Ok(()) => {
+            slot.past.rolled_back(before, now);
+            slot.history = history;
+        }
         Err(what) => return Err(format!("neither as before the rollback nor as behind it: {what}")),
     }
     Ok(())

@@ -26,9 +26,9 @@ pub async fn run(model: Shared, node: Rc<dyn Node>) {
         };
         // Each step has chance of its own, so that a run of fewer steps is a prefix of a longer one.
         let mut rng = Rng::new(model.borrow().seed, 0x57e9_0000 + step);
-        let (verbs, snapshots, live) = {
+        let (verbs, snapshots, rewinds, live) = {
             let model = model.borrow();
-            (model.profile.verbs, model.profile.snapshots, model.live())
+            (model.profile.verbs, model.profile.snapshots, model.profile.rewinds, model.live())
         };
         match rng.pick(&live) {
             None => super::verbs::create(&model, &node, &mut rng).await,
@@ -36,6 +36,7 @@ pub async fn run(model: Shared, node: Rc<dyn Node>) {
                 super::verbs::step(&model, &node, &live, &mut rng).await
             }
             Some(_) if rng.chance(snapshots) => super::snapshots::step(&model, &node, &live, step, &mut rng).await,
+            Some(_) if rng.chance(rewinds) => super::rewind::step(&model, &node, &mut rng).await,
             Some(index) => request(&model, *index, step, &mut rng).await,
         }
         model.borrow_mut().under_way.remove(&step);
@@ -183,10 +184,13 @@ impl<'a> Client<'a> {
         };
         let result = self.device.submit(request).await;
         let mut model = self.model.borrow_mut();
-        let now = model.tick();
+        let (now, wall_ns) = (model.tick(), model.executor.wall_ns());
         let outcome = if result.is_ok() { Outcome::Acknowledged } else { Outcome::Unknown };
         let slot = &mut model.slots[self.index];
         slot.history.answer(now, id, outcome);
+        if outcome == Outcome::Acknowledged {
+            slot.windows.changed(wall_ns);
+        }
         if read_only && result.is_ok() && slot.verbs == verbs && !sectors.is_empty() {
             model.fail(format!("a {what} to a read-only vDisk was acknowledged"));
         }

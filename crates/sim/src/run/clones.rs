@@ -5,6 +5,7 @@ use super::snapshots::{any, ids, is_busy, note, refused};
 use crate::engine::Node;
 use crate::oracle::catalog::Attributes;
 use crate::oracle::history::History;
+use crate::oracle::history::past::Past;
 use crate::rng::Rng;
 use block::{Kind, Result};
 use std::collections::BTreeMap;
@@ -60,6 +61,7 @@ fn begin_clones(model: &Shared, number: usize, count: u64, rng: &mut Rng) -> Vec
         history.keeps_past = keeps_past;
         model.slots[slot].history = history;
         model.slots[slot].origin = Some(number);
+        model.slots[slot].past = Past::of_size(image.size_bytes);
         let (size_bytes, notes) = (image.size_bytes, BTreeMap::new());
         model.entries[slot].begin(Some(Attributes { name: name.clone(), size_bytes, read_only: false, notes }));
         model.slots[slot].is_busy = true;
@@ -110,6 +112,8 @@ pub async fn roll_back(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
         let mut history = model.slots[slot].history.clone();
         history.become_image(&image);
         model.slots[slot].rollback = Some((history, number));
+        let now = model.tick();
+        model.slots[slot].past.rollback_begun = Some(now);
     }
     let result = node.rollback(vdisk, id).await;
     note(model, "rolled back", slot, [number as u64, u64::from(result.is_ok()), 0]);
@@ -128,6 +132,7 @@ async fn until_quiet(model: &Shared, slot: usize) {
 
 fn rolled_back(model: &Shared, number: usize, slot: usize, result: &Result<()>) {
     let mut model = model.borrow_mut();
+    let now = model.tick();
     let model = &mut *model;
     let snapshot = &mut model.snapshots[number];
     snapshot.users -= 1;
@@ -136,10 +141,12 @@ fn rolled_back(model: &Shared, number: usize, slot: usize, result: &Result<()>) 
     match result {
         Ok(()) => {
             let (history, origin) = slot.rollback.take().expect("it was begun");
-            (slot.history, slot.origin, slot.is_held) = (history, Some(origin), false);
+            let before = std::mem::replace(&mut slot.history, history);
+            (slot.origin, slot.is_held) = (Some(origin), false);
+            slot.past.rolled_back(before, now);
         }
         Err(error) if error.kind == Kind::Full || is_busy(result) && !snapshot.is_there() => {
-            (slot.rollback, slot.is_held) = (None, false);
+            (slot.rollback, slot.is_held, slot.past.rollback_begun) = (None, false, None);
         }
         // In doubt until the next start: no I/O.
         Err(_) => {}

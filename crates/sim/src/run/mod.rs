@@ -9,6 +9,7 @@ pub mod exhaustive;
 mod model;
 pub mod profile;
 pub mod random;
+mod rewind;
 mod sets;
 pub mod simulation;
 mod snapshots;

@@ -1,15 +1,23 @@
 //! What the clients of a run share: the oracle's knowledge of every vDisk, the clock of events, the first failure.
 
 use super::profile::Profile;
+use super::rewind::Windows;
 use crate::disk::{Damage, SimDisk};
+use crate::executor::Executor;
 use crate::oracle::catalog::Entry;
+use crate::oracle::history::past::Past;
 use crate::oracle::history::{History, Image, SharedCut, Time};
 use crate::oracle::pattern::WriteId;
 use crate::oracle::snapshots;
+use crate::oracle::walls::Walls;
+use crate::rng::Chance;
 use block::{BlockDevice, Kind};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use world::local::Notify;
+
+/// Half of the disk.
+const NEARLY_FULL_BYTES: u64 = 32 << 20;
 
 /// A vDisk as the workload drives it; its catalog entry is `entries` at the same index.
 pub struct Slot {
@@ -38,6 +46,8 @@ pub struct Slot {
     pub rollback: Option<(History, usize)>,
     /// The snapshot that its content came from since the last audit.
     pub origin: Option<usize>,
+    pub past: Past,
+    pub windows: Windows,
 }
 
 impl Slot {
@@ -98,12 +108,19 @@ pub struct Model {
     /// The disk is, or has just been, too small.
     pub is_tight: bool,
     pub shutting_down: bool,
+    pub executor: Rc<Executor>,
+    /// Kept where the past is asked for.
+    pub walls: Walls,
+    /// Of the disk, ever: then the past may go for want of room.
+    pub was_nearly_full: bool,
+    /// The first crash since the last audit.
+    pub crashed: Option<Time>,
     time: Time,
     writes: u64,
 }
 
 impl Model {
-    pub fn new(seed: u64, profile: Profile, disk: SimDisk) -> Self {
+    pub fn new(seed: u64, profile: Profile, disk: SimDisk, executor: Rc<Executor>) -> Self {
         Model {
             seed,
             profile,
@@ -121,6 +138,10 @@ impl Model {
             was_rebuilt: false,
             is_tight: false,
             shutting_down: false,
+            executor,
+            walls: Walls::default(),
+            was_nearly_full: false,
+            crashed: None,
             time: 0,
             writes: 0,
         }
@@ -128,7 +149,15 @@ impl Model {
 
     pub fn tick(&mut self) -> Time {
         self.time += 1;
+        if self.keeps_past() {
+            self.walls.note(self.time, self.executor.wall_ns());
+            self.was_nearly_full |= self.disk.allocated_bytes() > NEARLY_FULL_BYTES;
+        }
         self.time
+    }
+
+    pub fn keeps_past(&self) -> bool {
+        self.profile.rewinds != Chance::NEVER
     }
 
     pub fn fresh_write(&mut self) -> WriteId {
@@ -156,6 +185,8 @@ impl Model {
             is_held: false,
             rollback: None,
             origin: None,
+            past: Past::default(),
+            windows: Windows::default(),
         });
         self.slots.len() - 1
     }
@@ -183,6 +214,7 @@ impl Model {
     /// The node died: what was under way may have happened, up to now.
     pub fn crash(&mut self) {
         let now = self.tick();
+        self.crashed.get_or_insert(now);
         for snapshot in &mut self.snapshots {
             if snapshot.image.is_none() {
                 let size = self.entries[snapshot.slot].current().map_or(0, |a| a.size_bytes);

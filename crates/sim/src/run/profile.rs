@@ -20,6 +20,8 @@ pub struct Profile {
     pub verbs: bool,
     /// Of a step to be about snapshots, clones or rollbacks.
     pub snapshots: Chance,
+    /// Of a step to be about the past.
+    pub rewinds: Chance,
     pub loses_metadata: bool,
     /// Whether clients reach their vDisks over iSCSI, on a network that loses connections and damages bytes.
     pub over_iscsi: bool,
@@ -31,7 +33,7 @@ pub struct Profile {
     pub steps_per_round_max: u64,
 }
 
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 26] = [
     "calm",
     "crash",
     "deep",
@@ -51,10 +53,19 @@ pub const NAMES: [&str; 19] = [
     "snap-corrupt",
     "snap-metadata",
     "snap-often",
+    "rewind-calm",
+    "rewind-crash",
+    "rewind-deep",
+    "rewind-sync",
+    "rewind-error",
+    "rewind-full",
+    "rewind-metadata",
 ];
 
 /// Of a step to be about snapshots, in the profiles that are one of the others with them.
 const SNAPSHOTS: Chance = Chance::percent(12);
+/// The same for the past.
+const REWINDS: Chance = Chance::percent(10);
 
 fn crash() -> Profile {
     Profile {
@@ -67,6 +78,7 @@ fn crash() -> Profile {
         garbage: false,
         verbs: true,
         snapshots: Chance::NEVER,
+        rewinds: Chance::NEVER,
         loses_metadata: false,
         over_iscsi: false,
         vdisks_max: 3,
@@ -83,6 +95,10 @@ impl Profile {
         if let Some(of) = name.strip_prefix("snap-").filter(|of| *of != "often") {
             let name = NAMES.into_iter().find(|with| *with == name)?;
             return Some(Profile { name, snapshots: SNAPSHOTS, ..Profile::named(of)? });
+        }
+        if let Some(of) = name.strip_prefix("rewind-") {
+            let name = NAMES.into_iter().find(|with| *with == name)?;
+            return Some(Profile { name, snapshots: SNAPSHOTS, rewinds: REWINDS, ..Profile::named(of)? });
         }
         let base = crash();
         let profile = match name {

@@ -59,7 +59,7 @@ impl Simulation {
         let order = if rng.below(8) == 0 { Order::Fifo } else { Order::Seeded };
         let executor = Executor::new(seed, order, journal);
         let disk = SimDisk::new(executor.clone(), seed, profile.disk.clone());
-        let model = Rc::new(RefCell::new(Model::new(seed, profile, disk.clone())));
+        let model = Rc::new(RefCell::new(Model::new(seed, profile, disk.clone(), executor.clone())));
         let domain = executor.new_domain();
         Simulation { executor, disk, engine, model, rng, floor: Floor::Acknowledged, seed, domain, node: None }
     }
@@ -131,7 +131,8 @@ impl Simulation {
         let audit = audit::run(self.model.clone(), self.node(), self.floor, self.rng.next_u64());
         self.drive("the audit", audit)?.expect("no crash point is set")?;
         self.floor = Floor::Acknowledged;
-        self.model.borrow_mut().was_rebuilt = false;
+        let mut model = self.model.borrow_mut();
+        (model.was_rebuilt, model.crashed) = (false, None);
         Ok(())
     }
 

@@ -9,8 +9,11 @@ use crate::oracle::snapshots::{Entry, Presence};
 use crate::rng::{Chance, Rng};
 use block::{Allocation, BlockDevice, Error, Kind, Reply, Request, Result};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
+/// Of one read, when all is read.
+const READ_SECTORS: u64 = 64;
 /// Of one vDisk.
 const SNAPSHOTS_MAX: usize = 5;
 
@@ -200,6 +203,15 @@ async fn read_some(model: &Shared, device: &Rc<dyn BlockDevice>, number: usize, 
         1 => Request::BlockStatus { offset, len, extents_max: 8 },
         _ => Request::Read { offset, len: len as u32 },
     };
+    ask(model, device, number, first, request).await;
+}
+
+async fn ask(model: &Shared, device: &Rc<dyn BlockDevice>, number: usize, first: u64, request: Request) {
+    let len = match &request {
+        Request::Read { len, .. } => u64::from(*len),
+        Request::Write { data, .. } => data.len() as u64,
+        _ => 0,
+    };
     let writes = matches!(request, Request::Write { .. });
     let answer = device.submit(request).await;
     let checked = match answer {
@@ -236,6 +248,34 @@ fn check_reply(model: &Shared, number: usize, first: u64, len: u64, reply: Reply
 
 async fn delete(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
     let Some(number) = any(model, rng) else { return };
+    delete_one(model, node, number, rng).await;
+}
+
+/// All that may hold something, and what lies between.
+pub async fn read_whole(model: &Shared, node: &Rc<dyn Node>, number: usize) {
+    if !model.borrow().snapshots[number].is_there() {
+        return;
+    }
+    model.borrow_mut().snapshots[number].reading += 1;
+    if let Some(device) = attach(model, node, number).await {
+        let (sectors, touched) = {
+            let model = model.borrow();
+            let image = model.snapshots[number].image.as_ref().expect("it was acknowledged or found");
+            (image.size_bytes / SECTOR, image.touched().map(|sector| sector / READ_SECTORS).collect::<BTreeSet<u64>>())
+        };
+        for first in touched.into_iter().map(|part| part * READ_SECTORS).filter(|first| *first < sectors) {
+            let count = READ_SECTORS.min(sectors - first);
+            let request = Request::Read { offset: first * SECTOR, len: (count * SECTOR) as u32 };
+            ask(model, &device, number, first, request).await;
+        }
+    }
+    model.borrow_mut().snapshots[number].reading -= 1;
+}
+
+pub async fn delete_one(model: &Shared, node: &Rc<dyn Node>, number: usize, rng: &mut Rng) {
+    if !model.borrow().snapshots[number].is_there() {
+        return;
+    }
     let (vdisk, id) = ids(model, number);
     let force = rng.chance(Chance::HALF);
     let (slot, kept, attached) = {

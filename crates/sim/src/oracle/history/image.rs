@@ -33,8 +33,7 @@ impl History {
             let legal = self.legal(versions, since).into_iter().map(|index| versions[index].clone());
             (*sector, legal.collect())
         });
-        let sectors = sectors.collect();
-        Image { tag: self.tag, size_bytes, requests: self.requests.clone(), sectors, cut }
+        Image::new(self, size_bytes, sectors.collect(), cut)
     }
 
     /// A new vDisk with the content of a snapshot.
@@ -78,12 +77,20 @@ impl History {
 }
 
 impl Image {
+    pub(super) fn new(of: &History, size_bytes: u64, sectors: BTreeMap<u64, Vec<Version>>, cut: SharedCut) -> Image {
+        Image { tag: of.tag, size_bytes, requests: of.requests.clone(), sectors, cut }
+    }
+
     /// What a sector may hold.
     pub fn values(&self, sector: u64) -> BTreeSet<Value> {
         match self.sectors.get(&sector) {
             Some(versions) => versions.iter().map(|version| version.value).collect(),
             None => BTreeSet::from([Value::Zero]),
         }
+    }
+
+    pub fn cut(&self) -> SharedCut {
+        self.cut.clone()
     }
 
     /// Sectors that were ever touched.

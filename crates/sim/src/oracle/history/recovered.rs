@@ -36,6 +36,7 @@ impl History {
             cut = needed;
         };
         check_blocks(&self.requests, &shown)?;
+        self.survived = cut.0;
         self.rebase(observed);
         Ok(())
     }
