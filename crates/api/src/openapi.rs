@@ -16,7 +16,7 @@ use utoipa::{Modify, OpenApi};
     paths(
         vdisks::list, vdisks::create, vdisks::show, vdisks::patch, vdisks::delete,
         snapshots::list, snapshots::create, snapshots::delete, snapshots::make_clones, snapshots::roll_back,
-        snapshots::changes,
+        snapshots::changes, snapshots::space,
         rewind::set, rewind::switch_off, rewind::history, rewind::snapshot, rewind::make_clones, rewind::roll_back,
         vms::list, vms::create, vms::show, vms::patch, vms::delete, vms::attach, vms::detach, vms::snapshots, vms::snapshot,
         vms::delete_snapshot, vms::make_clones, vms::roll_back,

@@ -53,6 +53,7 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/vdisks/{name}/rewind/snapshots", post(rewind::snapshot))
         .route("/api/v1/vdisks/{name}/rewind/clones", post(rewind::make_clones))
         .route("/api/v1/vdisks/{name}/rewind/rollback", post(rewind::roll_back))
+        .route("/api/v1/vdisks/{name}/space", get(snapshots::space))
         .route("/api/v1/vms", get(vms::list).post(vms::create))
         .route("/api/v1/vms/{name}", get(vms::show).patch(vms::patch).delete(vms::delete))
         .route("/api/v1/vms/{name}/vdisks", post(vms::attach))

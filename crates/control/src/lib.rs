@@ -29,7 +29,10 @@ pub use metrics::{
 pub use rewind::{
     ClonesOfPast, HistoryKind, HistoryPoint, Moment, RewindInfo, RollBackToPast, SetRewind, SnapshotOfPast,
 };
-pub use snapshot::{Change, ChangesPage, CreateSnapshot, ListChanges, MakeClones, RollBack, RolledBack, SnapshotInfo};
+pub use snapshot::{
+    Change, ChangesPage, CreateSnapshot, ListChanges, MakeClones, RollBack, RolledBack, SnapshotInfo, SnapshotSpace,
+    SpaceShare, VdiskSpace,
+};
 pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
 };

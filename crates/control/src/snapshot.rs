@@ -29,6 +29,39 @@ pub struct SnapshotInfo {
     pub connections: u32,
 }
 
+/// Bytes on disk that one content refers to: data and pages of its map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SpaceShare {
+    /// Nothing else refers to them: deleting it frees them.
+    pub unique_bytes: u64,
+    /// A snapshot, a clone or a vDisk that this one is a clone of refers to them as well.
+    pub shared_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SnapshotSpace {
+    #[cfg_attr(feature = "openapi", schema(example = "before-upgrade"))]
+    pub name: String,
+    #[serde(flatten)]
+    pub share: SpaceShare,
+}
+
+/// What a vDisk and its snapshots take, counted by walking their maps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VdiskSpace {
+    #[cfg_attr(feature = "openapi", schema(example = "demo"))]
+    pub vdisk: String,
+    /// No other vDisk refers to them: deleting this one with all its snapshots frees them.
+    pub alone_bytes: u64,
+    /// Its content.
+    pub now: SpaceShare,
+    /// In order of age.
+    pub snapshots: Vec<SnapshotSpace>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]

@@ -4,6 +4,7 @@ use crate::{AttachVdisk, CreateVm, DeleteVm, ListVms, VmInfo, VmPage, VmRolledBa
 use crate::{ChangesPage, ListChanges, MakeClones, RolledBack, SnapshotInfo};
 use crate::{
     CreateVdisk, DeleteVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage,
+    VdiskSpace,
 };
 use crate::{HistoryPoint, Moment, SetRewind};
 use crate::{InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, SetIscsiAccess};
@@ -115,6 +116,10 @@ pub trait SnapshotControl: Send + Sync {
 
     /// What differs between two snapshots of a vDisk, or between one and what is there now.
     fn changes<'a>(&'a self, vdisk: &'a str, request: ListChanges) -> ControlFuture<'a, ChangesPage>;
+
+    /// What it takes, now and in its snapshots, and how much of that others share. `Kind::Damaged` if one that may share it
+    /// cannot be read. Ends soon after nobody waits for it any more.
+    fn space<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, VdiskSpace>;
 }
 
 /// The verbs on VMs: named sets of vDisks. A verb takes effect on all of them or on none, across a crash too.

@@ -13,6 +13,7 @@ mod rebuild;
 mod rewind;
 mod shard;
 mod snapshots;
+mod space;
 mod verbs;
 
 pub use attach::{Attachment, Hold};

@@ -348,7 +348,7 @@ impl Shard {
     }
 
     /// Starts a piece of work beside this one.
-    fn started<T: 'static>(&self, work: impl Future<Output = T> + 'static) -> OneshotReceiver<T> {
+    pub(crate) fn started<T: 'static>(&self, work: impl Future<Output = T> + 'static) -> OneshotReceiver<T> {
         let (sender, receiver) = oneshot();
         self.context.world.spawn(async move { sender.send(work.await) });
         receiver

@@ -199,7 +199,7 @@ impl Vdisk {
 }
 
 /// Lets the worker's other tasks run: a window of a group holds a thousand frames, clients must not wait for them all.
-async fn yield_now() {
+pub(crate) async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {

@@ -71,6 +71,12 @@ pub(crate) struct Kept {
 /// Keeps groups from being freed.
 pub struct Pin(#[allow(dead_code)] Holds);
 
+impl Pin {
+    pub(crate) fn new(holds: Holds) -> Pin {
+        Pin(holds)
+    }
+}
+
 /// A vDisk whose log task has stopped between two frames; dropping it lets the task go on.
 pub struct Paused {
     vdisk: Rc<Vdisk>,
@@ -365,7 +371,7 @@ impl Vdisk {
     /// What a clone of the snapshot begins with. It stays there as long as the third of the results does.
     pub async fn origin_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Origin, Pin)> {
         let (info, image) = self.image_of(id).await?;
-        let pin = Pin(Holds::new(&self.context.references, image.groups.iter().map(|needed| needed.group)));
+        let pin = Pin::new(Holds::new(&self.context.references, image.groups.iter().map(|needed| needed.group)));
         if self.snapshot_info(id).is_none() {
             return Err(Error::new(Kind::Closed, "the snapshot was deleted meanwhile"));
         }

@@ -6,7 +6,7 @@ use crate::process::{output, wait_until};
 use crate::random::Random;
 use crate::server::Server;
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 pub const CHECKS: &[(&str, Check)] = &[
@@ -110,6 +110,7 @@ fn clones(bench: &mut Bench) -> Result<()> {
     write_first(server, "desk-250", 9)?;
     ensure!((byte_of(server, "golden@one")?, byte_of(server, "desk-251")?) == (1, 1), "a clone wrote into others");
     ensure!(names(&server.json(&["vdisk", "snapshots", "golden"])?) == ["one"], "a temporary snapshot stayed");
+    check_space(server)?;
     server.refuses(&["vdisk", "clone", "golden", "x", "desk-500"], &["\"desk-500\" exists already"])?;
     server.refuses(&["vdisk", "clone", "golden", "x{1..1001}"], &["1001 clones are more"])?;
     server.refuses(&["vdisk", "clone", "golden@none", "x"], &["no snapshot \"none\""])?;
@@ -120,6 +121,22 @@ fn clones(bench: &mut Bench) -> Result<()> {
     bench.server.start()?;
     ensure!((byte_of(&bench.server, "desk-250")?, byte_of(&bench.server, "desk-251")?) == (9, 1), "after kill -9");
     println!("  500 clones in {} ms", took.as_millis());
+    Ok(())
+}
+
+/// One block and two pages of the map each: desk-250 has its own, the other clones share those of golden@one, and the
+/// clone "now" those of golden.
+fn check_space(server: &Server) -> Result<()> {
+    let all = json!({"unique_bytes": 3 * 4096, "shared_bytes": 0});
+    let none = json!({"unique_bytes": 0, "shared_bytes": 3 * 4096});
+    let space = |vdisk: &str| server.json(&["vdisk", "space", vdisk]);
+    for (vdisk, now, alone) in [("desk-250", &all, 3 * 4096), ("desk-251", &none, 0), ("golden", &none, 0)] {
+        let space = space(vdisk)?;
+        ensure!(space["now"] == *now && space["alone_bytes"] == alone, "{vdisk}: {space}");
+    }
+    let golden = space("golden")?;
+    let one = &golden["snapshots"][0];
+    ensure!(one["name"] == "one" && one["shared_bytes"] == 3 * 4096 && one["unique_bytes"] == 0, "{one}");
     Ok(())
 }
 

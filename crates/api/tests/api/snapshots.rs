@@ -163,3 +163,20 @@ async fn differences_come_in_pages() {
     server.get("/api/v1/vdisks/web/changes?limit=0").await.problem(422, "invalid");
     server.get("/api/v1/vdisks/web/changes?limit=many").await.problem(400, "malformed");
 }
+
+#[tokio::test]
+async fn space_says_what_is_shared() {
+    let server = Server::start().await;
+    server.create("web", 1 << 20).await;
+    server.write_block("web", 0, 1).await;
+    server.write_block("web", 1, 1).await;
+    server.snapshot("web", "one").await;
+    server.write_block("web", 0, 2).await;
+    server.json("POST", "/api/v1/vdisks/web/clones", json!({"snapshot": "one", "names": ["copy"]})).await;
+    let share = |unique: u64, shared: u64| json!({"unique_bytes": unique * BLOCK, "shared_bytes": shared * BLOCK});
+    let space = server.get("/api/v1/vdisks/web/space").await.json();
+    assert_eq!((&space["vdisk"], &space["alone_bytes"], &space["now"]), (&json!("web"), &json!(BLOCK), &share(1, 1)));
+    let one = json!({"name": "one", "unique_bytes": 0, "shared_bytes": 2 * BLOCK});
+    assert_eq!(space["snapshots"], json!([one]));
+    server.get("/api/v1/vdisks/none/space").await.problem(404, "not-found");
+}

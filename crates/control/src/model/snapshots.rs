@@ -4,7 +4,7 @@ use super::{Blocks, Model, State, Vdisk, ready};
 use crate::rules::snapshots as rules;
 use crate::{
     Change, ChangesPage, ControlFuture, Error, ListChanges, MakeClones, Result, RolledBack, SnapshotControl,
-    SnapshotInfo, VdiskInfo, VdiskState,
+    SnapshotInfo, SnapshotSpace, SpaceShare, VdiskInfo, VdiskSpace, VdiskState,
 };
 use base::units::BLOCK;
 use std::collections::BTreeSet;
@@ -98,6 +98,38 @@ impl Vdisk {
 }
 
 impl State {
+    /// Equal blocks at one place are one, and there are no maps.
+    fn space(&mut self, name: &str) -> Result<VdiskSpace> {
+        self.vdisk(name)?;
+        let of_vdisk = |vdisk: &Vdisk| -> Vec<Blocks> {
+            let kept = vdisk.snapshots.iter().map(|snapshot| snapshot.blocks.clone());
+            [vdisk.blocks.clone()].into_iter().chain(kept).collect()
+        };
+        let vdisk = &self.vdisks[name];
+        let mine = of_vdisk(vdisk);
+        let others: Vec<Blocks> =
+            self.vdisks.iter().filter(|(other, _)| *other != name).flat_map(|(_, other)| of_vdisk(other)).collect();
+        let is_in = |maps: &[Blocks], block: (&u64, &Vec<u8>)| maps.iter().any(|map| map.get(block.0) == Some(block.1));
+        let share = |index: usize| {
+            let rest: Vec<Blocks> =
+                mine.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, map)| map.clone()).collect();
+            let is_shared = |block: &(&u64, &Vec<u8>)| is_in(&rest, *block) || is_in(&others, *block);
+            let shared = mine[index].iter().filter(is_shared).count() as u64;
+            let unique = mine[index].len() as u64 - shared;
+            SpaceShare { unique_bytes: unique * BLOCK, shared_bytes: shared * BLOCK }
+        };
+        let all: BTreeSet<(&u64, &Vec<u8>)> = mine.iter().flatten().collect();
+        let alone = all.into_iter().filter(|block| !is_in(&others, *block)).count() as u64;
+        let names = vdisk.snapshots.iter().map(|snapshot| snapshot.info.name.clone());
+        let snapshots = names.zip(1..).map(|(name, index)| SnapshotSpace { name, share: share(index) });
+        Ok(VdiskSpace {
+            vdisk: name.to_string(),
+            alone_bytes: alone * BLOCK,
+            now: share(0),
+            snapshots: snapshots.collect(),
+        })
+    }
+
     pub(super) fn create_snapshot(&mut self, vdisk: &str, name: &str) -> Result<SnapshotInfo> {
         rules::check_snapshot_name(name)?;
         let number = self.next_number();
@@ -179,5 +211,9 @@ impl SnapshotControl for Model {
 
     fn changes<'a>(&'a self, vdisk: &'a str, request: ListChanges) -> ControlFuture<'a, ChangesPage> {
         ready(self.lock().vdisk(vdisk).and_then(|vdisk| vdisk.changes(&request)))
+    }
+
+    fn space<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, VdiskSpace> {
+        ready(self.lock().space(vdisk))
     }
 }

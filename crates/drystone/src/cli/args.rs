@@ -223,6 +223,9 @@ pub enum Vdisk {
         #[arg(long)]
         force: bool,
     },
+    /// Count what a vDisk and its snapshots take on disk: alone, and shared with others
+    #[command(after_help = "ALONE is what deleting that one would free; SHARED is what others need as well.")]
+    Space { name: String },
     /// Make vDisks with the content of a snapshot, or of a vDisk as it is now; they share its space
     #[command(after_help = "Examples:\n  \
         drystone vdisk clone web copy\n  \

@@ -8,7 +8,7 @@ use control::{
     AttachVdisk, Change, ChangesPage, ClonesOfPast, CreateSnapshot, CreateVdisk, CreateVm, DeleteVdisk, DeleteVm,
     Extent, ExtentPage, HistoryPoint, InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget,
     MakeClones, NodeStatus, RollBack, RollBackToPast, RolledBack, SetIscsiAccess, SetRewind, SnapshotInfo,
-    SnapshotOfPast, VdiskInfo, VdiskPage, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, rules,
+    SnapshotOfPast, VdiskInfo, VdiskPage, VdiskSpace, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, rules,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -96,6 +96,10 @@ impl Client {
 
     pub fn snapshots(&self, name: &str) -> Result<Vec<SnapshotInfo>> {
         self.get(&vdisk(name, "/snapshots"))
+    }
+
+    pub fn space(&self, name: &str) -> Result<VdiskSpace> {
+        self.get(&vdisk(name, "/space"))
     }
 
     pub fn create_snapshot(&self, name: &str, snapshot: String) -> Result<SnapshotInfo> {

@@ -5,7 +5,7 @@ use super::output::{Printer, columns, time};
 use super::vdisk::Deleted;
 use anyhow::Result;
 use base::units::format_size;
-use control::{MakeClones, SnapshotInfo, VdiskInfo, rules};
+use control::{MakeClones, SnapshotInfo, SpaceShare, VdiskInfo, VdiskSpace, rules};
 
 pub fn take(client: &Client, printer: &Printer, name: &str, snapshot: String) -> Result<()> {
     printer.print(&client.create_snapshot(name, snapshot)?, |info| format!("took {}@{}\n", info.vdisk, info.name))
@@ -65,4 +65,19 @@ fn table(name: &str, snapshots: &[SnapshotInfo]) -> String {
         })
         .collect();
     columns(["SNAPSHOT", "TAKEN", "SIZE", "DATA", "READERS"], &rows)
+}
+
+pub fn space(client: &Client, printer: &Printer, name: &str) -> Result<()> {
+    printer.print(&client.space(name)?, space_table)
+}
+
+fn space_table(space: &VdiskSpace) -> String {
+    let row = |name: &str, share: &SpaceShare| {
+        [name.to_string(), format_size(share.unique_bytes), format_size(share.shared_bytes)]
+    };
+    let snapshots = space.snapshots.iter().map(|snapshot| row(&snapshot.name, &snapshot.share));
+    let rows: Vec<_> = [row("(now)", &space.now)].into_iter().chain(snapshots).collect();
+    let VdiskSpace { vdisk, alone_bytes, .. } = space;
+    let sum = format!("deleting {vdisk} with its snapshots would free {}\n", format_size(*alone_bytes));
+    columns(["CONTENT", "ALONE", "SHARED"], &rows) + &sum
 }

@@ -56,6 +56,7 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
         },
         Vdisk::History { name, from, to } => rewind::history(client, printer, &name, from.as_deref(), to.as_deref()),
         Vdisk::Snapshots { name } => snapshots::list(client, printer, &name),
+        Vdisk::Space { name } => snapshots::space(client, printer, &name),
         Vdisk::SnapshotDelete { name, snapshot, force } => snapshots::delete(client, printer, &name, &snapshot, force),
         Vdisk::Clone { source, new, moment } => match moment.moment() {
             Some(moment) => rewind::make_clones(client, printer, &source, new, moment),

@@ -11,12 +11,13 @@ use base::{SnapshotId, VdiskId};
 use control::rules::snapshots as rules;
 use control::{
     Change, ChangesPage, ControlFuture, Error, ListChanges, MakeClones, Result, RolledBack, SnapshotControl,
-    SnapshotInfo, VdiskInfo,
+    SnapshotInfo, SnapshotSpace, SpaceShare, VdiskInfo, VdiskSpace,
 };
 use node::{Shard, Side, SnapshotSummary};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use vdisk::{Reached, Share};
 use world::LocalFuture;
 
 pub(super) fn now_unix_ms() -> u64 {
@@ -176,6 +177,24 @@ impl Source {
         let changes =
             page.ranges.into_iter().map(|range| Change { offset: range.offset, len: range.len, data: range.data });
         Ok(ChangesPage { changes: changes.collect(), next: page.next })
+    }
+
+    async fn space(&self, is_wanted: impl Fn() -> bool) -> Result<VdiskSpace> {
+        let found = self.shard.shares(self.id, is_wanted).await.map_err(from_node)?;
+        // Those that nobody is told of count among those that share.
+        let names = self.snapshots().await?;
+        let bytes = |reached: Reached| reached.data + reached.pages;
+        let share = |share: Share| SpaceShare { unique_bytes: bytes(share.unique), shared_bytes: bytes(share.shared) };
+        let snapshots = found.snapshots.into_iter().filter_map(|(id, of)| {
+            let snapshot = names.iter().find(|snapshot| snapshot.id == id)?;
+            Some(SnapshotSpace { name: snapshot.name.clone(), share: share(of) })
+        });
+        Ok(VdiskSpace {
+            vdisk: self.name.clone(),
+            alone_bytes: bytes(found.alone),
+            now: share(found.now),
+            snapshots: snapshots.collect(),
+        })
     }
 }
 
@@ -338,6 +357,21 @@ impl SnapshotControl for Verbs {
             rules::check_changes_limit(request.limit)?;
             let listed = self.find(vdisk)?;
             self.at(vdisk, &listed, |source| Box::pin(async move { source.changes(request).await })).await
+        })
+    }
+
+    fn space<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, VdiskSpace> {
+        Box::pin(async move {
+            let listed = self.find(vdisk)?;
+            // Gone when nobody waits for the answer any more.
+            let asking = Arc::new(());
+            let asked = Arc::downgrade(&asking);
+            let found = self.at(vdisk, &listed, move |source| {
+                Box::pin(async move { source.space(|| asked.strong_count() > 0).await })
+            });
+            let found = found.await;
+            drop(asking);
+            found
         })
     }
 }

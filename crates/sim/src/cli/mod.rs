@@ -32,7 +32,7 @@ pub enum Verb {
 #[derive(Args, Clone)]
 pub struct Common {
     /// One of calm, crash, deep, wide, sync, error, full, corrupt, metadata, iscsi, or one of them with snapshots (snap-calm
-    /// and so on), or snap-often; by default the seed chooses.
+    /// and so on), or snap-often, or with the past as well (rewind-calm and so on); by default the seed chooses.
     #[arg(long)]
     pub profile: Option<String>,
     /// What to test: node, or toy (which is correct and only proves the simulation itself).

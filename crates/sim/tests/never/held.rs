@@ -19,19 +19,20 @@ const SNAPSHOTS_MAX: usize = 4;
 /// By block its tag; 0: reads as zeros.
 type Content = Vec<u64>;
 
-struct Subject {
-    id: VdiskId,
+pub struct Subject {
+    pub id: VdiskId,
     now: Content,
-    snapshots: Vec<(SnapshotId, Content)>,
+    pub snapshots: Vec<(SnapshotId, Content)>,
 }
 
-struct History {
-    machine: Machine,
+/// Random work on a family of vDisks.
+pub struct History {
+    pub machine: Machine,
     rng: Rng,
-    subjects: Vec<Subject>,
+    pub subjects: Vec<Subject>,
     next: u64,
     node: u16,
-    context: String,
+    pub context: String,
 }
 
 fn mapped(content: &Content) -> u64 {
@@ -39,7 +40,7 @@ fn mapped(content: &Content) -> u64 {
 }
 
 impl History {
-    fn new(seed: u64) -> History {
+    pub fn new(seed: u64) -> History {
         let mut rng = Rng::new(seed, 0x4e1d);
         let machine = Machine::with(config(&mut rng), seed);
         let id = machine.id("v");
@@ -47,7 +48,7 @@ impl History {
         History { machine, rng, subjects: vec![subject], next: 1, node: 2, context: format!("seed {seed}") }
     }
 
-    fn vdisk(&self, index: usize) -> Rc<Vdisk> {
+    pub fn vdisk(&self, index: usize) -> Rc<Vdisk> {
         self.machine.vdisk_by_id(self.subjects[index].id).expect("good")
     }
 
@@ -67,10 +68,11 @@ impl History {
         self.next
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let index = self.any();
         match self.rng.below(100) {
-            0..40 => self.write(index),
+            0..2 => self.grow(index),
+            2..40 => self.write(index),
             40..50 => self.trim(index),
             50..62 => self.snapshot(index),
             62..68 => self.delete_snapshot(),
@@ -100,6 +102,13 @@ impl History {
         let first = self.rng.below(BLOCKS - count);
         self.machine.trim(&self.vdisk(index), first, count);
         self.subjects[index].now[first as usize..(first + count) as usize].fill(0);
+    }
+
+    /// By a level of the map, sooner or later.
+    fn grow(&mut self, index: usize) {
+        let vdisk = self.vdisk(index);
+        let size_bytes = vdisk.attributes().size_bytes + self.rng.between(1, 300) * MIB;
+        self.machine.run(async move { vdisk.resize(size_bytes).await }).expect("room");
     }
 
     fn snapshot(&mut self, index: usize) {

@@ -17,7 +17,8 @@
 //! over many vDisks, punching).
 //!
 //! `overlap` is about two frames that are under way, `kept` about snapshots and clones, `cut` about taking and deleting snapshots, `family` about what comes of them and in which
-//! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take.
+//! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take, `shares` about which of it
+//! each takes alone.
 //!
 //! `rewind` is about moments of the past, and what is kept for them.
 //!
@@ -55,5 +56,6 @@ mod rewind;
 mod room;
 mod rot;
 mod seal;
+mod shares;
 mod space;
 mod sync;

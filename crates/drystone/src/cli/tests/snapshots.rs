@@ -46,6 +46,20 @@ fn a_snapshot_lives_its_life() {
 }
 
 #[test]
+fn space_is_counted() {
+    let server = server();
+    server.write_block("web", 0, 1);
+    server.write_block("web", 1, 1);
+    server.run(&["vdisk", "snapshot", "web", "one"]).expect("taken");
+    server.write_block("web", 0, 2);
+    let table = server.run(&["vdisk", "space", "web"]).expect("counted");
+    assert!(table.contains("(now)    4 KiB  4 KiB\none      4 KiB  4 KiB\n"), "{table}");
+    assert!(table.ends_with("deleting web with its snapshots would free 12 KiB\n"), "{table}");
+    assert_eq!(server.json(&["vdisk", "space", "web"])["snapshots"][0]["unique_bytes"], BLOCK);
+    server.refused(&["vdisk", "space", "none"], "no vDisk");
+}
+
+#[test]
 fn differences_are_lines_of_json() {
     let server = server();
     server.write_block("web", 0, 1);

@@ -1,0 +1,140 @@
+//! Which bytes each vDisk and snapshot reaches alone, against a full walk of every map of the family after every step.
+
+use crate::held::{History, Subject};
+use crate::machine::Machine;
+use base::{SnapshotId, VdiskId};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use vdisk::address::Address;
+use vdisk::log::CheckpointRecord;
+use vdisk::map::decode_page;
+use vdisk::{Reached, Share, Shares, Vdisk};
+
+/// What a map reaches: extents (`false`) and pages (`true`), each with its length.
+type Things = BTreeMap<u128, (bool, u64)>;
+
+/// A snapshot or what is there now, and everything that it reaches.
+type Map = (Option<SnapshotId>, Things);
+
+impl Machine {
+    fn shares(&self, vdisk: VdiskId) -> node::Result<Shares> {
+        let shard = self.shard();
+        self.run(async move { shard.shares(vdisk, || true).await })
+    }
+
+    fn things(&self, root: Address, height: u8) -> Things {
+        let mut things = Things::new();
+        let mut todo = vec![(root, height)];
+        while let Some((address, height)) = todo.pop().filter(|(address, _)| address.is_stored()) {
+            things.insert(address.raw(), (height > 0, address.len().into()));
+            if height > 0 {
+                let pool = self.shard().context.pool.clone();
+                let read = async move { pool.read(address.group(), address.offset(), address.len()).await };
+                let page = decode_page(&self.run(read).expect("readable")).expect("a page");
+                let children = page.iter().filter(|child| child.is_stored());
+                todo.extend(children.map(|child| (*child, height - 1)));
+            }
+        }
+        things
+    }
+
+    /// As the last checkpoint on the disk says.
+    fn maps(&self, vdisk: &Rc<Vdisk>) -> Vec<Map> {
+        let CheckpointRecord { root, height, snapshots, .. } = self.checkpoint_record(vdisk);
+        let mut kept: Vec<_> = snapshots.iter().collect();
+        kept.sort_unstable_by_key(|entry| entry.sequence);
+        let kept = kept.into_iter().map(|entry| (Some(entry.record.id), self.things(entry.root, entry.height)));
+        [(None, self.things(root, height))].into_iter().chain(kept).collect()
+    }
+}
+
+fn sum<'a>(things: impl Iterator<Item = &'a (bool, u64)>) -> Reached {
+    let mut reached = Reached::default();
+    for (is_page, bytes) in things {
+        *(if *is_page { &mut reached.pages } else { &mut reached.data }) += bytes;
+    }
+    reached
+}
+
+fn expected(vdisk: usize, family: &[Vec<Map>]) -> Shares {
+    let others = || family.iter().enumerate().filter(|(index, _)| *index != vdisk).flat_map(|(_, maps)| maps);
+    let of = |number: usize| {
+        let (_, things) = &family[vdisk][number];
+        let mine = family[vdisk].iter().enumerate().filter(|(other, _)| *other != number).map(|(_, map)| map);
+        let rest: Vec<&Things> = mine.chain(others()).map(|(_, things)| things).collect();
+        let is_shared = |thing: &u128| rest.iter().any(|other| other.contains_key(thing));
+        let of_kind =
+            |shared: bool| sum(things.iter().filter(|(thing, _)| is_shared(thing) == shared).map(|(_, of)| of));
+        Share { unique: of_kind(false), shared: of_kind(true) }
+    };
+    let all: Things = family[vdisk].iter().flat_map(|(_, things)| things.clone()).collect();
+    let is_here_only = |thing: &u128| others().all(|(_, things)| !things.contains_key(thing));
+    let snapshots = family[vdisk].iter().enumerate().filter_map(|(number, (id, _))| Some(((*id)?, of(number))));
+    Shares {
+        now: of(0),
+        snapshots: snapshots.collect(),
+        alone: sum(all.iter().filter(|(thing, _)| is_here_only(thing)).map(|(_, of)| of)),
+    }
+}
+
+fn check(history: &History) {
+    let machine = &history.machine;
+    let found: Vec<Shares> = history.subjects.iter().map(|subject| machine.shares(subject.id).expect("good")).collect();
+    // Clones that are as they were born have stored nothing yet; the walk needs something to start from.
+    (0..history.subjects.len()).for_each(|index| machine.checkpoint(&history.vdisk(index)));
+    let family: Vec<Vec<Map>> = (0..found.len()).map(|index| machine.maps(&history.vdisk(index))).collect();
+    for (index, (found, Subject { id, snapshots, .. })) in found.iter().zip(&history.subjects).enumerate() {
+        assert_eq!(*found, expected(index, &family), "{}: {id}", history.context);
+        assert_eq!(found.snapshots.len(), snapshots.len(), "{}: {id}", history.context);
+        // Once it is as it was stored, too.
+        assert_eq!(*found, machine.shares(*id).expect("good"), "{}: {id}", history.context);
+    }
+}
+
+#[test]
+fn what_is_reached_alone_is_what_a_walk_of_all_maps_says() {
+    for seed in 300..308 {
+        let mut history = History::new(seed);
+        for step in 0..60 {
+            history.context = format!("seed {seed}, step {step}");
+            history.step();
+            check(&history);
+        }
+    }
+}
+
+/// One snapshot of a vDisk whose first block is written anew: old and new extent, leaf and root are of one each.
+#[test]
+fn a_block_that_is_written_anew_is_of_the_snapshot_alone() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write_tags(&vdisk, 1..=10);
+    let kept = machine.snapshot(vdisk.id, "s");
+    let both = Reached { data: 40 << 10, pages: 8 << 10 };
+    let equal = Share { unique: Reached::default(), shared: both };
+    let nothing_changed = Shares { now: equal, snapshots: vec![(kept, equal)], alone: both };
+    assert_eq!(machine.shares(vdisk.id).expect("good"), nothing_changed);
+    machine.write(&vdisk, 0, 11);
+    let apart =
+        Share { unique: Reached { data: 4 << 10, pages: 8 << 10 }, shared: Reached { data: 36 << 10, pages: 0 } };
+    let alone = Reached { data: 44 << 10, pages: 16 << 10 };
+    assert_eq!(machine.shares(vdisk.id).expect("good"), Shares { now: apart, snapshots: vec![(kept, apart)], alone });
+    let clone = machine.clone_of(vdisk.id, kept, "c");
+    let found = machine.shares(clone.id).expect("good");
+    assert_eq!((found.now, found.alone), (equal, Reached::default()));
+    let found = machine.shares(vdisk.id).expect("good");
+    assert_eq!((found.now, found.snapshots), (apart, vec![(kept, equal)]));
+    assert_eq!(found.alone, apart.unique);
+}
+
+#[test]
+fn nobody_waits_for_a_walk_that_is_not_wanted() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write(&vdisk, 0, 1);
+    machine.snapshot(vdisk.id, "s");
+    machine.write(&vdisk, 0, 2);
+    let shard = machine.shard();
+    let refused = machine.run(async move { shard.shares(vdisk.id, || false).await }).expect_err("nobody asks");
+    assert_eq!(refused.kind, node::Kind::Unavailable);
+}
