@@ -30,6 +30,9 @@ impl Directory for Two {
             geometry,
         })
     }
+    fn bitmaps(&self, name: &str) -> Vec<String> {
+        ["monday", "tuesday"].iter().filter(|_| name == "alpha").map(|name| name.to_string()).collect()
+    }
 }
 
 fn take(out: &mut Output) -> Vec<u8> {

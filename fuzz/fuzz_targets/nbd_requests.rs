@@ -5,7 +5,7 @@
 use base::Reader;
 use block::{Allocation, Error, Geometry, Kind, Reply, Request, Segment, Status};
 use libfuzzer_sys::fuzz_target;
-use nbd::{Limits, Next, Output, Session, Tag, wire};
+use nbd::{Limits, Next, Output, Selected, Session, Tag, wire};
 use std::io::IoSlice;
 
 const SIZE: u64 = 128 << 10;
@@ -71,8 +71,8 @@ fn take(out: &mut Output, sent: &mut Vec<u8>) {
 }
 
 /// What the session did with the input, `step` bytes at a time: requests in order, bytes sent, the end.
-fn converse(structured: bool, input: &[u8], step: usize) -> (Vec<String>, Vec<u8>, &'static str) {
-    let mut session = Session::negotiated(structured, structured, LIMITS);
+fn converse(structured: bool, selected: Selected, input: &[u8], step: usize) -> (Vec<String>, Vec<u8>, &'static str) {
+    let mut session = Session::negotiated(structured, selected, LIMITS);
     let (mut out, mut sent) = (Output::new(), Vec::new());
     let mut under_way: Vec<(Tag, Request)> = Vec::new();
     let mut requests = Vec::new();
@@ -85,7 +85,7 @@ fn converse(structured: bool, input: &[u8], step: usize) -> (Vec<String>, Vec<u8
                 Next::Request(tag, request) => {
                     requests.push(format!("{request:?}"));
                     under_way.push((tag, request));
-                    assert!(under_way.len() as u32 <= LIMITS.requests);
+                    assert!(under_way.len() as u32 <= LIMITS.requests + selected.bitmaps);
                     continue;
                 }
                 Next::Starved => end = Some(None),
@@ -126,12 +126,17 @@ fn decode(sent: &[u8]) {
 
 fuzz_target!(|input: &[u8]| {
     let Some(([structured, step], input)) = input.split_first_chunk::<2>() else { return };
+    let selected = if structured % 2 == 1 {
+        Selected { allocation: structured & 2 == 0, bitmaps: u32::from(structured >> 2 & 3) }
+    } else {
+        Selected::default()
+    };
     let structured = structured % 2 == 1;
-    let whole = converse(structured, input, input.len().max(1));
+    let whole = converse(structured, selected, input, input.len().max(1));
     if structured {
         decode(&whole.1);
     }
-    let cut = converse(structured, input, usize::from(*step) + 1);
+    let cut = converse(structured, selected, input, usize::from(*step) + 1);
     assert_eq!((&whole.0, whole.2), (&cut.0, cut.2));
     // Refusals are sent at once and replies later, so that only the amount is the same.
     assert_eq!(whole.1.len(), cut.1.len());

@@ -1,5 +1,6 @@
 //! Other people's clients, and bad behaviour, on the real binary.
 
+mod bitmaps;
 mod lifecycle;
 mod limits;
 mod rewind;
@@ -60,6 +61,7 @@ pub fn run(options: &Options) -> Result<Done> {
             ("limits", limits::CHECKS),
             ("vms", vms::CHECKS),
             ("rewind", rewind::CHECKS),
+            ("bitmaps", bitmaps::CHECKS),
             ("tls", tls::CHECKS),
         ]);
     }

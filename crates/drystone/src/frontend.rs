@@ -35,6 +35,13 @@ pub struct Found {
 pub trait Attach {
     /// May take as long as the recovery of the vDisk. The error's text is shown to the client.
     fn attach(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Attached>>;
+
+    /// A device whose block status says `Data` where the vDisk, or its snapshot `snapshot`, may differ from its snapshot
+    /// `base`, and `Hole` where it does not.
+    fn attach_difference(&self, _key: u64, _snapshot: Option<u64>, _base: u64) -> LocalFuture<block::Result<Attached>> {
+        let never = block::Error::new(block::Kind::Unsupported, "there are no differences here");
+        Box::pin(std::future::ready(Err(never)))
+    }
 }
 
 /// One connection's hold on a vDisk.

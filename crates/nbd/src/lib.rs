@@ -18,4 +18,4 @@ pub mod wire;
 pub use base::Output;
 pub use errno::Errno;
 pub use negotiation::{Directory, Export, Negotiation, OPTION_BYTES_MAX, Refusal, Step, TlsPolicy};
-pub use session::{Limits, Next, PAYLOAD_BYTES_MAX, Session, Tag};
+pub use session::{Limits, Next, PAYLOAD_BYTES_MAX, Selected, Session, Source, Tag};

@@ -8,11 +8,11 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
-use crate::wire::{self, ALLOCATION_CONTEXT, ALLOCATION_CONTEXT_ID, option, option_reply};
-use crate::{Limits, Output, Session};
+use crate::wire::{self, ALLOCATION_CONTEXT, ALLOCATION_CONTEXT_ID, BITMAP_CONTEXT_ID, option, option_reply};
+use crate::{Limits, Output, Selected, Session};
 use base::{Reader, Truncated};
 use block::Geometry;
-use options::{Choice, MetaQuery};
+use options::{Choice, Contexts, MetaQuery};
 
 /// Longest data of an option that is kept. Names end at 4 KiB and a client asks for a handful of contexts; what is
 /// longer is answered with ERR_TOO_BIG and dropped as it comes in.
@@ -36,6 +36,8 @@ pub trait Directory {
     fn list(&self) -> Vec<(String, String)>;
     /// `name` as the client sent it; empty asks for the default export, if there is one.
     fn find(&self, name: &str) -> Option<Export>;
+    /// What an export can be compared with: each is a dirty bitmap of this name. Without duplicates.
+    fn bitmaps(&self, name: &str) -> Vec<String>;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +103,8 @@ pub struct Negotiation {
     fixed_newstyle: bool,
     no_zeroes: bool,
     structured: bool,
-    /// The export name for which base:allocation was selected.
-    allocation_for: Option<String>,
+    /// What was selected, and for which export.
+    contexts: Option<(String, Contexts)>,
 }
 
 impl Negotiation {
@@ -119,7 +121,7 @@ impl Negotiation {
             fixed_newstyle: false,
             no_zeroes: false,
             structured: false,
-            allocation_for: None,
+            contexts: None,
         }
     }
 
@@ -174,7 +176,7 @@ impl Negotiation {
         self.state = State::Header;
         self.tls_active = true;
         self.structured = false;
-        self.allocation_for = None;
+        self.contexts = None;
     }
 
     /// Gives the client the export it chose: the last bytes of the negotiation go into `out`.
@@ -184,8 +186,22 @@ impl Negotiation {
             option::EXPORT_NAME => reply::export_name(export, self.transmission_flags(export), self.no_zeroes, out),
             _ => reply::info(choice, export, self.transmission_flags(export), out),
         }
-        let allocation = self.allocation_for.as_deref() == Some(choice.name.as_str());
-        Session::new(self.structured, allocation.then_some(ALLOCATION_CONTEXT_ID), limits)
+        let selected = Selected {
+            allocation: self.selected().is_some_and(|contexts| contexts.allocation),
+            bitmaps: self.selected_bitmaps().len() as u32,
+        };
+        Session::new(self.structured, selected, limits)
+    }
+
+    /// The dirty bitmaps that the client selected for the export it has chosen, in the order of
+    /// [`crate::Source::Bitmap`].
+    pub fn selected_bitmaps(&self) -> &[String] {
+        self.selected().map_or(&[], |contexts| &contexts.bitmaps)
+    }
+
+    fn selected(&self) -> Option<&Contexts> {
+        let (State::Selected(choice), Some((name, contexts))) = (&self.state, &self.contexts) else { return None };
+        (*name == choice.name).then_some(contexts)
     }
 
     /// Refuses the chosen export; the client may choose another, unless it used EXPORT_NAME.
@@ -327,7 +343,7 @@ impl Negotiation {
     fn meta_context(&mut self, kind: u32, data: &[u8], directory: &dyn Directory, out: &mut Output) {
         let set = kind == option::SET_META_CONTEXT;
         if set {
-            self.allocation_for = None;
+            self.contexts = None;
         }
         if !self.structured {
             return reply::invalid(kind, "metadata contexts need structured replies", out);
@@ -338,13 +354,22 @@ impl Negotiation {
         if directory.find(&query.name).is_none() {
             return reply::error(kind, option_reply::ERR_UNKNOWN, "no such vDisk", out);
         }
-        let matches = if set { query.selects_allocation() } else { query.lists_allocation() };
-        if matches {
-            let id = if set { ALLOCATION_CONTEXT_ID } else { 0 };
-            reply::meta_context(kind, id, ALLOCATION_CONTEXT, out);
+        let bitmaps = directory.bitmaps(&query.name);
+        let contexts = if set { query.selects(&bitmaps) } else { query.lists(bitmaps) };
+        if set && contexts.bitmaps.len() > wire::BITMAPS_MAX {
+            let text = "more dirty bitmaps than one connection may select";
+            return reply::error(kind, option_reply::ERR_TOO_BIG, text, out);
         }
-        if matches && set {
-            self.allocation_for = Some(query.name);
+        let id = |id: u32| if set { id } else { 0 };
+        if contexts.allocation {
+            reply::meta_context(kind, id(ALLOCATION_CONTEXT_ID), &["", ALLOCATION_CONTEXT], out);
+        }
+        for (index, name) in contexts.bitmaps.iter().enumerate() {
+            let parts = [wire::BITMAP_CONTEXT_PREFIX, name];
+            reply::meta_context(kind, id(BITMAP_CONTEXT_ID + index as u32), &parts, out);
+        }
+        if set {
+            self.contexts = Some((query.name, contexts));
         }
         reply::ack(kind, out);
     }

@@ -18,6 +18,10 @@ use base::{Held, Room};
 use block::{Geometry, Request};
 use bytes::{Bytes, BytesMut};
 use check::Verdict;
+use reply::Part;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// Longest payload of a read or a write, bytes: what the specification asks every server to take, and what it asks
 /// clients to stay within.
@@ -46,12 +50,50 @@ impl Default for Limits {
 #[must_use = "every request is answered"]
 pub struct Tag {
     header: RequestHeader,
+    source: Source,
+    /// Of a block status of several contexts: how many have no answer yet, this one included. The last one ends the reply.
+    unanswered: Option<Rc<Cell<u32>>>,
+}
+
+impl Tag {
+    fn new(header: RequestHeader) -> Tag {
+        Tag { header, source: Source::Export, unanswered: None }
+    }
+
+    /// What the request is about.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+}
+
+/// Which device a request is to be submitted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The export.
+    Export,
+    /// A dirty bitmap, by its place among those that were selected: a device whose block status says `Data` for what is
+    /// dirty. It is asked for nothing else.
+    Bitmap(u32),
+}
+
+/// The metadata contexts that a client selected for its export.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Selected {
+    pub allocation: bool,
+    /// Number of dirty bitmaps.
+    pub bitmaps: u32,
+}
+
+impl Selected {
+    fn sources(self) -> impl Iterator<Item = Source> {
+        self.allocation.then_some(Source::Export).into_iter().chain((0..self.bitmaps).map(Source::Bitmap))
+    }
 }
 
 /// What came out of the input.
 #[derive(Debug)]
 pub enum Next {
-    /// To be submitted; the reply goes to [`Session::reply`].
+    /// To be submitted to what the tag's source is; the reply goes to [`Session::reply`].
     Request(Tag, Request),
     /// All input was used; a partial message is kept inside.
     Starved,
@@ -89,11 +131,12 @@ struct Refused {
 #[derive(Debug)]
 pub struct Session {
     structured: bool,
-    /// Id under which the client knows base:allocation, if it selected it.
-    allocation: Option<u32>,
+    selected: Selected,
     /// May be changed at any time; what is under way already stays.
     pub limits: Limits,
     state: State,
+    /// The rest of a block status of several contexts, to be handed out before anything else.
+    parts: VecDeque<(Tag, Request)>,
     /// The first bytes of a header that has not arrived wholly.
     partial: Vec<u8>,
     requests: u32,
@@ -101,12 +144,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(structured: bool, allocation: Option<u32>, limits: Limits) -> Self {
+    pub(crate) fn new(structured: bool, selected: Selected, limits: Limits) -> Self {
         Session {
             structured,
-            allocation,
+            selected,
             limits,
             state: State::Header,
+            parts: VecDeque::new(),
             partial: Vec::new(),
             requests: 0,
             payload_bytes: 0,
@@ -114,8 +158,8 @@ impl Session {
     }
 
     /// A session as it is after the negotiation of these two, for tests of what comes after it.
-    pub fn negotiated(structured: bool, allocation: bool, limits: Limits) -> Self {
-        Session::new(structured, allocation.then_some(crate::wire::ALLOCATION_CONTEXT_ID), limits)
+    pub fn negotiated(structured: bool, selected: Selected, limits: Limits) -> Self {
+        Session::new(structured, selected, limits)
     }
 
     /// Requests that were handed out and not answered.
@@ -157,6 +201,9 @@ impl Session {
     /// Takes the next request from the front of `input`. Those that are refused, and those that need no device, are
     /// answered into `out` on the way.
     pub fn next(&mut self, input: &mut &[u8], geometry: &Geometry, out: &mut Output) -> Next {
+        if let Some((tag, request)) = self.parts.pop_front() {
+            return Next::Request(tag, request);
+        }
         loop {
             match &mut self.state {
                 State::Header => match self.header(input) {
@@ -192,7 +239,7 @@ impl Session {
                     let header = *header;
                     let data = std::mem::take(buffer).freeze();
                     self.state = State::Header;
-                    return Next::Request(Tag { header }, check::write(&header, data));
+                    return Next::Request(Tag::new(header), check::write(&header, data));
                 }
                 State::Skip(refused, left) => {
                     let gone = (*left as usize).min(input.len());
@@ -201,7 +248,7 @@ impl Session {
                     if *left > 0 {
                         return Next::Starved;
                     }
-                    reply::error(&refused.header, refused.errno, refused.text, None, self.structured, out);
+                    reply::error(&refused.header, refused.errno, refused.text, None, self.structured, Part::Last, out);
                     self.state = State::Header;
                 }
                 State::Disconnected => return Next::Disconnect,
@@ -215,7 +262,12 @@ impl Session {
     pub fn reply(&mut self, tag: Tag, result: block::Result<block::Reply>, out: &mut Output) {
         self.requests -= 1;
         self.payload_bytes -= payload_len(&tag.header);
-        reply::put(&tag.header, result, self.structured, self.allocation, out);
+        let left = tag.unanswered.as_ref().map_or(0, |unanswered| {
+            unanswered.set(unanswered.get() - 1);
+            unanswered.get()
+        });
+        let part = if left == 0 { Part::Last } else { Part::More };
+        reply::put(&tag.header, result, self.structured, tag.source, part, out);
     }
 
     /// Takes a request off the books without a reply, where the connection is to be closed over it.
@@ -273,10 +325,21 @@ impl Session {
         geometry: &Geometry,
         out: &mut Output,
     ) -> Option<Next> {
-        match check::check(&header, geometry, self.structured, self.allocation.is_some()) {
+        match check::check(&header, geometry, self.structured, self.selected != Selected::default()) {
+            Verdict::Submit(request) if header.command == command::BLOCK_STATUS => {
+                let unanswered = Rc::new(Cell::new(0));
+                for source in self.selected.sources() {
+                    self.count(&header);
+                    unanswered.set(unanswered.get() + 1);
+                    let tag = Tag { header, source, unanswered: Some(unanswered.clone()) };
+                    self.parts.push_back((tag, request.clone()));
+                }
+                let first = self.parts.pop_front();
+                return first.map(|(tag, request)| Next::Request(tag, request));
+            }
             Verdict::Submit(request) => {
                 self.count(&header);
-                return Some(Next::Request(Tag { header }, request));
+                return Some(Next::Request(Tag::new(header), request));
             }
             Verdict::Payload => {
                 self.count(&header);
@@ -284,7 +347,7 @@ impl Session {
                     Some((payload, tail)) => {
                         *input = tail;
                         let request = check::write(&header, Bytes::copy_from_slice(payload));
-                        return Some(Next::Request(Tag { header }, request));
+                        return Some(Next::Request(Tag::new(header), request));
                     }
                     None => self.state = State::Payload(header, base::payload::buffer(header.len as usize)),
                 }
@@ -292,7 +355,7 @@ impl Session {
             Verdict::Done => {
                 let nothing =
                     if header.command == command::READ { block::Reply::Data(Vec::new()) } else { block::Reply::Done };
-                reply::put(&header, Ok(nothing), self.structured, self.allocation, out);
+                reply::put(&header, Ok(nothing), self.structured, Source::Export, Part::Last, out);
             }
             Verdict::Refuse(errno, text) => self.refuse(header, errno, text, out),
             Verdict::Disconnect => self.state = State::Disconnected,
@@ -304,7 +367,7 @@ impl Session {
         if header.command == command::WRITE && header.len > 0 {
             self.state = State::Skip(Refused { header, errno, text }, header.len);
         } else {
-            reply::error(&header, errno, text, None, self.structured, out);
+            reply::error(&header, errno, text, None, self.structured, Part::Last, out);
         }
     }
 

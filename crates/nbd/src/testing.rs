@@ -4,6 +4,7 @@ use crate::wire::{self, chunk, command};
 use crate::{Directory, Export, Next, Output, Session, Tag};
 use base::{Reader, Writer};
 use block::{Allocation, Geometry, Reply, Request, Segment, Status};
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 
 pub const SIZE: u64 = 1 << 20;
@@ -31,6 +32,9 @@ impl Directory for Fixed {
     }
     fn find(&self, name: &str) -> Option<Export> {
         self.0.iter().find(|export| export.name == name).cloned()
+    }
+    fn bitmaps(&self, name: &str) -> Vec<String> {
+        ["monday", "tuesday"].iter().filter(|_| name == "alpha").map(|name| name.to_string()).collect()
     }
 }
 
@@ -212,7 +216,10 @@ pub enum Heard {
         text: String,
         at: Option<u64>,
     },
+    /// Of base:allocation alone.
     Status(Vec<(u32, u32)>),
+    /// By id of the context, where others were selected too.
+    Statuses(BTreeMap<u32, Vec<(u32, u32)>>),
 }
 
 /// Decodes one reply to `command` from the front, as strictly as libnbd does.
@@ -241,6 +248,7 @@ fn hear_chunks(reader: &mut Reader<'_>, command: &Command) -> Heard {
     let mut data: Vec<Option<u8>> = vec![None; command.len as usize];
     let mut chunks = 0;
     let mut first = true;
+    let mut statuses = BTreeMap::new();
     loop {
         if !std::mem::take(&mut first) {
             assert_eq!(reader.u32_be(), Ok(wire::STRUCTURED_REPLY_MAGIC));
@@ -265,13 +273,18 @@ fn hear_chunks(reader: &mut Reader<'_>, command: &Command) -> Heard {
                 assert_eq!(len, 12);
             }
             chunk::BLOCK_STATUS => {
-                assert_eq!(flags, chunk::FLAG_DONE);
-                assert_eq!(payload.u32_be(), Ok(wire::ALLOCATION_CONTEXT_ID));
+                let id = payload.u32_be().expect("an id");
                 let mut extents = Vec::new();
                 while !payload.is_empty() {
                     extents.push((payload.u32_be().expect("length"), payload.u32_be().expect("flags")));
                 }
-                return Heard::Status(extents);
+                assert!(statuses.insert(id, extents).is_none(), "context {id} comes once");
+                if flags == 0 {
+                    continue;
+                }
+                assert_eq!(flags, chunk::FLAG_DONE);
+                let only = (statuses.len() == 1).then(|| statuses.remove(&wire::ALLOCATION_CONTEXT_ID)).flatten();
+                return only.map_or(Heard::Statuses(statuses), Heard::Status);
             }
             chunk::ERROR | chunk::ERROR_OFFSET => {
                 assert_eq!(flags, chunk::FLAG_DONE);

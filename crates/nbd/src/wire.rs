@@ -95,9 +95,19 @@ pub mod chunk {
 pub const STATE_HOLE: u32 = 1 << 0;
 pub const STATE_ZERO: u32 = 1 << 1;
 
-/// The only metadata context that is served, and the id that a client gets for it.
+/// Bit of a dirty bitmap's descriptor.
+pub const STATE_DIRTY: u32 = 1 << 0;
+
+/// The metadata context of what is allocated, and the id that a client gets for it.
 pub const ALLOCATION_CONTEXT: &str = "base:allocation";
 pub const ALLOCATION_CONTEXT_ID: u32 = 1;
+/// Before the name of a dirty bitmap, as QEMU's server names them (its `docs/interop/nbd.rst`).
+pub const BITMAP_CONTEXT_PREFIX: &str = "qemu:dirty-bitmap:";
+/// Id of the first dirty bitmap that a client selects; the others follow.
+pub const BITMAP_CONTEXT_ID: u32 = 2;
+/// Dirty bitmaps that one connection may select. Backup tools select one; each is one more request to the device for
+/// each block status.
+pub const BITMAPS_MAX: usize = 16;
 
 /// Longest string of the protocol, bytes.
 pub const STRING_BYTES_MAX: usize = 4096;

@@ -3,11 +3,11 @@
 use crate::index::{CheckpointIndex, synced_tail};
 use crate::shard::{Entry, record_of_vdisk};
 use crate::{Attachment, Error, Kind, Result, Shard};
-use base::units::BLOCK;
+use base::units::{BLOCK, VDISK_SIZE_MAX};
 use base::{SnapshotId, VdiskId};
 use meta::VdiskRecord;
 use std::rc::{Rc, Weak};
-use vdisk::{Attributes, Health, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
+use vdisk::{Attributes, Compared, DifferenceDevice, Health, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
 use world::local::{OneshotReceiver, oneshot};
 
 /// What is said of a snapshot.
@@ -315,14 +315,41 @@ impl Shard {
                 view
             }
         };
-        // It may have begun to leave while the map was being stored, or be gone already.
+        // It may have begun to leave while the map was being stored.
+        self.check_readable(&vdisk, snapshot)?;
+        Ok(self.attachment(hold_of(snapshot), view.device()))
+    }
+
+    /// The snapshot is there, and neither it nor the vDisk is about to leave, or gone already.
+    fn check_readable(&self, vdisk: &Vdisk, snapshot: SnapshotId) -> Result<()> {
         if vdisk.health() == Health::Deleted {
             return Err(Error::new(Kind::Unavailable, "the vDisk was deleted"));
         }
         self.check_not_leaving(vdisk.id)?;
         self.check_not_leaving(hold_of(snapshot))?;
-        find(&vdisk, snapshot)?;
-        Ok(self.attachment(hold_of(snapshot), view.device()))
+        find(vdisk, snapshot).map(drop)
+    }
+
+    /// A device whose block status says `Data` where `shown` (a snapshot; `None`: the vDisk as it is) may differ from
+    /// `base`, and `Hole` where it does not. Both snapshots are held as by readers of them.
+    pub async fn attach_difference(
+        self: &Rc<Self>,
+        vdisk: VdiskId,
+        shown: Option<SnapshotId>,
+        base: SnapshotId,
+    ) -> Result<Attachment> {
+        let shown_device = match shown {
+            None => self.vdisk(vdisk).await?.device(),
+            Some(shown) => self.attach_snapshot(vdisk, shown).await?.device,
+        };
+        let vdisk = self.vdisk(vdisk).await?;
+        find(&vdisk, base)?;
+        let (old, new) = (Version::Snapshot(base), shown.map_or(Version::Now, Version::Snapshot));
+        // What cannot be compared is told now, not in the middle.
+        vdisk.changed(old, new, Compared { first: 0, end: 0, ranges_max: 1 }).await?;
+        self.check_readable(&vdisk, base)?;
+        let device = Rc::new(DifferenceDevice { vdisk, old, new, shown: shown_device });
+        Ok(self.attachment(hold_of(base), device))
     }
 
     /// What differs from `offset` on, in at most `ranges_max` ranges. Never too little; a block that was stored anew with
@@ -341,7 +368,8 @@ impl Shard {
                 find(&vdisk, id)?;
             }
         }
-        let found = vdisk.changed(version(from), version(to), offset, ranges_max).await?;
+        let compared = Compared { first: offset / BLOCK, end: VDISK_SIZE_MAX / BLOCK, ranges_max };
+        let found = vdisk.changed(version(from), version(to), compared).await?;
         let ranges =
             found.ranges.into_iter().map(|range| Changed { offset: range.offset, len: range.len, data: range.data });
         Ok(ChangedPage { ranges: ranges.collect(), next: found.next.map(|block| block * BLOCK) })

@@ -23,7 +23,7 @@ impl Vdisk {
         Rc::new(Device(self.clone()))
     }
 
-    fn pending(
+    pub(crate) fn pending(
         self: &Rc<Self>,
         kind: OperationKind,
         bytes: u64,

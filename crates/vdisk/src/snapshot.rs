@@ -466,18 +466,6 @@ impl Vdisk {
         Some((snapshot.info(), tree))
     }
 
-    /// Root and height of a stored map that has everything written before the call.
-    pub(crate) async fn current_root(self: &Rc<Self>) -> Result<(Address, u8)> {
-        self.checkpoint().await?;
-        let state = self.state.borrow();
-        match (state.checkpoint, state.tree.root_if_clean()) {
-            (Some(checkpoint), _) => Ok((checkpoint.root, checkpoint.height)),
-            // Nothing was ever written.
-            (None, Some(root)) => Ok((root, state.tree.height)),
-            (None, None) => Err(Error::new(Kind::Io, "the map could not be stored yet")),
-        }
-    }
-
     pub(crate) async fn root_of(self: &Rc<Self>, id: SnapshotId) -> Result<(Address, u8)> {
         let (_, kept) = self.kept_of(id).await?;
         Ok((kept.root, kept.height))

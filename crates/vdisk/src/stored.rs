@@ -1,14 +1,17 @@
 //! Maps as they are stored: their pages, and what differs between two of them.
 
 use crate::address::Address;
-use crate::map::{FANOUT, decode_page};
+use crate::map::{FANOUT, NeedPage, PagePlace, PageState, decode_page};
 use crate::vdisk::{Context, Vdisk};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 use base::SnapshotId;
 use base::units::BLOCK;
 use bytes::Bytes;
 use std::rc::Rc;
 
+/// How often a page that moved while it was read is looked for again. Each time a checkpoint has come between, and what it
+/// left dead was freed: seconds lie between two of them.
+const LOOKS_MAX: usize = 8;
 /// Looks at leaves for one page of differences: about 10 ms with the pages in the cache, so that a worker is not stalled.
 const LEAVES_MAX: usize = 2048;
 
@@ -53,51 +56,80 @@ pub enum Version {
     Now,
 }
 
+/// The blocks that are compared, and how many ranges are wanted at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Compared {
+    pub first: u64,
+    /// Behind the last one.
+    pub end: u64,
+    pub ranges_max: usize,
+}
+
 impl Vdisk {
-    /// What differs from byte `offset` on, a multiple of 4 KiB, in at most `ranges_max` ranges. Never too little; blocks that
-    /// were stored anew with the same content are in it. (`next` of the result counts blocks.)
-    pub async fn changed(
-        self: &Rc<Self>,
-        old: Version,
-        new: Version,
-        offset: u64,
-        ranges_max: usize,
-    ) -> Result<Differences> {
-        let (old, new) = (self.root_at(old).await?, self.root_at(new).await?);
-        differences(&self.context, old, new, offset / BLOCK, ranges_max).await
+    /// What differs. Never too little: against [`Version::Now`] everything is in it that was acknowledged before the call
+    /// and differs; what is written meanwhile may be. Blocks that were stored anew with the same content are in it.
+    /// (`next` of the result counts blocks.)
+    pub async fn changed(self: &Rc<Self>, old: Version, new: Version, compared: Compared) -> Result<Differences> {
+        let old = self.root_at(old).await?;
+        let (new, new_height) = match new {
+            Version::Now => (Newer::Live, self.state.borrow().tree.height),
+            stored => {
+                let (address, height) = self.root_at(stored).await?;
+                (Newer::Stored(Side::root((address, height), height.max(old.1))), height)
+            }
+        };
+        let height = old.1.max(new_height);
+        let mut walk = Walk { vdisk: self, found: Differences::default(), compared, leaves: 0 };
+        walk.compare(Side::root(old, height), new, height - 1, 0).await?;
+        Ok(walk.found)
     }
 
+    /// Root and height of a stored map. What is there now has none.
     async fn root_at(self: &Rc<Self>, version: Version) -> Result<(Address, u8)> {
         match version {
-            Version::Empty => Ok((Address::NONE, 1)),
             Version::Snapshot(id) => self.root_of(id).await,
-            Version::Now => self.current_root().await,
+            Version::Empty => Ok((Address::NONE, 1)),
+            Version::Now => Err(Error::new(Kind::Invalid, "what is there now is no older side")),
+        }
+    }
+
+    /// The page of the live map; pages above it that are not in memory are brought there.
+    async fn live_page(&self, place: PagePlace) -> Result<PageState> {
+        let mut failed: Vec<NeedPage> = Vec::new();
+        loop {
+            let looked = self.state.borrow().tree.page_state(place);
+            let need = match looked {
+                Ok(state) => return Ok(state),
+                Err(need) => need,
+            };
+            if let Err(error) = self.load(need).await {
+                // Freed while it was read, if the map names another place by now.
+                if failed.contains(&need) || failed.len() >= LOOKS_MAX {
+                    return Err(error);
+                }
+                failed.push(need);
+            }
         }
     }
 }
 
-/// Compares two stored maps, each a root and a height, from block `from` on. Subtrees that both share are skipped unread;
-/// blocks whose extents were stored anew count as different, whatever they hold.
-pub(crate) async fn differences(
-    context: &Context,
-    old: (Address, u8),
-    new: (Address, u8),
-    from: u64,
-    ranges_max: usize,
-) -> Result<Differences> {
-    let height = old.1.max(new.1);
-    let mut walk = Walk { context, found: Differences::default(), from, ranges_max: ranges_max.max(1), leaves: 0 };
-    let (old, new) = (Side::root(old, height), Side::root(new, height));
-    walk.compare(old, new, height - 1, 0).await?;
-    Ok(walk.found)
+/// Compares two maps. Subtrees that both share are skipped unread; blocks whose extents were stored anew count as
+/// different, whatever they hold.
+struct Walk<'a> {
+    vdisk: &'a Vdisk,
+    found: Differences,
+    /// `first` goes on with the walk, so that a part of it can be repeated.
+    compared: Compared,
+    leaves: usize,
 }
 
-struct Walk<'a> {
-    context: &'a Context,
-    found: Differences,
-    from: u64,
-    ranges_max: usize,
-    leaves: usize,
+/// The newer side.
+#[derive(Clone)]
+enum Newer {
+    Stored(Side),
+    /// The map in memory. It changes while the walk waits for a disk, so each page is looked up when its turn comes, and
+    /// what is stored there is taken for the page only as long as the map says so: behind a checkpoint its place is freed.
+    Live,
 }
 
 /// A subtree: stored, or what all of it is; a lower tree's root hangs below empty levels.
@@ -154,39 +186,98 @@ impl Walk<'_> {
     fn compare<'s>(
         &'s mut self,
         old: Side,
-        new: Side,
+        new: Newer,
         level: u8,
         index: u64,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + 's>> {
         Box::pin(async move {
-            let end = (index + 1) * Walk::span(level);
-            if self.is_full() || end <= self.from || old.is_same(&new) {
+            let Compared { first, end, .. } = self.compared;
+            if self.is_full() || (index + 1) * Walk::span(level) <= first || end <= index * Walk::span(level) {
                 return Ok(());
             }
-            if level == 0 {
-                self.leaves += 1;
+            match new {
+                Newer::Stored(new) => self.compare_stored(old, new, level, index).await,
+                Newer::Live => self.compare_live(old, level, index).await,
             }
-            let (olds, news) = (old.children(self.context).await?, new.children(self.context).await?);
-            for (slot, (old, new)) in olds.iter().zip(news.iter()).enumerate() {
-                let child = index * FANOUT as u64 + slot as u64;
-                if level == 0 {
-                    self.block(child, old, new);
-                } else {
-                    self.compare(old.clone(), new.clone(), level - 1, child).await?;
-                }
-                if self.is_full() {
-                    return Ok(());
-                }
-            }
-            if level == 0 && self.leaves >= LEAVES_MAX {
-                self.found.next = Some(end);
-            }
-            Ok(())
         })
     }
 
+    async fn compare_stored(&mut self, old: Side, new: Side, level: u8, index: u64) -> Result<()> {
+        if old.is_same(&new) {
+            return Ok(());
+        }
+        let context = &self.vdisk.context;
+        let (olds, news) = (old.children(context).await?, new.children(context).await?);
+        if level == 0 {
+            self.leaf(index, &olds, |slot| news[slot].clone());
+            return Ok(());
+        }
+        for (slot, (old, new)) in olds.iter().zip(news.iter()).enumerate() {
+            let child = index * FANOUT as u64 + slot as u64;
+            self.compare(old.clone(), Newer::Stored(new.clone()), level - 1, child).await?;
+        }
+        Ok(())
+    }
+
+    async fn compare_live(&mut self, old: Side, level: u8, index: u64) -> Result<()> {
+        let place = PagePlace { level, index };
+        for looks in 1..=LOOKS_MAX {
+            let PageState::Stored(address) = self.vdisk.live_page(place).await? else { break };
+            let new = Newer::Stored(Side::At(address));
+            match self.compare(old.clone(), new, level, index).await {
+                Ok(()) => return Ok(()),
+                // Freed while it was read, if it is somewhere else by now; `first` says how far the walk came.
+                Err(error) => {
+                    let moved = self.vdisk.live_page(place).await? != PageState::Stored(address);
+                    if !moved || looks == LOOKS_MAX {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        let olds = old.children(&self.vdisk.context).await?;
+        if level == 0 {
+            let news = self.live_entries(index).await?;
+            self.leaf(index, &olds, |slot| Side::At(news[slot]));
+            return Ok(());
+        }
+        for (slot, old) in olds.iter().enumerate() {
+            self.compare(old.clone(), Newer::Live, level - 1, index * FANOUT as u64 + slot as u64).await?;
+        }
+        Ok(())
+    }
+
+    async fn live_entries(&self, index: u64) -> Result<[Address; FANOUT]> {
+        let mut entries = [Address::NONE; FANOUT];
+        loop {
+            // Of a leaf that was stored and left memory meanwhile it is known where it is.
+            self.vdisk.live_page(PagePlace { level: 0, index }).await?;
+            let looked = self.vdisk.state.borrow().tree.lookup_run(index * FANOUT as u64, &mut entries);
+            match looked {
+                Ok(()) => return Ok(entries),
+                Err(need) => self.vdisk.load(need).await?,
+            }
+        }
+    }
+
+    fn leaf(&mut self, index: u64, olds: &[Side], new: impl Fn(usize) -> Side) {
+        let end = (index + 1) * FANOUT as u64;
+        for (slot, old) in olds.iter().enumerate() {
+            self.block(index * FANOUT as u64 + slot as u64, old, &new(slot));
+            if self.is_full() {
+                return;
+            }
+        }
+        self.compared.first = end;
+        self.leaves += 1;
+        if self.leaves >= LEAVES_MAX && end < self.compared.end {
+            self.found.next = Some(end);
+        }
+    }
+
     fn block(&mut self, block: u64, old: &Side, new: &Side) {
-        if block < self.from || old.is_same(new) {
+        let Compared { first, end, ranges_max } = self.compared;
+        if !(first..end).contains(&block) || old.is_same(new) {
             return;
         }
         let Side::At(new) = new else { return };
@@ -194,7 +285,7 @@ impl Walk<'_> {
         let count = self.found.ranges.len();
         match self.found.ranges.last_mut() {
             Some(last) if last.offset + last.len == offset && last.data == data => last.len += BLOCK,
-            _ if count >= self.ranges_max => self.found.next = Some(block),
+            _ if count >= ranges_max.max(1) => self.found.next = Some(block),
             _ => self.found.ranges.push(Difference { offset, len: BLOCK, data }),
         }
     }

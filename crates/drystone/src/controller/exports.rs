@@ -8,6 +8,7 @@ use crate::nbd::Exports;
 use base::units::BLOCK;
 use base::{SnapshotId, VdiskId};
 use control::rules::snapshots::{SEPARATOR, split};
+use node::{Attachment, Shard};
 use std::rc::Rc;
 use std::sync::Arc;
 use world::LocalFuture;
@@ -78,6 +79,13 @@ impl Exports for Exported {
             }
         }
     }
+
+    fn bases(&self, name: &str) -> Vec<(String, u64)> {
+        let (vdisk, shown) = split(name);
+        let Some(listed) = self.directory.find(vdisk) else { return Vec::new() };
+        let others = listed.snapshots.iter().filter(|(name, _)| shown != Some(name.as_str()));
+        others.map(|(name, about)| (name.clone(), about.id.raw())).collect()
+    }
 }
 
 impl Workers<dyn Attach> for Shards {
@@ -92,19 +100,38 @@ pub(super) struct AttachHere;
 impl Attach for AttachHere {
     fn attach(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Attached>> {
         Box::pin(async move {
-            let gone = || block::Error::new(block::Kind::Unavailable, "the vDisk is not there any more");
-            let id = VdiskId::from_raw(key).ok_or_else(gone)?;
-            let shard = here(shard_of(id)).ok_or_else(gone)?;
-            let attachment = match snapshot {
+            let (id, shard) = find_here(key)?;
+            Ok(attached(match snapshot {
                 None => shard.attach(id).await?,
-                Some(snapshot) => {
-                    let snapshot = SnapshotId::from_raw(snapshot).ok_or_else(gone)?;
-                    shard.attach_snapshot(id, snapshot).await?
-                }
-            };
-            Ok(Attached { device: attachment.device, closed: attachment.closed, hold: Box::new(attachment.hold) })
+                Some(snapshot) => shard.attach_snapshot(id, snapshot_of(snapshot)?).await?,
+            }))
         })
     }
+
+    fn attach_difference(&self, key: u64, snapshot: Option<u64>, base: u64) -> LocalFuture<block::Result<Attached>> {
+        Box::pin(async move {
+            let (id, shard) = find_here(key)?;
+            let snapshot = snapshot.map(snapshot_of).transpose()?;
+            Ok(attached(shard.attach_difference(id, snapshot, snapshot_of(base)?).await?))
+        })
+    }
+}
+
+fn gone() -> block::Error {
+    block::Error::new(block::Kind::Unavailable, "the vDisk is not there any more")
+}
+
+fn find_here(key: u64) -> block::Result<(VdiskId, Rc<Shard>)> {
+    let id = VdiskId::from_raw(key).ok_or_else(gone)?;
+    Ok((id, here(shard_of(id)).ok_or_else(gone)?))
+}
+
+fn snapshot_of(id: u64) -> block::Result<SnapshotId> {
+    SnapshotId::from_raw(id).ok_or_else(gone)
+}
+
+fn attached(attachment: Attachment) -> Attached {
+    Attached { device: attachment.device, closed: attachment.closed, hold: Box::new(attachment.hold) }
 }
 
 /// The shard's number is in the upper six bits of the id's counter.

@@ -12,7 +12,7 @@ use crate::frontend::payload::{PATIENCE, Part};
 use block::{BlockDevice, Geometry, Kind, Reply};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use nbd::{Limits, Next, Output, Session, Tag};
+use nbd::{Limits, Next, Output, Session, Source, Tag};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -37,34 +37,48 @@ pub(super) enum End {
     Lost(#[expect(dead_code, reason = "it is in the log line of the end")] io::Error),
 }
 
-/// Serves a connection until it ends. `closed` asks it to end, after answering what is under way.
+/// What a connection has of its vDisk.
+pub(super) struct Opened {
+    pub export: Attached,
+    /// The devices of [`Source::Bitmap`].
+    pub differences: Vec<Attached>,
+}
+
+/// Serves a connection until it ends. `stopped` asks it to end, after answering what is under way.
 pub(super) async fn serve(
     channel: Channel,
     session: Session,
     out: Output,
     unread: Vec<u8>,
-    attached: Attached,
+    opened: Opened,
     part: Part,
     stopped: LocalFuture<()>,
 ) -> End {
-    let Attached { device, closed, hold } = attached;
+    let Opened { export: Attached { device, closed, hold }, differences } = opened;
+    let (mut bitmaps, mut signals, mut holds) = (Vec::new(), vec![closed, stopped], vec![hold]);
+    for Attached { device, closed, hold } in differences {
+        bitmaps.push(device);
+        signals.push(closed);
+        holds.push(hold);
+    }
     let mut connection = Connection {
         line: Line::new(channel, out, unread, part),
         session,
         device,
+        bitmaps,
         events: FuturesUnordered::new(),
         end: None,
         gave_up: false,
     };
-    for signal in [closed, stopped] {
+    for signal in signals {
         connection.events.push(Pending::Signal(signal, Signal::Close));
     }
     let end = poll_fn(|context| connection.turns(context)).await;
-    let Connection { line: Line { channel, part, .. }, device, events, .. } = connection;
+    let Connection { line: Line { channel, part, .. }, device, bitmaps, events, .. } = connection;
     drop(part);
     // Requests that are still under way (the socket failed, or the grace ended) go on in the device, unheard.
-    drop((events, device));
-    drop(hold);
+    drop((events, device, bitmaps));
+    drop(holds);
     if !matches!(end, End::HungUp | End::Silent | End::Lost(_)) {
         channel.close().await;
     }
@@ -75,6 +89,8 @@ struct Connection {
     line: Line,
     session: Session,
     device: Rc<dyn BlockDevice>,
+    /// What the client selected to have it compared with, in its order.
+    bitmaps: Vec<Rc<dyn BlockDevice>>,
     events: FuturesUnordered<Pending>,
     /// Set when no more requests are taken.
     end: Option<End>,
@@ -163,7 +179,7 @@ impl Connection {
                     *requests -= 1;
                     self.line.large_data =
                         matches!(&request, block::Request::Write { data, .. } if data.len() >= LARGE_DATA_BYTES);
-                    match self.device.submit(request) {
+                    match self.device_of(&tag).submit(request) {
                         Completion::Ready(result) => self.session.reply(tag, result, &mut self.line.out),
                         pending => self.events.push(Pending::Request(Some(tag), pending)),
                     }
@@ -186,6 +202,13 @@ impl Connection {
             self.finish(end);
         }
         stopped
+    }
+
+    fn device_of(&self, tag: &Tag) -> &dyn BlockDevice {
+        match tag.source() {
+            Source::Export => &*self.device,
+            Source::Bitmap(index) => &*self.bitmaps[index as usize],
+        }
     }
 
     /// Takes no more requests; the connection ends when the last one is answered, or when the grace is over.

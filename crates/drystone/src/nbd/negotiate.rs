@@ -1,11 +1,11 @@
 //! A connection before it is served: option haggling, TLS, and the move to the worker of the chosen vDisk.
 
-use super::connection::{self, End};
+use super::connection::{self, End, Opened};
 use super::listen::Shared;
 use super::seam::Exports;
 use crate::frontend::channel::{Channel, PartedChannel};
 use crate::frontend::payload::Part;
-use crate::frontend::{Attach, Found};
+use crate::frontend::{Attach, Attached, Found};
 use nbd::{Directory, Export, Limits, Negotiation, Output, Refusal, Step, TlsPolicy};
 use std::io;
 use std::rc::Rc;
@@ -145,7 +145,14 @@ impl Parted {
             _ = stop.wait_for(|stop| *stop) => return,
         };
         let attached = match attached {
-            Ok(attached) => attached,
+            Ok(attached) => {
+                let selected = negotiation.selected_bitmaps();
+                attach_all(attached, selected, &*shared.exports, &found, &*attach).await
+            }
+            Err(error) => Err(error),
+        };
+        let opened = match attached {
+            Ok(opened) => opened,
             Err(error) => {
                 warn!(peer = about.peer, vdisk = found.name, %error, "a vDisk could not be attached");
                 let mut client = Client { channel, negotiation, out: Output::new(), unread, about };
@@ -156,7 +163,7 @@ impl Parted {
             }
         };
         let mut out = Output::new();
-        let export = Export { geometry: attached.device.geometry(), ..export_of(&found) };
+        let export = Export { geometry: opened.export.device.geometry(), ..export_of(&found) };
         let session = negotiation.accept(&export, Limits::default(), &mut out);
         debug!(peer = about.peer, vdisk = found.name, "NBD client connected");
         let part = Part::join(shared.worker_payload_bytes);
@@ -164,7 +171,7 @@ impl Parted {
             // An error says that the server is gone, which is as good a reason.
             let _ = stop.wait_for(|stop| *stop).await;
         });
-        match connection::serve(channel, session, out, unread, attached, part, stopped).await {
+        match connection::serve(channel, session, out, unread, opened, part, stopped).await {
             End::Silent => {
                 info!(
                     peer = about.peer,
@@ -176,6 +183,29 @@ impl Parted {
             end => debug!(peer = about.peer, vdisk = found.name, ?end, "NBD client disconnected"),
         }
     }
+}
+
+/// With what the export is to be compared, in the order in which it was selected.
+async fn attach_all(
+    export: Attached,
+    selected: &[String],
+    exports: &dyn Exports,
+    found: &Found,
+    attach: &dyn Attach,
+) -> block::Result<Opened> {
+    if selected.is_empty() {
+        return Ok(Opened { export, differences: Vec::new() });
+    }
+    let bases = exports.bases(&found.name);
+    let mut differences = Vec::with_capacity(selected.len());
+    for name in selected {
+        let Some((_, base)) = bases.iter().find(|(base, _)| base == name) else {
+            let text = format!("the snapshot {name:?} is not there any more");
+            return Err(block::Error::new(block::Kind::Unavailable, text));
+        };
+        differences.push(attach.attach_difference(found.key, found.snapshot, *base).await?);
+    }
+    Ok(Opened { export, differences })
 }
 
 enum Ended {
@@ -192,6 +222,9 @@ impl Directory for Listed<'_> {
     }
     fn find(&self, name: &str) -> Option<Export> {
         self.0.find(name).map(|found| export_of(&found))
+    }
+    fn bitmaps(&self, name: &str) -> Vec<String> {
+        self.0.bases(name).into_iter().map(|(name, _)| name).collect()
     }
 }
 

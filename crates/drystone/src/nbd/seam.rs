@@ -8,4 +8,7 @@ pub trait Exports: Send + Sync {
     fn list(&self) -> Vec<Found>;
     /// The vDisk of exactly this name. An empty name asks for the default one, if there is one.
     fn find(&self, name: &str) -> Option<Found>;
+    /// The snapshots with which the export of this name can be compared: names, and ids for
+    /// [`crate::frontend::Attach::attach_difference`].
+    fn bases(&self, name: &str) -> Vec<(String, u64)>;
 }

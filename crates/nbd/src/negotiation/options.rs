@@ -1,6 +1,6 @@
 //! The data of those options that have some.
 
-use crate::wire::{ALLOCATION_CONTEXT, STRING_BYTES_MAX};
+use crate::wire::{ALLOCATION_CONTEXT, BITMAP_CONTEXT_PREFIX, STRING_BYTES_MAX};
 use base::{Reader, Truncated};
 
 /// NBD_OPT_GO, NBD_OPT_INFO, or (without information requests) NBD_OPT_EXPORT_NAME.
@@ -29,9 +29,12 @@ impl Choice {
 #[derive(Debug)]
 pub(super) struct MetaQuery {
     pub name: String,
-    count: u32,
     allocation: bool,
-    wildcard: bool,
+    /// Names of dirty bitmaps, in the order in which they were asked for, none twice.
+    bitmaps: Vec<String>,
+    /// Everything, or everything of a namespace: means something when contexts are listed only.
+    any_of_base: bool,
+    any_bitmap: bool,
 }
 
 impl MetaQuery {
@@ -39,26 +42,45 @@ impl MetaQuery {
         let mut reader = Reader::new(data);
         let name = string(&mut reader)?.to_string();
         let count = reader.u32_be()?;
-        let mut query = MetaQuery { name, count, allocation: false, wildcard: false };
+        let any = count == 0;
+        let mut query = MetaQuery { name, allocation: false, bitmaps: Vec::new(), any_of_base: any, any_bitmap: any };
         for _ in 0..count {
             // Other namespaces and unknown leaf names are to be ignored.
             match string(&mut reader)? {
                 ALLOCATION_CONTEXT => query.allocation = true,
-                "base:" => query.wildcard = true,
-                _ => {}
+                "base:" => query.any_of_base = true,
+                "qemu:" | BITMAP_CONTEXT_PREFIX => query.any_bitmap = true,
+                other => {
+                    let bitmap = other.strip_prefix(BITMAP_CONTEXT_PREFIX).unwrap_or_default();
+                    if !bitmap.is_empty() && !query.bitmaps.iter().any(|known| known == bitmap) {
+                        query.bitmaps.push(bitmap.to_string());
+                    }
+                }
             }
         }
         if reader.is_empty() { Ok(query) } else { Err(Truncated) }
     }
 
-    pub fn lists_allocation(&self) -> bool {
-        self.count == 0 || self.allocation || self.wildcard
+    /// What the queries name of what there is. `bitmaps`: the dirty bitmaps of the export.
+    pub fn lists(&self, bitmaps: Vec<String>) -> Contexts {
+        let asked = |name: &String| self.any_bitmap || self.bitmaps.contains(name);
+        let bitmaps = bitmaps.into_iter().filter(asked).collect();
+        Contexts { allocation: self.allocation || self.any_of_base, bitmaps }
     }
 
-    /// A wildcard selects nothing ("the server MUST ignore this form").
-    pub fn selects_allocation(&self) -> bool {
-        self.allocation
+    /// The same without wildcards, which select nothing ("the server MUST ignore this form").
+    pub fn selects(&self, bitmaps: &[String]) -> Contexts {
+        let known = self.bitmaps.iter().filter(|name| bitmaps.contains(name)).cloned().collect();
+        Contexts { allocation: self.allocation, bitmaps: known }
     }
+}
+
+/// Metadata contexts of one export.
+#[derive(Debug, Default)]
+pub(super) struct Contexts {
+    pub allocation: bool,
+    /// By name, without the prefix.
+    pub bitmaps: Vec<String>,
 }
 
 /// A length of 32 bits and so much UTF-8.

@@ -34,9 +34,10 @@ pub(super) fn list(exports: &[(String, String)], out: &mut Output) {
     ack(wire::option::LIST, out);
 }
 
-pub(super) fn meta_context(option: u32, id: u32, name: &str, out: &mut Output) {
+/// `name`: namespace and leaf, one behind the other.
+pub(super) fn meta_context(option: u32, id: u32, name: &[&str; 2], out: &mut Output) {
     let mut data = Writer::default();
-    data.u32_be(id).put(name.as_bytes());
+    data.u32_be(id).put(name[0].as_bytes()).put(name[1].as_bytes());
     put(option, option_reply::META_CONTEXT, &data.bytes, out);
 }
 

@@ -1,7 +1,7 @@
 //! Conversations during the handshake, whole, cut anywhere, and garbled.
 
 use super::*;
-use crate::testing::{Fixed, OptionReply, export, go_data, meta_data, option, option_replies, take};
+use crate::testing::{Fixed, export, go_data, meta_data, option, option_replies, take};
 use crate::wire::{export_flag, info, option as opt};
 use proptest::prelude::*;
 
@@ -115,16 +115,26 @@ fn options_and_their_replies() {
 
 #[test]
 fn metadata_contexts() {
+    const BASE: &str = "base:allocation";
+    const MONDAY: &str = "qemu:dirty-bitmap:monday";
+    const TUESDAY: &str = "qemu:dirty-bitmap:tuesday";
     for (kind, name, queries, expect) in [
-        (opt::LIST_META_CONTEXT, "alpha", vec![], true),
-        (opt::LIST_META_CONTEXT, "alpha", vec!["base:"], true),
-        (opt::LIST_META_CONTEXT, "alpha", vec!["qemu:", "x-y:z"], false),
-        (opt::SET_META_CONTEXT, "alpha", vec!["base:allocation", "base:allocation"], true),
-        (opt::SET_META_CONTEXT, "alpha", vec!["base:"], false),
-        (opt::SET_META_CONTEXT, "alpha", vec![], false),
-        (opt::SET_META_CONTEXT, "alpha", vec!["base:other", "base:allocation"], true),
+        (opt::LIST_META_CONTEXT, "alpha", vec![], vec![BASE, MONDAY, TUESDAY]),
+        (opt::LIST_META_CONTEXT, "beta", vec![], vec![BASE]),
+        (opt::LIST_META_CONTEXT, "alpha", vec!["base:"], vec![BASE]),
+        (opt::LIST_META_CONTEXT, "alpha", vec!["qemu:", "x-y:z"], vec![MONDAY, TUESDAY]),
+        (opt::LIST_META_CONTEXT, "alpha", vec!["qemu:dirty-bitmap:"], vec![MONDAY, TUESDAY]),
+        (opt::LIST_META_CONTEXT, "beta", vec!["qemu:", MONDAY], vec![]),
+        (opt::LIST_META_CONTEXT, "alpha", vec![TUESDAY], vec![TUESDAY]),
+        (opt::SET_META_CONTEXT, "alpha", vec![BASE, BASE], vec![BASE]),
+        (opt::SET_META_CONTEXT, "alpha", vec!["base:"], vec![]),
+        (opt::SET_META_CONTEXT, "alpha", vec!["qemu:", "qemu:dirty-bitmap:"], vec![]),
+        (opt::SET_META_CONTEXT, "alpha", vec![], vec![]),
+        (opt::SET_META_CONTEXT, "alpha", vec!["base:other", BASE], vec![BASE]),
+        (opt::SET_META_CONTEXT, "alpha", vec![TUESDAY, MONDAY, TUESDAY, BASE], vec![BASE, TUESDAY, MONDAY]),
+        (opt::SET_META_CONTEXT, "alpha", vec!["qemu:dirty-bitmap:friday", "qemu:allocation-depth"], vec![]),
         // Selected for another export than the one that is used then.
-        (opt::SET_META_CONTEXT, "beta", vec!["base:allocation"], true),
+        (opt::SET_META_CONTEXT, "beta", vec![BASE], vec![BASE]),
     ] {
         let options = [
             option(opt::STRUCTURED_REPLY, &[]),
@@ -132,15 +142,29 @@ fn metadata_contexts() {
             option(opt::GO, &go_data("alpha", &[])),
         ];
         let outcome = talk(TlsPolicy::Off, &hello(FIXED, &options), &[]);
-        let contexts: Vec<OptionReply> = option_replies(&outcome.sent)
+        let contexts: Vec<(u32, String)> = option_replies(&outcome.sent)
             .into_iter()
             .filter(|reply| reply.kind == option_reply::META_CONTEXT)
+            .map(|reply| {
+                let (id, name) = reply.data.split_first_chunk::<4>().expect("an id");
+                (u32::from_be_bytes(*id), String::from_utf8(name.to_vec()).expect("UTF-8"))
+            })
             .collect();
-        assert_eq!(contexts.len(), usize::from(expect), "{kind} {queries:?}");
-        assert!(contexts.iter().all(|reply| reply.data.ends_with(b"base:allocation")));
+        let names: Vec<&str> = contexts.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, expect, "{kind} {queries:?}");
+        let set = kind == opt::SET_META_CONTEXT;
+        let mut next = crate::wire::BITMAP_CONTEXT_ID;
+        for (id, name) in &contexts {
+            let own = if name == BASE { crate::wire::ALLOCATION_CONTEXT_ID } else { next };
+            next += u32::from(name != BASE);
+            assert_eq!(*id, if set { own } else { 0 }, "{name}");
+        }
         let session = outcome.accepted.expect("alpha exists").1;
-        let selected = expect && kind == opt::SET_META_CONTEXT && name == "alpha";
-        assert_eq!(session.contains("allocation: Some"), selected, "{queries:?}: {session}");
+        let is_selected = set && name == "alpha";
+        let allocation = is_selected && expect.contains(&BASE);
+        let bitmaps = if is_selected { expect.iter().filter(|name| **name != BASE).count() } else { 0 };
+        let selected = format!("Selected {{ allocation: {allocation}, bitmaps: {bitmaps} }}");
+        assert!(session.contains(&selected), "{queries:?}: {session}");
     }
 }
 
@@ -153,7 +177,7 @@ fn a_failed_set_meta_context_clears_the_one_before() {
         option(opt::GO, &go_data("alpha", &[])),
     ];
     let outcome = talk(TlsPolicy::Off, &hello(FIXED, &options), &[]);
-    assert!(outcome.accepted.expect("alpha exists").1.contains("allocation: None"));
+    assert!(outcome.accepted.expect("alpha exists").1.contains("allocation: false"));
 }
 
 #[test]
@@ -220,7 +244,7 @@ fn tls_forgets_what_was_agreed_before() {
     use option_reply::*;
     assert_eq!(kinds, [ACK, META_CONTEXT, ACK, ACK, ERR_INVALID]);
     let session = outcome.accepted.expect("alpha exists").1;
-    assert!(session.contains("structured: false") && session.contains("allocation: None"), "{session}");
+    assert!(session.contains("structured: false") && session.contains("allocation: false"), "{session}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(super) enum Verdict {
 
 use Verdict::Refuse;
 
-pub(super) fn check(header: &RequestHeader, geometry: &Geometry, structured: bool, allocation: bool) -> Verdict {
+pub(super) fn check(header: &RequestHeader, geometry: &Geometry, structured: bool, contexts: bool) -> Verdict {
     if header.command == command::DISC {
         return Verdict::Disconnect;
     }
@@ -51,7 +51,7 @@ pub(super) fn check(header: &RequestHeader, geometry: &Geometry, structured: boo
         return Refuse(errno, "beyond the end of the vDisk");
     }
     match header.command {
-        command::BLOCK_STATUS if !allocation => return Refuse(Errno::Inval, "no metadata context was selected"),
+        command::BLOCK_STATUS if !contexts => return Refuse(Errno::Inval, "no metadata context was selected"),
         // Success needs at least one extent, and an empty range has none.
         command::BLOCK_STATUS if header.len == 0 => return Refuse(Errno::Inval, "an empty range has no status"),
         _ if header.len == 0 => return Verdict::Done,

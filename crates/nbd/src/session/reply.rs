@@ -1,5 +1,6 @@
 //! Replies on the wire: simple ones, and the chunks of structured ones.
 
+use super::Source;
 use crate::errno::FastZero;
 use crate::wire::{self, RequestHeader, chunk, command, command_flag};
 use crate::{Errno, Output};
@@ -8,11 +9,25 @@ use block::{Allocation, Reply, Segment, Status};
 /// A zero run shorter than this, next to data, is sent as data: a chunk of its own costs both sides more.
 const HOLE_BYTES_MIN: u64 = 4096;
 
+/// What a reply of several chunks still lacks behind this one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    More,
+    Last,
+}
+
+impl Part {
+    fn flags(self) -> u16 {
+        if self == Part::Last { chunk::FLAG_DONE } else { 0 }
+    }
+}
+
 pub(super) fn put(
     header: &RequestHeader,
     result: block::Result<Reply>,
     structured: bool,
-    allocation: Option<u32>,
+    source: Source,
+    part: Part,
     out: &mut Output,
 ) {
     let reply = match result {
@@ -20,7 +35,7 @@ pub(super) fn put(
         Err(error) => {
             let fast = header.command == command::WRITE_ZEROES && header.flags & command_flag::FAST_ZERO != 0;
             let errno = Errno::of(error.kind, if fast { FastZero::Asked } else { FastZero::No });
-            return self::error(header, errno, &error.context, error.at, structured, out);
+            return self::error(header, errno, &error.context, error.at, structured, part, out);
         }
     };
     match (header.command, reply) {
@@ -36,8 +51,7 @@ pub(super) fn put(
             if structured { read_chunks(header, segments, out) } else { simple_read(header, segments, out) }
         }
         (command::BLOCK_STATUS, Reply::Status(extents)) => {
-            let id = allocation.expect("block status is refused where no context was selected");
-            block_status(header, id, &extents, out);
+            block_status(header, source, part, &extents, out);
         }
         // Without payload a simple reply is allowed in both modes, and is the shorter one.
         (command::READ | command::BLOCK_STATUS, other) => panic!("{header:?} was answered with {other:?}"),
@@ -53,6 +67,7 @@ pub(super) fn error(
     text: &str,
     at: Option<u64>,
     structured: bool,
+    part: Part,
     out: &mut Output,
 ) {
     if !structured {
@@ -64,7 +79,7 @@ pub(super) fn error(
     let text = clipped(text);
     let len = 6 + text.len() + if at.is_some() { 8 } else { 0 };
     let kind = if at.is_some() { chunk::ERROR_OFFSET } else { chunk::ERROR };
-    chunk_header(header, chunk::FLAG_DONE, kind, len as u32, out);
+    chunk_header(header, part.flags(), kind, len as u32, out);
     out.put(&errno.code().to_be_bytes());
     out.put(&(text.len() as u16).to_be_bytes());
     out.put(text.as_bytes());
@@ -151,15 +166,22 @@ fn read_chunks(header: &RequestHeader, segments: Vec<Segment>, out: &mut Output)
     }
 }
 
-fn block_status(header: &RequestHeader, id: u32, extents: &[Status], out: &mut Output) {
+fn block_status(header: &RequestHeader, source: Source, part: Part, extents: &[Status], out: &mut Output) {
+    let id = match source {
+        Source::Export => wire::ALLOCATION_CONTEXT_ID,
+        Source::Bitmap(index) => wire::BITMAP_CONTEXT_ID + index,
+    };
     let one = header.flags & command_flag::REQ_ONE != 0;
     let mut descriptors: Vec<(u32, u32)> = Vec::with_capacity(extents.len());
     let mut left = header.len;
     for extent in extents {
-        let flags = match extent.allocation {
-            Allocation::Data => 0,
-            Allocation::Hole => wire::STATE_HOLE | wire::STATE_ZERO,
-            Allocation::Zero => wire::STATE_ZERO,
+        let flags = match (source, extent.allocation) {
+            (Source::Export, Allocation::Data) => 0,
+            (Source::Export, Allocation::Hole) => wire::STATE_HOLE | wire::STATE_ZERO,
+            (Source::Export, Allocation::Zero) => wire::STATE_ZERO,
+            (Source::Bitmap(_), Allocation::Hole) => 0,
+            // What is not certainly clean is dirty.
+            (Source::Bitmap(_), Allocation::Data | Allocation::Zero) => wire::STATE_DIRTY,
         };
         let len = extent.len.min(u64::from(left)) as u32;
         left -= len;
@@ -171,7 +193,7 @@ fn block_status(header: &RequestHeader, id: u32, extents: &[Status], out: &mut O
         }
     }
     assert!(!descriptors.is_empty(), "{header:?} was answered without an extent");
-    chunk_header(header, chunk::FLAG_DONE, chunk::BLOCK_STATUS, 4 + 8 * descriptors.len() as u32, out);
+    chunk_header(header, part.flags(), chunk::BLOCK_STATUS, 4 + 8 * descriptors.len() as u32, out);
     out.put(&id.to_be_bytes());
     for (len, flags) in descriptors {
         out.put(&len.to_be_bytes());

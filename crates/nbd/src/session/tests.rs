@@ -8,7 +8,7 @@ use block::{Error, Kind, Segment, WriteZeroes};
 use proptest::prelude::*;
 
 fn session(structured: bool) -> Session {
-    Session::new(structured, structured.then_some(crate::wire::ALLOCATION_CONTEXT_ID), Limits::default())
+    Session::new(structured, Selected { allocation: structured, bitmaps: 0 }, Limits::default())
 }
 
 /// What the client hears for one command, with and without structured replies.
@@ -169,6 +169,55 @@ fn block_status_merges_and_ends() {
 }
 
 #[test]
+fn block_status_of_several_contexts_is_one_reply() {
+    let selected = Selected { allocation: true, bitmaps: 2 };
+    let mut session = Session::new(true, selected, Limits::default());
+    let (mut out, command) = (Output::new(), Command::new(command::BLOCK_STATUS, 0, 16384));
+    let input = command.encode();
+    let mut rest = input.as_slice();
+    let mut asked: Vec<(Tag, Request)> = (0..3).map(|_| expect_request(&mut session, &mut rest, &mut out)).collect();
+    assert!(matches!(session.next(&mut rest, &geometry(), &mut out), Next::Starved));
+    let sources: Vec<Source> = asked.iter().map(|(tag, _)| tag.source()).collect();
+    assert_eq!(sources, [Source::Export, Source::Bitmap(0), Source::Bitmap(1)]);
+    // In another order than they were asked in: the last answer ends the reply, whichever it is.
+    asked.rotate_left(1);
+    for (tag, request) in asked {
+        session.reply(tag, answer(&request), &mut out);
+    }
+    let hole = crate::wire::STATE_HOLE | crate::wire::STATE_ZERO;
+    let dirty = vec![(4096, 0), (8192, crate::wire::STATE_DIRTY), (4096, 0)];
+    let expect = [(1, vec![(4096, hole), (8192, 0), (4096, hole)]), (2, dirty.clone()), (3, dirty)];
+    let sent = take(&mut out);
+    assert_eq!(hear(&mut Reader::new(&sent), &command, true), Heard::Statuses(expect.into()));
+    assert_eq!(session.requests_under_way(), 0);
+}
+
+#[test]
+fn block_status_of_a_bitmap_alone() {
+    let mut session = Session::new(true, Selected { allocation: false, bitmaps: 1 }, Limits::default());
+    let command = Command::new(command::BLOCK_STATUS, 0, 8192);
+    let (requests, sent, _) = converse(&mut session, &command.encode(), &[]);
+    assert_eq!(requests.len(), 1);
+    let dirty = vec![(4096, 0), (4096, crate::wire::STATE_DIRTY)];
+    assert_eq!(hear(&mut Reader::new(&sent), &command, true), Heard::Statuses([(2, dirty)].into()));
+}
+
+#[test]
+fn a_bitmap_that_fails_fails_the_block_status() {
+    let mut session = Session::new(true, Selected { allocation: true, bitmaps: 1 }, Limits::default());
+    let (mut out, command) = (Output::new(), Command::new(command::BLOCK_STATUS, 0, 8192));
+    let input = command.encode();
+    let mut rest = input.as_slice();
+    let (export, _) = expect_request(&mut session, &mut rest, &mut out);
+    let (bitmap, request) = expect_request(&mut session, &mut rest, &mut out);
+    session.reply(export, answer(&request), &mut out);
+    session.reply(bitmap, Err(Error::new(Kind::Io, "why")), &mut out);
+    let sent = take(&mut out);
+    let expect = Heard::Error { errno: Errno::Io.code(), text: "why".into(), at: None };
+    assert_eq!(hear(&mut Reader::new(&sent), &command, true), expect);
+}
+
+#[test]
 fn block_errors_on_the_wire() {
     use command::*;
     let error = |kind| Err(Error::new(kind, "why").at(4096));
@@ -266,7 +315,7 @@ fn a_huge_refused_write_is_dropped_as_it_comes() {
 #[test]
 fn the_number_of_requests_under_way_is_limited() {
     let limits = Limits { requests: 3, room: Room { payload_bytes: 1 << 20, single_bytes: 32 << 20 } };
-    let mut session = Session::new(false, None, limits);
+    let mut session = Session::new(false, Selected::default(), limits);
     let input: Vec<u8> = (0..5).flat_map(|_| Command::new(command::FLUSH, 0, 0).encode()).collect();
     let mut rest = input.as_slice();
     let mut out = Output::new();
@@ -284,7 +333,7 @@ fn the_number_of_requests_under_way_is_limited() {
 #[test]
 fn payload_under_way_and_unsent_is_limited() {
     let limits = Limits { requests: 100, room: Room { payload_bytes: 10_000, single_bytes: 100_000 } };
-    let mut session = Session::new(false, None, limits);
+    let mut session = Session::new(false, Selected::default(), limits);
     let input: Vec<u8> = (0..3).flat_map(|_| Command::new(command::READ, 4096, 4096).encode()).collect();
     let mut rest = input.as_slice();
     let mut out = Output::new();

@@ -9,7 +9,7 @@ use block::{Reply, Request};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use vdisk::{Vdisk, Version};
+use vdisk::{Compared, Vdisk, Version};
 
 fn snapshot(machine: &Machine, vdisk: VdiskId, name: &'static str) -> SnapshotId {
     let shard = machine.shard();
@@ -276,6 +276,10 @@ fn a_failed_sync_takes_nothing_from_a_snapshot() {
     }
 }
 
+fn compared(first: u64, ranges_max: usize) -> Compared {
+    Compared { first, end: u64::MAX, ranges_max }
+}
+
 #[test]
 fn what_changed_is_told_and_what_is_shared_is_not() {
     let machine = Machine::new();
@@ -289,7 +293,7 @@ fn what_changed_is_told_and_what_is_shared_is_not() {
     machine.write(&vdisk, 700, 8);
     let changed = |old, new| {
         let vdisk = vdisk.clone();
-        let found = machine.run(async move { vdisk.changed(old, new, 0, 100).await }).expect("readable");
+        let found = machine.run(async move { vdisk.changed(old, new, compared(0, 100)).await }).expect("readable");
         assert_eq!(found.next, None);
         found.ranges.iter().map(|r| (r.offset / BLOCK, r.len / BLOCK, r.data)).collect::<Vec<_>>()
     };
@@ -302,12 +306,40 @@ fn what_changed_is_told_and_what_is_shared_is_not() {
     let (task, mut from, mut ranges) = (vdisk.clone(), 0, Vec::new());
     loop {
         let vdisk = task.clone();
-        let page = machine.run(async move { vdisk.changed(first, second, from, 1).await }).expect("readable");
+        let page = machine.run(async move { vdisk.changed(first, second, compared(from, 1)).await }).expect("readable");
         ranges.extend(page.ranges.iter().map(|r| r.offset / BLOCK));
         let Some(next) = page.next else { break };
-        from = next * BLOCK;
+        from = next;
     }
     assert_eq!(ranges, [0, 2, 600], "page by page");
+}
+
+/// The map in memory is compared: what is stored of it, what is not, and what has left memory.
+#[test]
+fn what_changed_until_now_needs_no_checkpoint() {
+    let machine = Machine::with(manual(), 3);
+    let vdisk = machine.vdisk();
+    write_all(&machine, &vdisk, &(1..1000).collect::<Vec<_>>());
+    let first = Version::Snapshot(snapshot(&machine, vdisk.id, "a"));
+    let changed = || {
+        let vdisk = vdisk.clone();
+        let found = machine.run(async move { vdisk.changed(first, Version::Now, compared(0, 100)).await });
+        let found = found.expect("readable");
+        found.ranges.iter().map(|r| (r.offset / BLOCK, r.len / BLOCK, r.data)).collect::<Vec<_>>()
+    };
+    assert_eq!(changed(), [], "the snapshot is stored by this");
+    let checkpoints = vdisk.stats.checkpoints.get();
+    machine.write(&vdisk, 5, 77);
+    machine.trim(&vdisk, 300, 2);
+    let expect = [(5, 1, true), (300, 2, false)];
+    assert_eq!(changed(), expect);
+    assert_eq!(vdisk.stats.checkpoints.get(), checkpoints);
+    machine.checkpoint(&vdisk);
+    assert_eq!(changed(), expect, "all of it stored");
+    (0..2).for_each(|_| drop(vdisk.evict_map(u64::MAX)));
+    assert_eq!(changed(), expect, "none of it in memory");
+    machine.write(&vdisk, 600, 78);
+    assert_eq!(changed(), [(5, 1, true), (300, 2, false), (600, 1, true)], "a part of it in memory");
 }
 
 /// Nothing of a family is freed before all of it was heard.

@@ -10,7 +10,7 @@ mod tree;
 
 pub use node::{Child, MapMemory, Node};
 pub use page::{FANOUT, PAGE_LEN, PageError, address_at, decode_page, encode_page};
-pub use tree::{NeedPage, PagePlace, Sink, Tree, height_for};
+pub use tree::{NeedPage, PagePlace, PageState, Sink, Tree, height_for};
 
 #[cfg(test)]
 mod tests;

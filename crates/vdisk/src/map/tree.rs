@@ -21,6 +21,15 @@ pub struct NeedPage {
     pub address: Address,
 }
 
+/// What a page of the map, with all that is below it, is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageState {
+    /// As it is stored there; or, with `Address::NONE` or `Address::ZEROS`, that throughout.
+    Stored(Address),
+    /// Only memory has it, or a page below it.
+    Changed,
+}
+
 /// Hears of every extent that the live tree stops referring to.
 pub trait Sink {
     fn dead(&mut self, address: Address);
@@ -296,6 +305,32 @@ impl Tree {
             Child::Empty => false,
             Child::Stored(stored) => *stored == address,
             Child::Loaded(node) => node.stored.get() == address,
+        })
+    }
+
+    /// What the page is now. Beyond the last block everything is empty.
+    pub fn page_state(&self, place: PagePlace) -> Result<PageState, NeedPage> {
+        let block = place.index << (8 * (u32::from(place.level) + 1));
+        if place.level >= self.height {
+            return Ok(if place.index == 0 { PageState::Changed } else { PageState::Stored(Address::NONE) });
+        }
+        if block >= span(self.height) {
+            return Ok(PageState::Stored(Address::NONE));
+        }
+        let mut child = &self.root;
+        for level in (place.level + 1..self.height).rev() {
+            match child {
+                Child::Empty => return Ok(PageState::Stored(Address::NONE)),
+                Child::Stored(Address::ZEROS) => return Ok(PageState::Stored(Address::ZEROS)),
+                Child::Stored(address) => return Err(need(block, level, *address)),
+                Child::Loaded(node) => child = &node.inner()[slot_of(block, level)],
+            }
+        }
+        Ok(match child {
+            Child::Empty => PageState::Stored(Address::NONE),
+            Child::Stored(address) => PageState::Stored(*address),
+            Child::Loaded(node) if node.is_dirty() => PageState::Changed,
+            Child::Loaded(node) => PageState::Stored(node.stored.get()),
         })
     }
 
