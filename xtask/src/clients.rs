@@ -1,6 +1,8 @@
 //! Other people's clients, and bad behaviour, on the real binary.
 
+mod backups;
 mod bitmaps;
+mod images;
 mod lifecycle;
 mod limits;
 mod rewind;
@@ -62,6 +64,8 @@ pub fn run(options: &Options) -> Result<Done> {
             ("vms", vms::CHECKS),
             ("rewind", rewind::CHECKS),
             ("bitmaps", bitmaps::CHECKS),
+            ("backups", backups::CHECKS),
+            ("images", images::CHECKS),
             ("tls", tls::CHECKS),
         ]);
     }

@@ -12,8 +12,9 @@ use std::time::Duration;
 const LINES_HINT: usize = 500;
 
 /// What each crate may build on, as drawn in ARCHITECTURE.md. A crate that is not listed here has no place yet.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("base", &[]),
+    ("backup", &["base"]),
     ("world", &["base"]),
     ("block", &["base", "world"]),
     ("meta", &["base", "world"]),
@@ -29,10 +30,13 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("sim", &["base", "world", "block", "meta", "pool", "vdisk", "node", "nbd", "scsi", "iscsi", "control"]),
     (
         "drystone",
-        &["base", "world", "block", "meta", "pool", "vdisk", "nbd", "scsi", "iscsi", "control", "api", "node", "metal"],
+        &[
+            "base", "world", "block", "meta", "pool", "vdisk", "nbd", "scsi", "iscsi", "control", "api", "node",
+            "metal", "backup",
+        ],
     ),
     ("xtask", &["base"]),
-    ("drystone-fuzz", &["base", "world", "block", "nbd", "scsi", "iscsi", "pool", "vdisk"]),
+    ("drystone-fuzz", &["backup", "base", "world", "block", "nbd", "scsi", "iscsi", "pool", "vdisk"]),
 ];
 
 /// Engines: these and everything they build on, outside tests.

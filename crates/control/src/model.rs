@@ -292,7 +292,7 @@ impl Control for Model {
 
     fn read<'a>(&'a self, name: &'a str, offset: u64, len: u32) -> ControlFuture<'a, Bytes> {
         let mut state = self.lock();
-        ready(state.due(Verb::Read).and_then(|()| state.vdisk(name)?.read(offset, len)))
+        ready(state.due(Verb::Read).and_then(|()| state.readable(name)?.read(offset, len)))
     }
 
     fn write<'a>(&'a self, name: &'a str, offset: u64, data: Bytes) -> ControlFuture<'a, ()> {
@@ -311,7 +311,7 @@ impl Control for Model {
     }
 
     fn extents<'a>(&'a self, name: &'a str, offset: u64, len: u64) -> ControlFuture<'a, ExtentPage> {
-        ready(self.lock().vdisk(name).and_then(|vdisk| vdisk.extents(offset, len)))
+        ready(self.lock().readable(name).and_then(|vdisk| vdisk.extents(offset, len)))
     }
 
     fn rewind(&self) -> &dyn RewindControl {

@@ -17,7 +17,8 @@ pub type ControlFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 
 
 /// The verbs. Dropping a future does not undo what it began: a verb that reached the log takes effect.
 ///
-/// Names are those of vDisks; an unknown one is `Kind::NotFound`. A verb that changes something is durable when its
+/// Names are those of vDisks; an unknown one is `Kind::NotFound`. [`Control::read`] and [`Control::extents`] take
+/// `NAME@SNAPSHOT` as well. A verb that changes something is durable when its
 /// future completes. Offsets and lengths are bytes, multiples of 512 and inside the vDisk, else `Kind::Invalid`; a read or
 /// a write is at most [`crate::rules::TRANSFER_BYTES_MAX`] long.
 pub trait Control: Send + Sync {

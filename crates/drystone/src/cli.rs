@@ -1,24 +1,31 @@
 //! The command line: parsed here, carried out in the modules below, one for each verb that needs more than a request.
 //!
-//! Everything but `up`, `recover` and `completions` speaks to a running controller through its REST API.
+//! Everything but `up`, `recover`, `vdisk verify-backup` and `completions` speaks to a running controller through its REST API.
 //! Exit codes: 0 done, 1 failed, 2 used wrongly.
 
 pub mod args;
+mod backup;
 mod client;
 mod export;
+mod image;
 mod import;
 mod iscsi;
 pub mod output;
 mod progress;
 mod recover;
+mod restore;
 mod rewind;
 mod secret;
 mod snapshots;
 mod sparse;
 mod status;
+mod temporary;
 mod transfer;
+mod unfinished;
 mod vdisk;
 mod vm;
+mod vm_backup;
+mod vm_images;
 
 pub use recover::{Recovered, RecoveredVdisk};
 
@@ -76,6 +83,8 @@ fn dispatch(cli: Cli) -> std::result::Result<(), Failure> {
             Ok(output::print(&String::from_utf8_lossy(&script))?)
         }
         Command::Status => Ok(status::run(&Client::new(&connection)?, &printer)?),
+        // Of files alone: it needs no controller and no token.
+        Command::Vdisk { verb: args::Vdisk::VerifyBackup { files } } => Ok(backup::verify(&printer, &files)?),
         Command::Vdisk { verb } => Ok(vdisk::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Vm { verb } => Ok(vm::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Iscsi { verb } => Ok(iscsi::run(verb, &Client::new(&connection)?, &printer)?),

@@ -62,8 +62,8 @@ pub struct ZeroRange {
 #[schema(value_type = String, format = Binary)]
 pub(crate) struct Octets(#[expect(dead_code, reason = "only its schema is used")] Vec<u8>);
 
-/// Reads bytes.
-#[utoipa::path(get, path = "/api/v1/vdisks/{name}/data", tag = "data", params(("name" = String, Path), ReadQuery), responses(
+/// Reads bytes of a vDisk, or of a snapshot.
+#[utoipa::path(get, path = "/api/v1/vdisks/{name}/data", tag = "data", params(("name" = String, Path, description = "Name of a vDisk, or `NAME@SNAPSHOT`"), ReadQuery), responses(
     (status = 200, description = "Exactly `length` bytes", body = Octets, content_type = "application/octet-stream"),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Not aligned, too long, or beyond the end", body = Problem, content_type = "application/problem+json"),
@@ -140,7 +140,7 @@ pub(crate) async fn flush(State(api): State<Api>, name: Name) -> Result<StatusCo
 }
 
 /// Says which parts hold data, in order and without gaps.
-#[utoipa::path(get, path = "/api/v1/vdisks/{name}/extents", tag = "data", params(("name" = String, Path), ExtentsQuery), responses(
+#[utoipa::path(get, path = "/api/v1/vdisks/{name}/extents", tag = "data", params(("name" = String, Path, description = "Name of a vDisk, or `NAME@SNAPSHOT`"), ExtentsQuery), responses(
     (status = 200, description = "One page", body = ExtentPage),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Not aligned or beyond the end", body = Problem, content_type = "application/problem+json"),
@@ -154,10 +154,19 @@ pub(crate) async fn extents(
     let (Path(name), Query(query)) = (name?, query?);
     let length = match query.length {
         Some(length) => length,
-        None => api.control.show_vdisk(&name).await?.size_bytes.saturating_sub(query.offset),
+        None => size_of(&api, &name).await?.saturating_sub(query.offset),
     };
     rules::check_range(u64::MAX, query.offset, length)?;
     Ok(Json(api.control.extents(&name, query.offset, length).await?))
+}
+
+/// Of a vDisk or of `NAME@SNAPSHOT`.
+async fn size_of(api: &Api, name: &str) -> control::Result<u64> {
+    let (vdisk, snapshot) = rules::snapshots::split(name);
+    let Some(snapshot) = snapshot else { return Ok(api.control.show_vdisk(vdisk).await?.size_bytes) };
+    let all = api.control.snapshots().list_snapshots(vdisk).await?;
+    let found = all.into_iter().find(|info| info.name == snapshot);
+    found.map(|info| info.size_bytes).ok_or_else(|| control::Error::no_snapshot(vdisk, snapshot))
 }
 
 /// Bytes of an answer; the permit goes back when the client has taken them, or is gone.

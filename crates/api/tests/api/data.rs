@@ -27,6 +27,29 @@ async fn what_was_written_is_read() {
 }
 
 #[tokio::test]
+async fn snapshots_are_read_by_their_names() {
+    let server = Server::start().await;
+    server.create("demo", 1 << 20).await;
+    server.send(put(8192, vec![1; 4096])).await;
+    server.json("POST", "/api/v1/vdisks/demo/snapshots", json!({"name": "monday"})).await;
+    server.send(put(8192, vec![2; 4096])).await;
+    server.send(put(0, vec![2; 4096])).await;
+    let path = "/api/v1/vdisks/demo%40monday";
+    assert_eq!(server.get(&format!("{path}/data?offset=8192&length=4096")).await.body, vec![1; 4096]);
+    let extents = server.get(&format!("{path}/extents")).await.json();
+    let expect = json!([
+        {"offset": 0, "length": 8192, "data": false},
+        {"offset": 8192, "length": 4096, "data": true},
+        {"offset": 12288, "length": (1 << 20) - 12288, "data": false},
+    ]);
+    assert_eq!(extents["extents"], expect);
+    for name in ["demo%40tuesday", "nope%40monday"] {
+        assert_eq!(server.get(&format!("/api/v1/vdisks/{name}/data?offset=0&length=512")).await.status, 404, "{name}");
+        assert_eq!(server.get(&format!("/api/v1/vdisks/{name}/extents")).await.status, 404, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn extents_come_in_pages_and_zeroes_remove_them() {
     let server = Server::start().await;
     server.create("demo", 1 << 20).await;

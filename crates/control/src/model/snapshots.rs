@@ -130,6 +130,18 @@ impl State {
         })
     }
 
+    /// The vDisk, or its snapshot as a vDisk.
+    pub(super) fn readable(&mut self, name: &str) -> Result<Vdisk> {
+        let (vdisk, snapshot) = rules::split(name);
+        let vdisk = self.vdisk(vdisk)?;
+        let size_bytes = match snapshot {
+            Some(snapshot) => vdisk.snapshot(snapshot)?.info.size_bytes,
+            None => vdisk.info.size_bytes,
+        };
+        let info = VdiskInfo { size_bytes, ..vdisk.info.clone() };
+        Ok(Vdisk { info, blocks: vdisk.blocks_of(snapshot)?.clone(), snapshots: Vec::new() })
+    }
+
     pub(super) fn create_snapshot(&mut self, vdisk: &str, name: &str) -> Result<SnapshotInfo> {
         rules::check_snapshot_name(name)?;
         let number = self.next_number();

@@ -4,7 +4,8 @@ pub mod rewind;
 pub mod vm;
 
 use self::rewind::{MomentFlags, RewindFlags};
-use super::output::Format;
+use super::image::Format;
+use super::output;
 use crate::config::{OnOff, UpFlags};
 use crate::logging::LogFormat;
 use base::units::parse_size;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
     after_help = "Examples:\n  \
         drystone up --demo                          start a controller with a 20 GiB vDisk \"demo\"\n  \
         drystone vdisk create web --size 40GiB      create a thin vDisk\n  \
-        drystone vdisk import web image.raw         copy an image into it\n  \
+        drystone vdisk import web image.qcow2       copy an image into it\n  \
         qemu-system-x86_64 -drive file=nbd://127.0.0.1:10809/web,format=raw,if=virtio\n  \
         drystone status                             how the controller is\n\n\
         Exit codes: 0 done, 1 failed, 2 used wrongly."
@@ -60,7 +61,7 @@ pub struct Connection {
 pub struct Output {
     /// How to print results
     #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "Output")]
-    pub output: Format,
+    pub output: output::Format,
 }
 
 #[derive(Args, Debug, Clone, Default)]
@@ -265,26 +266,80 @@ pub enum Vdisk {
         #[arg(value_name = "B")]
         to: Option<String>,
     },
-    /// Copy a raw image into a vDisk, which is created if it is missing; holes and zeros take no space
+    /// Write a snapshot, or what changed since an older one, to a file that proves itself
     #[command(after_help = "Examples:\n  \
-        drystone vdisk import web image.raw\n  \
-        qemu-img convert -O raw image.qcow2 nbd://127.0.0.1:10809/web      other formats\n\n\
-        What the vDisk held before is gone afterwards. An import that failed can be started again.")]
-    Import {
-        name: String,
-        /// Raw image, or a block device
+        drystone vdisk backup web@monday web-monday.dbk\n  \
+        drystone vdisk backup web@tuesday --since monday web-tuesday.dbk\n  \
+        drystone vdisk backup web@monday - | ssh vault 'cat > web-monday.dbk'\n\n\
+        The file appears under its name when it is complete and synced. Keep the snapshot until the next backup since it\n\
+        is made. Other tools find the same changes over NBD, as the dirty bitmap qemu:dirty-bitmap:SNAPSHOT.")]
+    Backup {
+        #[arg(value_name = "NAME@SNAPSHOT")]
+        source: String,
+        /// Only what changed since this older snapshot: an incremental backup
+        #[arg(long, value_name = "SNAPSHOT")]
+        since: Option<String>,
+        /// File to write; - is standard output
         file: PathBuf,
     },
-    /// Copy a vDisk into a raw image; holes stay holes
+    /// Make a new vDisk of backup files: a full one, and the incremental ones that follow it, in their order
     #[command(after_help = "Examples:\n  \
-        drystone vdisk export web web.raw\n\n\
+        drystone vdisk restore web-monday.dbk web-tuesday.dbk web-restored\n\n\
+        Every file is read to its end and proven, and so is their order, before anything is made. The vDisk gets its name\n\
+        when all of its content is there; what an interruption leaves is called NAME.unfinished-NUMBER, and can be deleted.")]
+    Restore {
+        #[arg(required = true, num_args = 1.., value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Name of the new vDisk
+        #[arg(required = true)]
+        name: String,
+    },
+    /// Prove that backup files are whole, and in the order in which they are restored
+    VerifyBackup {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Copy an image into a vDisk, which is created if it is missing; holes and zeros take no space
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk import web image.raw\n  \
+        drystone vdisk import web image.qcow2          also vmdk and vhdx, with the help of qemu-img\n\n\
+        The format is what the name ends in, or what --format says; it is never guessed from the content. A damaged or\n\
+        truncated image is refused before anything is created. A new vDisk has its name when all of the image is in it;\n\
+        if the import was cut short, the same command goes on where it stopped, unless the image was changed. Of a vDisk\n\
+        that is there already the content is replaced where it is.")]
+    Import {
+        name: String,
+        /// Image, or (raw) a block device
+        file: PathBuf,
+        #[command(flatten)]
+        image: Image,
+    },
+    /// Copy a vDisk or a snapshot into an image; holes stay holes
+    #[command(after_help = "Examples:\n  \
+        drystone vdisk export web web.raw\n  \
+        drystone vdisk export web@monday web.qcow2     also vmdk and vhdx, with the help of qemu-img\n\n\
         The file appears under its name when it is complete and synced; one that was there before is replaced.\n\
-        What is written to the vDisk meanwhile may be in the copy or not: disconnect its clients for a clean one.")]
+        What is written to the vDisk meanwhile may be in the copy or not: export a snapshot for a clean one.")]
     Export {
+        #[arg(value_name = "NAME[@SNAPSHOT]")]
         name: String,
         /// File to write
         file: PathBuf,
+        /// Format of the image [default: what the file's name ends in, else raw]
+        #[arg(long, value_enum)]
+        format: Option<Format>,
     },
+}
+
+/// What is said of an image that is imported.
+#[derive(Args, Debug)]
+pub struct Image {
+    /// Format of the image [default: what the file's name ends in, else raw]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Read other files that the image refers to, too (qcow2 on a backing file, for example)
+    #[arg(long)]
+    pub allow_backing: bool,
 }
 
 #[derive(Subcommand, Debug)]

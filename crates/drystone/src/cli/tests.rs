@@ -1,5 +1,6 @@
 //! Real command lines through the real parser, against the real API over the model of the control plane.
 
+mod backups;
 mod copies;
 mod iscsi;
 mod lines;

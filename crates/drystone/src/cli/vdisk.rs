@@ -2,8 +2,9 @@
 
 use super::args::Vdisk;
 use super::client::Client;
+use super::image::Options;
 use super::output::{Printer, columns, pairs, time};
-use super::{export, import, rewind, snapshots};
+use super::{backup, export, import, restore, rewind, snapshots};
 use crate::config::OnOff;
 use anyhow::{Context, Result};
 use api::PatchVdisk;
@@ -67,8 +68,14 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
             (snapshot, None) => snapshots::roll_back(client, printer, &name, snapshot.unwrap_or_default()),
         },
         Vdisk::Diff { name, from, to } => snapshots::diff(client, printer, &name, from, to),
-        Vdisk::Import { name, file } => import::run(client, printer, &name, &file),
-        Vdisk::Export { name, file } => export::run(client, printer, &name, &file),
+        Vdisk::Backup { source, since, file } => backup::run(client, printer, &source, since.as_deref(), &file),
+        Vdisk::Restore { files, name } => restore::run(client, printer, &files, &name),
+        Vdisk::VerifyBackup { files } => backup::verify(printer, &files),
+        Vdisk::Import { name, file, image } => {
+            let options = Options { format: image.format, allow_backing: image.allow_backing };
+            import::run(client, printer, &name, &file, options)
+        }
+        Vdisk::Export { name, file, format } => export::run(client, printer, &name, &file, format),
     }
 }
 

@@ -2,8 +2,11 @@
 
 use super::args::vm::Vm;
 use super::client::Client;
+use super::image::Options;
 use super::output::{Printer, columns, pairs, time};
 use super::vdisk::Deleted;
+use super::vm_backup;
+use super::vm_images;
 use crate::config::OnOff;
 use anyhow::Result;
 use api::PatchVm;
@@ -49,6 +52,13 @@ pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
             let deleted = Deleted { deleted: format!("{name}@{snapshot}") };
             printer.print(&deleted, |gone| format!("deleted {}\n", gone.deleted))
         }
+        Vm::Backup { source, since, folder } => vm_backup::backup(client, printer, &source, since.as_deref(), &folder),
+        Vm::Import { name, disk, image } => {
+            let options = Options { format: image.format, allow_backing: image.allow_backing };
+            vm_images::import(client, printer, &name, &disk, options)
+        }
+        Vm::Export { source, folder, format } => vm_images::export(client, printer, &source, &folder, format),
+        Vm::Restore { folders, name } => vm_backup::restore(client, printer, &folders, &name),
         Vm::Clone { source, new } => make_clones(client, printer, &source, new),
         Vm::Rollback { name, snapshot } => {
             let text = format!("{name} is as it was at {snapshot}");

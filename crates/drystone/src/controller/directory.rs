@@ -21,6 +21,13 @@ pub struct Listed {
     pub held: bool,
 }
 
+impl Listed {
+    /// `vdisk`: its name, for what is said if it has no such snapshot.
+    pub fn snapshot(&self, vdisk: &str, name: &str) -> control::Result<ListedSnapshot> {
+        self.snapshots.get(name).copied().ok_or_else(|| control::Error::no_snapshot(vdisk, name))
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct ListedSnapshot {
     pub id: SnapshotId,

@@ -147,10 +147,24 @@ impl Verbs {
         self.info(name, &listed).await
     }
 
-    /// One block request.
+    /// One block request, to a vDisk or to `NAME@SNAPSHOT`.
     async fn request(&self, name: &str, request: Request) -> Result<Reply> {
-        let listed = self.find(name)?;
+        let (vdisk, snapshot) = rules::snapshots::split(name);
+        let listed = self.find(vdisk)?;
         let id = listed.id;
+        if let Some(snapshot) = snapshot {
+            let snapshot = listed.snapshot(vdisk, snapshot)?.id;
+            return self
+                .shards
+                .on(listed.shard, move |shard| {
+                    Box::pin(async move {
+                        // Held until the answer is there.
+                        let attachment = shard.attach_snapshot(id, snapshot).await.map_err(from_node)?;
+                        attachment.device.submit(request).await.map_err(from_block)
+                    })
+                })
+                .await;
+        }
         if listed.held {
             return Err(Error::new(Kind::Unavailable, format!("vDisk {name:?} is being rolled back; try again later")));
         }
@@ -165,7 +179,12 @@ impl Verbs {
     }
 
     async fn check_range(&self, name: &str, offset: u64, len: u64, transfer: bool) -> Result<()> {
-        let size = self.find(name)?.size_bytes;
+        let (vdisk, snapshot) = rules::snapshots::split(name);
+        let listed = self.find(vdisk)?;
+        let size = match snapshot {
+            Some(snapshot) => listed.snapshot(vdisk, snapshot)?.size_bytes,
+            None => listed.size_bytes,
+        };
         if transfer { rules::check_transfer(size, offset, len) } else { rules::check_range(size, offset, len) }
     }
 

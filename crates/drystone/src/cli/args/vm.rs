@@ -1,10 +1,13 @@
 //! `drystone vm`: its commands, flags and help texts.
 
+use super::Image;
+use crate::cli::image::Format;
 use crate::config::OnOff;
 use base::units::parse_size;
 use clap::Subcommand;
 use control::NewVmVdisk;
 use control::rules::SECTOR_BYTES_DEFAULT;
+use std::path::PathBuf;
 
 #[derive(Subcommand, Debug)]
 pub enum Vm {
@@ -66,6 +69,56 @@ pub enum Vm {
         #[arg(required = true)]
         new: Vec<String>,
     },
+    /// Write a snapshot of a VM, or what changed since an older one, to a folder of files that prove themselves
+    #[command(after_help = "Examples:\n  \
+        drystone vm backup web01@monday /backup/web01-monday\n  \
+        drystone vm backup web01@tuesday --since monday /backup/web01-tuesday\n\n\
+        The folder appears under its name when everything in it is complete and synced.")]
+    Backup {
+        #[arg(value_name = "VM@SNAPSHOT")]
+        source: String,
+        /// Only what changed since this older snapshot; vDisks that came later are in it whole
+        #[arg(long, value_name = "SNAPSHOT")]
+        since: Option<String>,
+        /// Folder to make
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Make a new VM of backup folders: a full one, and the incremental ones that follow it, in their order
+    #[command(after_help = "Examples:\n  \
+        drystone vm restore /backup/web01-monday /backup/web01-tuesday web01-restored\n\n\
+        Every file is read to its end and proven before anything is made.")]
+    Restore {
+        #[arg(required = true, num_args = 1.., value_name = "DIR")]
+        folders: Vec<PathBuf>,
+        /// Name of the new VM
+        #[arg(required = true)]
+        name: String,
+    },
+    /// Make a VM of disk images: raw, and with the help of qemu-img qcow2, vmdk and vhdx
+    #[command(after_help = "Examples:\n  \
+        drystone vm import web01 --disk root=web01.vmdk --disk data=data.qcow2\n\n\
+        Every image is checked before anything is made, and the VM is there when all of them are in it. An import that was\n\
+        cut short goes on when the same command is given again.")]
+    Import {
+        name: String,
+        /// Label and image of a vDisk; may be given several times
+        #[arg(long, value_name = "LABEL=FILE", required = true, value_parser = parse_image)]
+        disk: Vec<LabelledImage>,
+        #[command(flatten)]
+        image: Image,
+    },
+    /// Copy all vDisks of a VM, or of its snapshot, to images in a new folder
+    Export {
+        #[arg(value_name = "VM[@SNAPSHOT]")]
+        source: String,
+        /// Folder to make
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Format of the images
+        #[arg(long, value_enum, default_value = "raw")]
+        format: Format,
+    },
     /// Make a VM a template, whose vDisks cannot be written, or a VM again
     Template {
         name: String,
@@ -93,6 +146,19 @@ pub enum Vm {
         #[arg(long)]
         keep_vdisks: bool,
     },
+}
+
+/// An image that is to be a vDisk of a VM.
+#[derive(Clone, Debug)]
+pub struct LabelledImage {
+    pub label: String,
+    pub file: PathBuf,
+}
+
+/// `root=disk.qcow2`.
+fn parse_image(text: &str) -> Result<LabelledImage, String> {
+    let (label, file) = text.split_once('=').ok_or("it is no LABEL=FILE, such as root=disk.qcow2")?;
+    Ok(LabelledImage { label: label.to_string(), file: file.into() })
 }
 
 /// `root=20GiB`.

@@ -129,8 +129,61 @@ fn failing_imports_say_so() {
     server.model.fail_next(Verb::Write, Error::full("web"));
     server.refused(&["vdisk", "import", "web", text(&image)], "no space left");
     server.model.fail_next(Verb::Flush, Error::internal("the sync failed"));
-    server.refused(&["vdisk", "import", "web", text(&image)], "incomplete; start the import again");
+    server.refused(&["vdisk", "import", "web", text(&image)], "the same command goes on where this one stopped");
+    assert!(server.run(&["vdisk", "show", "web"]).is_err(), "a part of an image has the name");
     server.run(&["vdisk", "import", "web", text(&image)]).expect("the second time it works");
+}
+
+/// 4 KiB in each of 40 chunks, which are three segments.
+fn long_image(scratch: &Scratch) -> PathBuf {
+    let data: Vec<(u64, usize)> = (0..40).map(|chunk| (chunk * 4 * M, 4096)).collect();
+    scratch.image("image", 160 * M, &data)
+}
+
+fn vdisks(server: &Server) -> usize {
+    server.json(&["vdisk", "list"]).as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn an_import_that_was_cut_short_goes_on() {
+    let (server, scratch) = (Server::start(), Scratch::new());
+    let image = long_image(&scratch);
+    server.model.fail_next(Verb::Flush, Error::internal("the sync failed"));
+    server.refused(&["vdisk", "import", "web", text(&image)], "drystone vdisk delete web.importing-");
+    let done = server.json(&["vdisk", "import", "web", text(&image)]);
+    assert_eq!((&done["resumed_at"], &done["data_bytes"]), (&(128 * M).into(), &(8 * 4096).into()));
+    assert_eq!(vdisks(&server), 1);
+    let out = scratch.path("out");
+    server.run(&["vdisk", "export", "web", text(&out)]).expect("exported");
+    assert!(std::fs::read(&out).expect("read") == std::fs::read(&image).expect("read"), "the copy differs");
+}
+
+#[test]
+fn an_import_of_an_image_that_changed_begins_anew() {
+    let (server, scratch) = (Server::start(), Scratch::new());
+    let image = long_image(&scratch);
+    server.model.fail_next(Verb::Flush, Error::internal("the sync failed"));
+    server.refused(&["vdisk", "import", "web", text(&image)], "the sync failed");
+    File::options().write(true).open(&image).expect("open").write_all_at(&[9; 512], 0).expect("written");
+    let done = server.json(&["vdisk", "import", "web", text(&image)]);
+    assert_eq!((&done["resumed_at"], &done["data_bytes"]), (&serde_json::Value::Null, &(40 * 4096).into()));
+    assert_eq!(vdisks(&server), 2, "what the first one left stays until it is deleted");
+    let out = scratch.path("out");
+    server.run(&["vdisk", "export", "web", text(&out)]).expect("exported");
+    assert!(std::fs::read(&out).expect("read") == std::fs::read(&image).expect("read"), "the copy differs");
+}
+
+#[test]
+fn snapshots_are_exported() {
+    let (server, scratch) = (Server::start(), Scratch::new());
+    let image = scratch.image("image", 8 * M, &[(0, 4096), (5 * M, 4096)]);
+    server.run(&["vdisk", "import", "web", text(&image)]).expect("imported");
+    server.run(&["vdisk", "snapshot", "web", "monday"]).expect("taken");
+    server.client().write("web", 0, &[9; 4096]).expect("written");
+    let out = scratch.path("out");
+    server.run(&["vdisk", "export", "web@monday", text(&out)]).expect("exported");
+    assert!(std::fs::read(&out).expect("read") == std::fs::read(&image).expect("read"), "the copy differs");
+    server.refused(&["vdisk", "export", "web@friday", text(&out)], "no snapshot \"friday\"");
 }
 
 #[test]
