@@ -23,10 +23,9 @@ pub struct Windows {
     states: Vec<Option<Window>>,
     /// What came before need not be there.
     from_ns: u64,
-    from: Time,
     /// Of the first change that was acknowledged after that.
     changed_ns: Option<u64>,
-    /// Verbs begun so far.
+    /// Verbs begun and ended so far.
     sets: u64,
     is_busy: bool,
     /// It may be cut short: it has, or had, a limit.
@@ -40,7 +39,6 @@ impl Default for Windows {
         Windows {
             states: vec![None],
             from_ns: 0,
-            from: 0,
             changed_ns: None,
             sets: 0,
             is_busy: false,
@@ -65,21 +63,21 @@ impl Windows {
         self.is_limited |= window.is_some_and(|window| window.limit_bytes > 0);
     }
 
-    fn succeed(&mut self, now: Time, wall_ns: u64) {
+    fn succeed(&mut self, wall_ns: u64) {
         let was_off = self.states[..self.states.len() - 1].contains(&None);
         self.states = self.states.split_off(self.states.len() - 1);
         if was_off {
-            (self.from, self.from_ns, self.changed_ns) = (now, wall_ns, None);
+            (self.from_ns, self.changed_ns) = (wall_ns, None);
         }
     }
 
     /// After a start it has this one.
-    fn settle(&mut self, found: Option<Window>, now: Time, wall_ns: u64) -> std::result::Result<(), String> {
+    fn settle(&mut self, found: Option<Window>, wall_ns: u64) -> std::result::Result<(), String> {
         if !self.states.contains(&found) {
             return Err(format!("its window is {found:?}, but it may be {:?}", self.states));
         }
         if self.states.len() > 1 {
-            (self.from, self.from_ns, self.changed_ns) = (now, wall_ns, None);
+            (self.from_ns, self.changed_ns) = (wall_ns, None);
         }
         (self.states, self.is_busy) = (vec![found], false);
         Ok(())
@@ -137,15 +135,16 @@ pub async fn audit(model: &Shared, node: &Rc<dyn Node>, slot: usize, id: u64) ->
     if let Some(kept) = kept {
         model.executor.journal.note("window", [kept.since_ns.unwrap_or(0), kept.since.unwrap_or(0), kept.held_bytes]);
     }
-    let (now, wall_ns) = (model.tick(), model.executor.wall_ns());
+    let wall_ns = model.executor.wall_ns();
     let windows = &mut model.slots[slot].windows;
-    windows.settle(kept.map(|kept| kept.window), now, wall_ns)?;
+    windows.settle(kept.map(|kept| kept.window), wall_ns)?;
     check_kept(&model, slot, kept)
 }
 
 fn check_kept(model: &Model, slot: usize, kept: Option<Kept>) -> std::result::Result<(), String> {
     let windows = &model.slots[slot].windows;
-    let is_monotone = model.walls.is_monotone_since(windows.from);
+    // The first point may be of a time at which the clock was ahead.
+    let is_monotone = model.walls.is_monotone_since(0);
     if kept.is_some_and(|kept| kept.cut_short) && (model.profile.fills_disk || model.was_nearly_full) {
         return Ok(());
     }
@@ -170,12 +169,13 @@ async fn keep(model: &Shared, past: &dyn Past, slot: usize, id: u64, rng: &mut R
     }
     let result = past.keep(id, window).await;
     let mut model = model.borrow_mut();
-    let (now, wall_ns) = (model.tick(), model.executor.wall_ns());
+    let wall_ns = model.executor.wall_ns();
     let windows = &mut model.slots[slot].windows;
+    windows.sets += 1;
     match result {
         Ok(()) => {
             windows.is_busy = false;
-            windows.succeed(now, wall_ns);
+            windows.succeed(wall_ns);
         }
         Err(error) => {
             if error.kind == Kind::Full {
