@@ -121,6 +121,10 @@ fn refusals(bench: &mut Bench) -> Result<()> {
          RW 8 FLAT \"/etc/passwd\" 0\nddb.adapterType = \"ide\"\n",
     )?;
     refused(&[text(&descriptor)], "another folder")?;
+    let flat = converted(bench, &raw, "vmdk", &["-o", "subformat=monolithicFlat"])?;
+    let part = PathBuf::from(text(&flat).replace(".vmdk", "-flat.vmdk"));
+    fs::File::options().write(true).open(&part)?.set_len(60 * MIB)?;
+    refused(&[text(&flat)], "it is cut off")?;
     refused(&[text(&bench.file("nowhere.qcow2"))], "cannot open")?;
     let mut without = server.cli(&["vdisk", "import", "never", text(&images[0].1)]);
     without.env("PATH", "/nowhere");

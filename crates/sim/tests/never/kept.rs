@@ -336,7 +336,9 @@ fn what_changed_until_now_needs_no_checkpoint() {
     assert_eq!(vdisk.stats.checkpoints.get(), checkpoints);
     machine.checkpoint(&vdisk);
     assert_eq!(changed(), expect, "all of it stored");
-    (0..2).for_each(|_| drop(vdisk.evict_map(u64::MAX)));
+    for _ in 0..2 {
+        vdisk.evict_map(u64::MAX);
+    }
     assert_eq!(changed(), expect, "none of it in memory");
     machine.write(&vdisk, 600, 78);
     assert_eq!(changed(), [(5, 1, true), (300, 2, false), (600, 1, true)], "a part of it in memory");

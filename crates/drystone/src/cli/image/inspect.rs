@@ -20,6 +20,12 @@ struct Info {
     specific: Option<Specific>,
 }
 
+impl Info {
+    fn backing(&self) -> Option<&String> {
+        self.full_backing_filename.as_ref().or(self.backing_filename.as_ref())
+    }
+}
+
 #[derive(Deserialize)]
 struct Specific {
     data: Option<SpecificData>,
@@ -35,8 +41,11 @@ struct SpecificData {
 
 /// A part of a VMDK image.
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct Extent {
     filename: Option<String>,
+    virtual_size: Option<u64>,
+    format: Option<String>,
 }
 
 /// A run of the disk, as `qemu-img map` says it.
@@ -46,9 +55,10 @@ struct Mapped {
     length: u64,
     data: bool,
     zero: bool,
+    /// 0: of the image itself, not of one that it continues.
+    depth: u32,
     /// Where it lies in its file, if it lies there as it is.
     offset: Option<u64>,
-    filename: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -79,7 +89,10 @@ pub fn inspect(path: &Path, format: Format, allow_backing: bool) -> Result<Found
     check(path, format)?;
     let map = qemu::img_says(&[&["map"][..], &with_format, &["--output=json"]].concat(), path)?;
     let map: Vec<Mapped> = serde_json::from_str(&map).context("`qemu-img map` says something else than expected")?;
-    Ok(Found { size_bytes: info.virtual_size, runs: runs(path, &map)?, files })
+    let backed = info.backing().is_some();
+    // A backing file apart, there is none but the image.
+    let own = files.len() == if backed { 2 } else { 1 };
+    Ok(Found { size_bytes: info.virtual_size, runs: runs(path, &map, own)?, files })
 }
 
 /// Files that the image refers to. An image that came from somebody else could name any file of this machine.
@@ -87,7 +100,7 @@ fn others(path: &Path, info: &Info, allow_backing: bool) -> Result<Vec<PathBuf>>
     let folder = path.parent().context("an absolute path has a folder")?;
     let specific = info.specific.as_ref().and_then(|specific| specific.data.as_ref());
     let mut others = Vec::new();
-    if let Some(backing) = info.full_backing_filename.as_ref().or(info.backing_filename.as_ref()) {
+    if let Some(backing) = info.backing() {
         if !allow_backing {
             bail!("it continues the image {backing:?}, which would be read too; if you trust it, say --allow-backing");
         }
@@ -101,24 +114,25 @@ fn others(path: &Path, info: &Info, allow_backing: bool) -> Result<Vec<PathBuf>>
         }
         others.push(folder.join(data_file));
     }
-    for extent in specific.into_iter().flat_map(|data| &data.extents).filter_map(|extent| extent.filename.as_ref()) {
-        let extent = folder.join(extent);
-        let is_beside = extent.parent() == Some(folder) && extent.file_name().is_some();
-        if !is_beside && !allow_backing {
+    for extent in specific.into_iter().flat_map(|data| &data.extents) {
+        let Some(file) = extent.filename.as_ref().map(|name| folder.join(name)) else { continue };
+        if file == path {
+            continue;
+        }
+        let shown = file.display();
+        let is_link = std::fs::symlink_metadata(&file).is_ok_and(|metadata| metadata.file_type().is_symlink());
+        if !allow_backing && (file.parent() != Some(folder) || is_link) {
             bail!(
-                "a part of it is the file {}, in another folder; if you trust it, say --allow-backing",
-                extent.display()
+                "a part of it is the file {shown}, in another folder or behind a link; if you trust it, say --allow-backing"
             );
         }
-        if extent != path {
-            let is_link = std::fs::symlink_metadata(&extent).is_ok_and(|metadata| metadata.file_type().is_symlink());
-            ensure!(
-                allow_backing || !is_link,
-                "its part {} is a link; if you trust it, say --allow-backing",
-                extent.display()
-            );
-            others.push(extent);
+        // Of the other kinds QEMU looks at the tables.
+        if extent.format.as_deref() == Some("FLAT") {
+            let len = std::fs::metadata(&file).with_context(|| format!("its part {shown}"))?.len();
+            let needs = extent.virtual_size.unwrap_or(0);
+            ensure!(needs <= len, "it is cut off: its part {shown} has {len} bytes, and at least {needs} are needed");
         }
+        others.push(file);
     }
     Ok(others)
 }
@@ -153,9 +167,10 @@ fn check(path: &Path, format: Format) -> Result<()> {
 /// Of qcow2.
 const CLUSTER_BYTES_MAX: u64 = 2 << 20;
 
-fn runs(path: &Path, map: &[Mapped]) -> Result<Vec<Range<u64>>> {
+/// `own`: what the image itself has lies in its own file, and in no other.
+fn runs(path: &Path, map: &[Mapped], own: bool) -> Result<Vec<Range<u64>>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
-    let mut known: Option<(PathBuf, u64)> = None;
+    let len = std::fs::metadata(path)?.len();
     for mapped in map.iter().filter(|mapped| mapped.data && !mapped.zero) {
         let end = mapped.start.checked_add(mapped.length).context("a run without end")?;
         match runs.last_mut() {
@@ -163,17 +178,9 @@ fn runs(path: &Path, map: &[Mapped]) -> Result<Vec<Range<u64>>> {
             _ => runs.push(mapped.start..end),
         }
         // QEMU reads zeros behind the end of a file, and says nothing.
-        if let Some(offset) = mapped.offset {
-            let file = mapped.filename.as_ref().map_or_else(|| path.to_path_buf(), PathBuf::from);
-            if known.as_ref().is_none_or(|(path, _)| *path != file) {
-                let len = std::fs::metadata(&file).with_context(|| format!("its part {}", file.display()))?.len();
-                known = Some((file, len));
-            }
-            let (file, len) = known.as_ref().context("just found")?;
-            if offset.checked_add(mapped.length).is_none_or(|end| end > *len) {
-                let needs = offset.saturating_add(mapped.length);
-                bail!("it is cut off: {} has {len} bytes, and at least {needs} are needed", file.display());
-            }
+        if let Some(offset) = mapped.offset.filter(|_| own && mapped.depth == 0) {
+            let needs = offset.saturating_add(mapped.length);
+            ensure!(needs <= len, "it is cut off: it has {len} bytes, and at least {needs} are needed");
         }
     }
     Ok(runs)
