@@ -49,7 +49,7 @@ fn bitmaps(bench: &mut Bench) -> Result<()> {
     put(&mut client, 100, 3)?;
     put(&mut client, 200_000, 3)?;
     client.disconnect()?;
-    let blocks = |export: &str, snapshot: &str| Ok::<_, anyhow::Error>(dirty(&server.uri(export), snapshot)?);
+    let blocks = |export: &str, snapshot: &str| dirty(&server.uri(export), snapshot);
     ensure!(blocks("bit", "one")? == [7, 9, 100, 200_000].into(), "{:?}", blocks("bit", "one")?);
     ensure!(blocks("bit", "two")? == [100, 200_000].into(), "{:?}", blocks("bit", "two")?);
     ensure!(blocks("bit@two", "one")? == [7, 9].into(), "{:?}", blocks("bit@two", "one")?);
@@ -110,7 +110,7 @@ fn under_load(bench: &mut Bench) -> Result<()> {
     let mut client = server.connect("busy")?;
     let mut random = Random::new(4);
     let chunk = vec![1u8; 1 << 20];
-    for at in 0..BLOCKS * BLOCK >> 20 {
+    for at in 0..(BLOCKS * BLOCK) >> 20 {
         client.write(at << 20, &chunk)?;
     }
     server.run(&["vdisk", "snapshot", "busy", "one"])?;
