@@ -18,9 +18,10 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("templates", templates),
     ("chained writes on two vDisks", chained_writes),
     ("VMs after the loss of the metadata store", recovered),
-    ("callers that go away", gone_callers),
-    ("kill -9 while VMs are cloned", killed_while_cloning),
     ("kill -9 while a VM is rolled back", killed_while_rolling_back),
+    ("kill -9 while VMs are cloned", killed_while_cloning),
+    // It leaves a thousand VMs, which every later start would recover.
+    ("callers that go away", gone_callers),
 ];
 
 const BLOCK: usize = 4096;
