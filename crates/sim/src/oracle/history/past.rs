@@ -228,7 +228,7 @@ mod tests {
         assert!(!script.may_be(third + 1, &[1, 3]), "no prefix");
         let (_, fourth) = script.write(1, 4);
         assert!(script.may_be(fourth + 1, &[2, 4]) && !script.may_be(fourth + 1, &[2, 3]));
-        let between = BeforeEvent(third + 3);
+        let between = BeforeEvent(third + 2);
         assert!(script.past.image(&script.history, between, 0).is_none(), "it was down");
     }
 
