@@ -1,19 +1,19 @@
 //! The verbs on the past of vDisks: a moment becomes a snapshot, which for clones and rollbacks lives as long as the call.
 
 use super::errors::from_node;
-use super::report;
 use super::snapshots::{Source, info, now_unix_ms};
 use super::verbs::Verbs;
 use base::utc;
 use control::rules::rewind::{Wanted, check_rewind, moment};
 use control::rules::snapshots as rules;
 use control::{
-    ControlFuture, Error, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RolledBack, SetRewind,
+    ControlFuture, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RolledBack, SetRewind,
     SnapshotInfo, VdiskInfo,
 };
 use node::Shard;
 use std::rc::Rc;
 use vdisk::{Point, PointKind, Rewind};
+use world::LocalFuture;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -58,20 +58,14 @@ fn time(text: Option<&str>, without: u64) -> Result<u64> {
 
 impl Source {
     async fn snapshot_past(&self, name: &str, wanted: Wanted) -> Result<SnapshotInfo> {
-        let before = self.snapshots().await?;
-        if before.iter().any(|snapshot| snapshot.name == name) {
-            return Err(Error::snapshot_exists(&self.name, name));
-        }
-        rules::check_snapshot_count(&self.name, before.len())?;
+        self.check_new(name).await?;
         let made = self.shard.snapshot_at(self.id, name, of_engine(wanted)).await.map_err(from_node)?;
         Ok(info(&self.name, made))
     }
 
     async fn clone_past(&self, names: Vec<String>, wanted: Wanted) -> Result<Vec<meta::VdiskRecord>> {
         let past = self.temporary(wanted).await?;
-        let made = self.shard.clone_snapshot(self.id, past, names).await.map_err(from_node);
-        self.forget(past).await;
-        made
+        self.clone_temporary(past, names).await
     }
 
     async fn roll_back_to_past(&self, wanted: Wanted) -> Result<SnapshotInfo> {
@@ -87,33 +81,6 @@ impl Source {
         let name = rules::temporary_name(now_unix_ms());
         Ok(self.shard.snapshot_at(self.id, &name, of_engine(wanted)).await.map_err(from_node)?.id)
     }
-
-    async fn forget(&self, past: base::SnapshotId) {
-        if let Err(error) = self.shard.delete_snapshot(self.id, past, true).await {
-            tracing::warn!(vdisk = self.name, %error, "a snapshot of the past that a call needed is not deleted yet; the next start does it");
-        }
-    }
-}
-
-impl Verbs {
-    async fn clone_vdisk_past(&self, name: &str, names: Vec<String>, wanted: Wanted) -> Result<Vec<VdiskInfo>> {
-        let names = rules::clone_names(&MakeClones { snapshot: None, names })?;
-        let _one = self.changing.lock().await;
-        let listed = self.find(name)?;
-        if let Some(taken) = names.iter().find(|name| self.directory.find(name).is_some()) {
-            return Err(Error::exists(taken));
-        }
-        let directory = self.directory.clone();
-        let made = self.at(name, &listed, move |source| {
-            Box::pin(async move {
-                let records = source.clone_past(names, wanted).await?;
-                records.iter().for_each(|record| directory.put(record));
-                report::look_at_space(&source.shard).await;
-                Ok(records.iter().filter_map(|record| report::info(&source.shard, record.id)).collect())
-            })
-        });
-        made.await
-    }
 }
 
 impl RewindControl for Verbs {
@@ -127,7 +94,7 @@ impl RewindControl for Verbs {
             });
             let listed = verbs.find(&vdisk)?;
             let id = listed.id;
-            let work = move |shard: Rc<Shard>| -> world::LocalFuture<Result<()>> {
+            let work = move |shard: Rc<Shard>| -> LocalFuture<Result<()>> {
                 Box::pin(async move { shard.set_rewind(id, rewind).await.map_err(from_node) })
             };
             verbs.shards.on(listed.shard, work).await?;
@@ -145,7 +112,7 @@ impl RewindControl for Verbs {
             let (from_ns, to_ns) = (time(from, 0)?, time(to, u64::MAX)?);
             let listed = self.find(vdisk)?;
             let id = listed.id;
-            let work = move |shard: Rc<Shard>| -> world::LocalFuture<Result<Vec<HistoryPoint>>> {
+            let work = move |shard: Rc<Shard>| -> LocalFuture<Result<Vec<HistoryPoint>>> {
                 Box::pin(async move {
                     let found = shard.history(id, from_ns, to_ns).await.map_err(from_node)?;
                     Ok(found.into_iter().map(point).collect())
@@ -174,7 +141,14 @@ impl RewindControl for Verbs {
         wanted: Moment,
     ) -> ControlFuture<'a, Vec<VdiskInfo>> {
         let vdisk = vdisk.to_string();
-        self.to_its_end(|verbs| async move { verbs.clone_vdisk_past(&vdisk, names, moment(&wanted)?).await })
+        self.to_its_end(|verbs| async move {
+            let wanted = moment(&wanted)?;
+            let names = rules::clone_names(&MakeClones { snapshot: None, names })?;
+            let make = move |source: Source, names| -> LocalFuture<Result<Vec<meta::VdiskRecord>>> {
+                Box::pin(async move { source.clone_past(names, wanted).await })
+            };
+            verbs.clone_as(&vdisk, names, make).await
+        })
     }
 
     fn roll_back_to_past<'a>(&'a self, vdisk: &'a str, wanted: Moment) -> ControlFuture<'a, RolledBack> {

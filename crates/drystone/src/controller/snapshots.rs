@@ -94,12 +94,17 @@ impl Source {
         listed(&self.shard, self.id, &self.vms).await
     }
 
-    async fn create(&self, name: &str) -> Result<SnapshotInfo> {
+    /// Whether it may have one more, of this name.
+    pub(super) async fn check_new(&self, name: &str) -> Result<()> {
         let before = self.snapshots().await?;
         if find(&self.name, &before, name).is_ok() {
             return Err(Error::snapshot_exists(&self.name, name));
         }
-        rules::check_snapshot_count(&self.name, before.len())?;
+        rules::check_snapshot_count(&self.name, before.len())
+    }
+
+    async fn create(&self, name: &str) -> Result<SnapshotInfo> {
+        self.check_new(name).await?;
         Ok(info(&self.name, self.shard.snapshot(self.id, name).await.map_err(from_node)?))
     }
 
@@ -123,11 +128,25 @@ impl Source {
         }
         let temporary = rules::temporary_name(now_unix_ms());
         let snapshot = self.shard.snapshot(self.id, &temporary).await.map_err(from_node)?;
-        let made = self.shard.clone_snapshot(self.id, snapshot.id, names).await.map_err(from_node);
-        if let Err(error) = self.shard.delete_snapshot(self.id, snapshot.id, true).await {
-            tracing::warn!(vdisk = self.name, %error, "a snapshot that clones were made of is not deleted yet; the next start does it");
-        }
+        self.clone_temporary(snapshot.id, names).await
+    }
+
+    /// Clones of a snapshot that is there for them only.
+    pub(super) async fn clone_temporary(
+        &self,
+        snapshot: SnapshotId,
+        names: Vec<String>,
+    ) -> Result<Vec<meta::VdiskRecord>> {
+        let made = self.shard.clone_snapshot(self.id, snapshot, names).await.map_err(from_node);
+        self.forget(snapshot).await;
         made
+    }
+
+    /// Of a temporary snapshot.
+    pub(super) async fn forget(&self, snapshot: SnapshotId) {
+        if let Err(error) = self.shard.delete_snapshot(self.id, snapshot, true).await {
+            tracing::warn!(vdisk = self.name, %error, "a snapshot that a call needed is not deleted yet; the next start does it");
+        }
     }
 
     /// Keeps what is there, then puts the snapshot in its place. A crash between the two leaves one snapshot more.
@@ -239,6 +258,19 @@ impl Verbs {
 
     async fn clone_vdisk(&self, name: &str, clones: MakeClones) -> Result<Vec<VdiskInfo>> {
         let names = rules::clone_names(&clones)?;
+        let make = |source: Source, names| -> LocalFuture<Result<Vec<meta::VdiskRecord>>> {
+            Box::pin(async move { source.make_clones(clones.snapshot, names).await })
+        };
+        self.clone_as(name, names, make).await
+    }
+
+    /// Clones under these names, which `make` makes on the vDisk's worker.
+    pub(super) async fn clone_as(
+        &self,
+        name: &str,
+        names: Vec<String>,
+        make: impl FnOnce(Source, Vec<String>) -> LocalFuture<Result<Vec<meta::VdiskRecord>>> + Send + 'static,
+    ) -> Result<Vec<VdiskInfo>> {
         let _one = self.changing.lock().await;
         let listed = self.find(name)?;
         if let Some(taken) = names.iter().find(|name| self.directory.find(name).is_some()) {
@@ -247,10 +279,11 @@ impl Verbs {
         let directory = self.directory.clone();
         let made = self.at(name, &listed, move |source| {
             Box::pin(async move {
-                let records = source.make_clones(clones.snapshot, names).await?;
+                let shard = source.shard.clone();
+                let records = make(source, names).await?;
                 records.iter().for_each(|record| directory.put(record));
-                report::look_at_space(&source.shard).await;
-                Ok(records.iter().filter_map(|record| report::info(&source.shard, record.id)).collect())
+                report::look_at_space(&shard).await;
+                Ok(records.iter().filter_map(|record| report::info(&shard, record.id)).collect())
             })
         });
         made.await
