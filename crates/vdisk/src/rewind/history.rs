@@ -2,12 +2,14 @@
 //! the map of the first point, which says what was there to be overwritten.
 
 use super::past::Pin;
+use super::points::KnownPoint;
 use super::walk::Walk;
 use crate::Result;
 use crate::address::Address;
 use crate::log::Position;
 use crate::map::{FANOUT, NeedPage, Tree};
 use crate::recovery::replay::{Addresses, Change, Replayed};
+use crate::snapshot::Kept;
 use crate::vdisk::Vdisk;
 use base::Sequence;
 use base::units::{BLOCK, MIB};
@@ -52,18 +54,40 @@ pub enum PointKind {
 impl Vdisk {
     /// What is of note between two wall times, in the order of the log.
     pub async fn history(self: &Rc<Self>, from_ns: u64, to_ns: u64) -> Result<Vec<Point>> {
-        let points = self.points();
         // The normal is that of what comes before.
         let early_ns = from_ns.saturating_sub(SPANS as u64 * SPAN_NS);
-        let first = points.iter().rposition(|point| point.through_ns <= early_ns).unwrap_or(0);
-        let Some(begin) = points.get(first) else { return Ok(Vec::new()) };
-        let _pin = Pin::new(self, begin, None);
-        self.flush().await?;
-        let until = self.state.borrow().durable;
-        let (record, kept) = self.point_record(begin.id).await?;
+        loop {
+            let points = self.points();
+            let first = points.iter().rposition(|point| point.through_ns <= early_ns).unwrap_or(0);
+            let Some(begin) = points.get(first) else { return Ok(Vec::new()) };
+            let _pin = Pin::new(self, begin, None);
+            self.flush().await?;
+            let until = self.state.borrow().durable;
+            match self.point_record(begin.id).await {
+                Ok((record, kept)) => {
+                    let mut found = self.read_history(&points[first..], record.covers, kept, until).await?;
+                    found.retain(|point| (from_ns..=to_ns).contains(&point.at_ns));
+                    found.sort_by_key(|point| point.sequence);
+                    return Ok(found);
+                }
+                // It went before it was stored. What is left of the window, which may be nothing, begins with a later one.
+                Err(_) if !self.points().iter().any(|point| point.id == begin.id) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// From the first of the points on.
+    async fn read_history(
+        self: &Rc<Self>,
+        points: &[KnownPoint],
+        from: Position,
+        kept: Kept,
+        until: Position,
+    ) -> Result<Vec<Point>> {
+        let mut at = from;
         let mut reader = Reader::new(self, Tree::new(kept.root, kept.height, self.context.load.map.clone()));
-        let mut marks: VecDeque<_> = points[first..].iter().copied().collect();
-        let mut at: Position = record.covers;
+        let mut marks: VecDeque<_> = points.iter().copied().collect();
         let mut walk = Walk::between(self, at, until).await?;
         loop {
             while marks.front().is_some_and(|mark| mark.sequence <= at.sequence) {
@@ -75,10 +99,7 @@ impl Vdisk {
             reader.frame(&frame).await?;
         }
         reader.end(self.context.world.clock.wall().0);
-        let mut found = reader.found;
-        found.retain(|point| (from_ns..=to_ns).contains(&point.at_ns));
-        found.sort_by_key(|point| point.sequence);
-        Ok(found)
+        Ok(reader.found)
     }
 }
 

@@ -109,10 +109,8 @@ impl Vdisk {
         {
             let mut state = self.state.borrow_mut();
             match (rewind, &mut state.history) {
-                (Some(rewind), Some(history)) => {
-                    history.cut_short &= rewind.window_ns == history.rewind.window_ns;
-                    history.rewind = rewind;
-                }
+                // What went for space is missing from a window of any other length too.
+                (Some(rewind), Some(history)) => history.rewind = rewind,
                 (Some(rewind), history) => *history = Some(History::new(rewind)),
                 (None, history) => *history = None,
             }
@@ -130,7 +128,8 @@ impl Vdisk {
         let before = points.iter().filter(|point| point.sequence < first.sequence);
         before.for_each(|point| self.unkeep(point.id, at));
         if let Some(history) = &mut self.state.borrow_mut().history {
-            history.cut_short |= cut_short;
+            // What went by age alone was older than the window: nothing is missing from that any more.
+            history.cut_short = cut_short;
         }
     }
 
