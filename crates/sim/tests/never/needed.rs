@@ -318,3 +318,65 @@ fn dropped_pages_die_once_although_the_checkpoint_is_tried_twice() {
         machine.check_checkpoint(&vdisk);
     }
 }
+
+/// Of a group whose header cannot be read the pool does not know what it was. What only a snapshot or the history needs of
+/// it is there again when it can be read.
+#[test]
+fn a_header_that_cannot_be_read_today_costs_neither_a_snapshot_nor_the_history() {
+    for restarts in [1, 2] {
+        let machine = Machine::new();
+        let vdisk = machine.vdisk();
+        let keeps = vdisk.clone();
+        machine.write(&vdisk, 0, 1);
+        let rewind = vdisk::Rewind { window_ns: 3_600_000_000_000, limit_bytes: 0 };
+        machine.run(async move { keeps.set_rewind(Some(rewind)).await }).expect("room");
+        let old: Vec<u64> = (1..=40).collect();
+        machine.write_tags(&vdisk, old.clone());
+        let kept = machine.snapshot(vdisk.id, "s");
+        let moment = vdisk.sequence();
+        (0..3).for_each(|round| machine.write_tags(&vdisk, (1..=40).map(|tag| 1000 * (round + 1) + tag)));
+        machine.checkpoint(&vdisk);
+        let now = machine.reads(&vdisk, 0..40);
+        machine.settle();
+        // All of them have only dead data.
+        let live: Vec<_> = (0..40).map(|block| machine.group_of(block)).collect();
+        let open = machine.groups().last().expect("some").header.group;
+        let dead = machine.groups().into_iter().filter(|placed| !live.contains(&placed.header.group));
+        let dead: Vec<_> = dead.filter(|placed| placed.header.group != open).skip(1).collect();
+        assert!(dead.len() > 3, "{}", dead.len());
+        for lost in &dead[..4] {
+            for _ in 0..restarts {
+                let (file, start) = (lost.file.clone(), lost.start);
+                machine.kill();
+                machine.tap.set_rule(move |o| {
+                    let is_lost = o.verb == Verb::Read && *o.file == *file && o.offset == start;
+                    if is_lost { Fate::Fails } else { Fate::Happens }
+                });
+                machine.open();
+                machine.tap.clear();
+                let vdisk = machine.vdisk();
+                machine.assert_online(&vdisk);
+                machine.write(&vdisk, 50, 1);
+                machine.settle();
+            }
+            machine.kill();
+            machine.open();
+            machine.settle();
+            let vdisk = machine.vdisk();
+            assert!(
+                machine.groups().iter().any(|placed| placed.header.group == lost.header.group),
+                "{lost:?} was freed"
+            );
+            assert_eq!(machine.read_snapshot(vdisk.id, kept, 0..40), old, "{lost:?}");
+            let (shard, reader) = (machine.shard(), vdisk.clone());
+            let past = machine.run(async move {
+                let id = shard.context.pool.next_snapshot_id().await?;
+                reader.snapshot_at(id, "past", vdisk::Moment::Before(moment.next())).await
+            });
+            let past = past.unwrap_or_else(|error| panic!("{lost:?}: {error}"));
+            assert_eq!(machine.read_snapshot(vdisk.id, past.id, 0..40), old, "{lost:?}");
+            machine.delete_snapshot(vdisk.id, past.id);
+            assert_eq!(machine.reads(&vdisk, 0..40), now);
+        }
+    }
+}

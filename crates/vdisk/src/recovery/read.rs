@@ -121,7 +121,9 @@ impl Recovery<'_> {
         }
     }
 
-    /// The checkpoint's list has groups that were freed after it. One that was not empty should be there, though.
+    /// The checkpoint's list has groups that were freed after it. One that was not empty should be there, though. While a
+    /// header on the disk cannot be read, it may be that of a group in which only snapshots and the history have something:
+    /// it stays on the list, or the next start would find a group that nobody knows.
     fn forget_freed_groups(&mut self, state: &mut State) {
         let gone: Vec<GroupId> =
             state.accounts.groups.keys().copied().filter(|group| !self.context.pool.knows(*group)).collect();
@@ -129,6 +131,8 @@ impl Recovery<'_> {
             let live = state.accounts.groups.get(&group).map_or(0, GroupAccount::live);
             if live > 0 {
                 self.damage.push(format!("group {group} with {live} bytes in use is missing"));
+            } else if self.found.unread.is_some() {
+                continue;
             }
             state.accounts.remove(group);
             state.checkpoint_accounts.remove(group);
