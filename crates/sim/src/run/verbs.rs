@@ -35,8 +35,9 @@ pub async fn create(model: &Shared, node: &Rc<dyn Node>, rng: &mut Rng) {
         read_only: false,
         notes: BTreeMap::new(),
     }));
-    let created = node.create(name, size_bytes).await;
+    // Known from the start: a creation that a crash cuts off may have come about.
     model.borrow_mut().slots[index].past = Past::of_size(size_bytes);
+    let created = node.create(name, size_bytes).await;
     let Some(id) = settle(model, index, "create", created) else { return };
     model.borrow_mut().entries[index].id = Some(id);
     let opened = node.device(id).await;
