@@ -150,7 +150,8 @@ impl Shard {
             if self.stopping.get() {
                 return;
             }
-            for vdisk in self.open_vdisks() {
+            let open = self.open_vdisks();
+            for vdisk in &open {
                 if vdisk.health() == Health::Online
                     && let Err(error) = vdisk.make_room_urgently().await
                 {
@@ -160,6 +161,10 @@ impl Shard {
             if let Err(error) = self.context.pool.replenish().await {
                 tracing::warn!(%error, "the reserve could not be made whole");
             }
+            // Frames that wait are tried again, whoever has given something up; where nobody has more, none waits again.
+            let has_more = open.iter().any(|vdisk| vdisk.health() == Health::Online && vdisk.history_holds_any());
+            self.context.load.may_give_history.set(has_more);
+            open.iter().for_each(|vdisk| vdisk.room_was_made());
             self.context.world.clock.sleep(LOOK_SOON_NS).await;
         }
     }

@@ -53,6 +53,8 @@ pub struct Load {
     pub synced: Notify,
     /// Rung when a client's write found the disk full.
     pub full: Notify,
+    /// Some vDisk of the shard may have a history to give up.
+    pub may_give_history: Cell<bool>,
     /// Rung when map pages have left memory.
     pub map_freed: Notify,
     /// The map is over its limit and nothing can be done about it: no checkpoint succeeds.
@@ -431,6 +433,7 @@ impl Vdisk {
     }
 
     pub(crate) fn start(self: &Rc<Self>) {
+        self.history_grows();
         self.context.world.spawn(self.clone().run_log());
         self.context.world.spawn(self.clone().run_maintenance());
     }

@@ -20,7 +20,7 @@
 //! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take, `shares` about which of it
 //! each takes alone.
 //!
-//! `rewind` is about moments of the past, and what is kept for them.
+//! `rewind` is about moments of the past, and what is kept for them, `history` about what is said of it and when it goes.
 //!
 //! `needed` is about who needs a group that looks dead.
 //!
@@ -45,6 +45,7 @@ mod family;
 mod fork;
 mod found;
 mod held;
+mod history;
 mod kept;
 mod needed;
 mod notes;

@@ -8,19 +8,18 @@ use base::units::MIB;
 use base::{Sequence, SnapshotId};
 use node::ShardConfig;
 use sim::rng::Rng;
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::cell::Cell;
 use vdisk::{Kind, Moment, PointKind, Rewind, SnapshotInfo};
 
-const SECOND_NS: u64 = 1_000_000_000;
+pub const SECOND_NS: u64 = 1_000_000_000;
 /// Blocks that are looked at.
-const BLOCKS: u64 = 24;
+pub const BLOCKS: u64 = 24;
 /// A point every 100 s.
-const WINDOW_NS: u64 = 3200 * SECOND_NS;
+pub const WINDOW_NS: u64 = 3200 * SECOND_NS;
 
 /// What was acknowledged at one moment.
 #[derive(Clone, Debug)]
-struct Seen {
+pub struct Seen {
     wall_ns: u64,
     /// The last frame then.
     sequence: Sequence,
@@ -28,14 +27,14 @@ struct Seen {
 }
 
 /// A vDisk "v" and somebody who looks on.
-struct Recorder {
-    machine: Machine,
-    tags: Vec<u64>,
-    seen: Vec<Seen>,
+pub struct Recorder {
+    pub machine: Machine,
+    pub tags: Vec<u64>,
+    pub seen: Vec<Seen>,
     next: u64,
 }
 
-fn keep(machine: &Machine, window_ns: u64, limit_bytes: u64) {
+pub fn keep(machine: &Machine, window_ns: u64, limit_bytes: u64) {
     let vdisk = machine.vdisk();
     let rewind = Rewind { window_ns, limit_bytes };
     machine.run(async move { vdisk.set_rewind(Some(rewind)).await }).expect("room");
@@ -67,20 +66,20 @@ fn delete(machine: &Machine, snapshot: SnapshotId) {
     machine.delete_snapshot(machine.id("v"), snapshot);
 }
 
-fn since_ns(machine: &Machine) -> u64 {
+pub fn since_ns(machine: &Machine) -> u64 {
     machine.vdisk().rewind_info().expect("it keeps its past").since_ns.expect("from the first moment on")
 }
 
 impl Recorder {
-    fn new(machine: Machine) -> Recorder {
+    pub fn new(machine: Machine) -> Recorder {
         Recorder { machine, tags: vec![0; BLOCKS as usize], seen: Vec::new(), next: 1 }
     }
 
-    fn wall_ns(&self) -> u64 {
+    pub fn wall_ns(&self) -> u64 {
         self.machine.world().clock.wall().0
     }
 
-    fn write(&mut self, block: u64, count: u64) {
+    pub fn write(&mut self, block: u64, count: u64) {
         let tags: Vec<u64> = (0..count).map(|i| self.next + i).collect();
         self.next += count;
         self.machine.try_write(&self.machine.vdisk(), block, &tags).expect("it lives").expect("room");
@@ -101,14 +100,14 @@ impl Recorder {
     }
 
     /// Overwrites all blocks so often.
-    fn churn(&mut self, times: u64) {
+    pub fn churn(&mut self, times: u64) {
         for _ in 0..times {
             (0..BLOCKS).step_by(4).for_each(|block| self.write(block, 4));
         }
     }
 
     /// Everything that can come free does.
-    fn settle(&self) {
+    pub fn settle(&self) {
         let vdisk = self.machine.vdisk();
         for _ in 0..2 {
             self.machine.checkpoint(&vdisk);
@@ -116,7 +115,7 @@ impl Recorder {
         }
     }
 
-    fn check(&self, seen: &Seen, what: &str) {
+    pub fn check(&self, seen: &Seen, what: &str) {
         for moment in [Moment::At(seen.wall_ns), Moment::Before(seen.sequence.next())] {
             let snapshot = snapshot_at(&self.machine, moment);
             assert_eq!(read(&self.machine, snapshot.id), seen.tags, "{what}: {moment:?} {seen:?}");
@@ -238,30 +237,6 @@ fn points_are_taken_and_shown_to_nobody() {
     assert_eq!(snapshot.sequence.next(), last);
 }
 
-/// Nothing is refused to who asks for all that there is.
-#[test]
-fn the_history_is_told_while_the_window_moves_on_or_is_taken_away() {
-    for rewind in [None, Some(Rewind { window_ns: SECOND_NS, limit_bytes: 0 })] {
-        let mut all = Recorder::new(Machine::new());
-        all.churn(1);
-        keep(&all.machine, WINDOW_NS, 0);
-        all.churn(2);
-        let (vdisk, told) = (all.machine.vdisk(), Rc::new(RefCell::new(None)));
-        let (reader, answer) = (vdisk.clone(), told.clone());
-        // The first point is not stored yet: that takes a checkpoint, and the change comes in between.
-        let task = async move { *answer.borrow_mut() = Some(reader.history(0, u64::MAX).await) };
-        all.machine.spawn(task);
-        let (ended, clock) = (told.clone(), all.machine.world().clock);
-        all.machine.run(async move {
-            vdisk.set_rewind(rewind).await.expect("room");
-            while ended.borrow().is_none() {
-                clock.sleep(1_000_000).await;
-            }
-        });
-        told.take().expect("it ended").expect("there is no moment to be outside of anything");
-    }
-}
-
 #[test]
 fn what_is_outside_is_refused_and_says_what_is_inside() {
     let mut all = Recorder::new(Machine::new());
@@ -359,34 +334,6 @@ fn the_oldest_goes_at_the_limit_and_it_is_said() {
     all.machine.restart();
     assert!(all.machine.vdisk().rewind_info().expect("on").cut_short);
     all.check_some(&mut rng, 4, "after a restart");
-}
-
-/// What went for space is missing from any window that would reach there.
-#[test]
-fn a_window_of_another_length_is_cut_short_as_well_until_time_has_filled_it() {
-    let mut all = Recorder::new(Machine::new());
-    let limit = 10 * u64::from(GROUP);
-    keep(&all.machine, WINDOW_NS, limit);
-    all.churn(10);
-    assert!(all.machine.vdisk().rewind_info().expect("on").cut_short);
-    for window_ns in [2 * WINDOW_NS, WINDOW_NS / 2] {
-        keep(&all.machine, window_ns, 0);
-        assert!(all.machine.vdisk().rewind_info().expect("on").cut_short, "{window_ns}");
-    }
-    all.machine.restart();
-    let cut = all.machine.vdisk().rewind_info().expect("on");
-    assert!(cut.cut_short, "{cut:?}");
-    // What is left grows older than the window.
-    for _ in 0..40 {
-        all.write(0, 1);
-        all.machine.idle(50 * SECOND_NS);
-    }
-    let full = all.machine.vdisk().rewind_info().expect("on");
-    assert!(!full.cut_short && full.since_ns > cut.since_ns, "{full:?}");
-    // And it stays so: a longer window may not have been kept, but nothing was taken from it.
-    keep(&all.machine, WINDOW_NS, 0);
-    all.machine.restart();
-    assert!(!all.machine.vdisk().rewind_info().expect("on").cut_short);
 }
 
 #[test]

@@ -153,13 +153,18 @@ impl Vdisk {
     /// Log that the next checkpoint will save from being replayed. A checkpoint's own frames do not count, or each would
     /// be the reason for another.
     pub(super) fn count_log(&self, frame: &Frame) {
-        let mut state = self.state.borrow_mut();
         // Small frames take memory and time at a replay too.
         let bytes = u64::from(frame.len).max(BLOCK);
-        state.log_bytes += bytes;
-        state.written_since_point(bytes);
+        self.state.borrow_mut().log_bytes += bytes;
         let load = &self.context.load;
         load.log_bytes.set(load.log_bytes.get() + bytes);
+    }
+
+    /// The same of a frame that changes the content: there is something to be taken back.
+    pub(super) fn count_content(&self, frame: &Frame) {
+        self.count_log(frame);
+        self.state.borrow_mut().written_since_point(u64::from(frame.len).max(BLOCK));
+        self.history_grows();
     }
 
     fn count(&self, frame: &Frame, pieces: &[Piece]) {

@@ -1,5 +1,5 @@
-//! A client's frame that finds the disk full while the vDisk has a history: the history goes first, then the frame is
-//! tried again.
+//! A client's frame that finds the disk full while this vDisk or another one of the shard has a history: the history goes
+//! first, then the frame is tried again.
 
 use super::Record;
 use super::batch::Batch;
@@ -15,12 +15,12 @@ const WAIT_NS: u64 = 10_000_000_000;
 const TRIES: u32 = 3;
 
 impl Vdisk {
-    /// Appends the frame; where there is no room for it, what the history holds is given up.
+    /// Appends the frame; where there is no room for it, what histories hold is given up.
     pub(super) async fn append_user_with_room(self: &Rc<Self>, batch: &Batch) -> Result<()> {
         let mut result = self.append_user(batch).await;
         for _ in 0..TRIES {
             let is_full = matches!(&result, Err(error) if error.kind == Kind::Full);
-            if !is_full || !self.history_holds_any() || !self.wait_for_room().await {
+            if !is_full || !self.context.load.may_give_history.get() || !self.wait_for_room().await {
                 break;
             }
             result = self.append_user(batch).await;
@@ -56,7 +56,7 @@ impl Vdisk {
     }
 
     /// Whoever waits for room tries again.
-    pub(crate) fn room_was_made(&self) {
+    pub fn room_was_made(&self) {
         if self.room_wanted.replace(false) {
             self.room_made.notify();
         }

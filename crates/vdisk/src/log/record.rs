@@ -160,6 +160,11 @@ const BIRTH_OF_CLONE: u8 = 2;
 const LIST_MAX: u32 = 1 << 22;
 
 impl Record {
+    /// Others are about names, or about snapshots that are there or not.
+    pub(crate) fn changes_content(&self) -> bool {
+        matches!(self, Record::Resize(_) | Record::Rollback(..))
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(64);
         let tag = match self {

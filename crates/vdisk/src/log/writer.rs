@@ -214,7 +214,7 @@ impl Vdisk {
     pub(super) fn apply_user(self: &Rc<Self>, batch: &Batch, appended: Appended) {
         let small = batch.payload_bytes <= u64::from(self.context.settings.cache_write_bytes_max);
         self.apply(&batch.pieces, &appended.frame, small);
-        self.count_log(&appended.frame);
+        self.count_content(&appended.frame);
         self.user_log_bytes.set(self.user_log_bytes.get() + u64::from(appended.frame.len));
         self.note_unsynced(appended, batch.pieces.clone(), Vec::new());
     }
@@ -243,7 +243,7 @@ impl Vdisk {
         Stats::add(&self.stats.relocated_bytes, bytes);
         self.stats.data_bytes.set(self.stats.data_bytes.get() - bytes);
         self.apply(&pieces, &appended.frame, false);
-        self.count_log(&appended.frame);
+        self.count_content(&appended.frame);
         self.note_unsynced(appended, pieces, Vec::new());
         Ok(bytes)
     }
@@ -297,7 +297,10 @@ impl Vdisk {
         }
         let placed = self.append_record(&record).await?;
         // Nothing comes between a rollback and the point behind it. If it cannot be had now, it comes before the next frame.
-        if let Err(error) = self.point_first().await {
+        // (Nothing at all comes behind the tombstone.)
+        if record != Record::Delete
+            && let Err(error) = self.point_first().await
+        {
             tracing::warn!(vdisk = %self.id, %error, "a point of the history is put off");
         }
         Ok(placed)
@@ -306,8 +309,10 @@ impl Vdisk {
     pub(crate) async fn append_record(self: &Rc<Self>, record: &Record) -> Result<ControlPlace> {
         let pieces = vec![Piece::Control { bytes: record.encode().into() }];
         let appended = self.append(FrameKind::Control, &pieces, Purpose::Emergency).await?;
-        if !matches!(record, Record::Checkpoint(_)) {
-            self.count_log(&appended.frame);
+        match record {
+            Record::Checkpoint(_) => {}
+            record if record.changes_content() => self.count_content(&appended.frame),
+            _ => self.count_log(&appended.frame),
         }
         let at = self.state.borrow().position;
         let offset = appended.frame.offset;

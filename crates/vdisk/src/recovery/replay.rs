@@ -72,6 +72,14 @@ impl Replayed {
         matches!(self.change, Change::Nothing)
     }
 
+    pub fn changes_content(&self) -> bool {
+        match &self.change {
+            Change::Runs(_) => true,
+            Change::Record(record) => record.changes_content(),
+            Change::Nothing => false,
+        }
+    }
+
     /// Both are copies of one frame. (Of map pages and checkpoint records a later copy keeps the place in the log only.)
     pub fn repeats(&self, other: &Replayed) -> bool {
         self.sequence == other.sequence && self.origin == other.origin
@@ -205,6 +213,8 @@ impl Vdisk {
             state.passes(frame.wall_ns);
             if !frame.is_nothing() {
                 state.log_bytes += frame.len();
+            }
+            if frame.changes_content() {
                 state.written_since_point(frame.len());
             }
         }

@@ -10,7 +10,6 @@ use crate::image::Image;
 use crate::log::{CheckpointRecord, Item, PageWrite, PastRecord, Position, Record, Replaced};
 use crate::map::{Tree, encode_page};
 use crate::recovery::read_checkpoint;
-use crate::recovery::replay::{Change, Replayed};
 use crate::references::Holds;
 use crate::snapshot::{Kept, Snapshot, SnapshotInfo, Stage, groups_of};
 use crate::vdisk::{Attributes, State, Vdisk, meta_hint};
@@ -188,7 +187,7 @@ impl Vdisk {
                 break;
             }
             (past.at, past.wall_ns) = (frame.at, past.wall_ns.max(frame.wall_ns));
-            if changes_map(&frame) {
+            if frame.changes_content() {
                 batch.push(frame);
             }
             if batch.len() >= FRAMES_AT_ONCE {
@@ -298,15 +297,6 @@ impl Vdisk {
 
 fn place_of(at: Position, offset: u32) -> meta_hint::Place {
     meta_hint::Place { group: at.group, offset, len: at.end - offset, sequence: at.sequence }
-}
-
-/// What of the log makes the content: the rest is about names, or about snapshots that are there or not.
-fn changes_map(frame: &Replayed) -> bool {
-    match &frame.change {
-        Change::Runs(_) => true,
-        Change::Record(record) => matches!(**record, Record::Resize(_) | Record::Rollback(..)),
-        Change::Nothing => false,
-    }
 }
 
 fn describe(moment: Moment) -> String {

@@ -247,9 +247,10 @@ impl Vdisk {
                 || history.written_bytes >= history.step_bytes(self.context.pool.group_size()))
     }
 
-    /// Wakes the maintenance if something is to be done, though nothing is written.
+    /// Wakes the maintenance if something is to be done, though nothing is written here: others may have filled the disk.
     pub fn look_at_history(&self) {
-        if self.history_is_due() || self.too_old().is_some() {
+        let is_wanted = || self.is_nearly_full() && self.history_holds_any();
+        if self.history_is_due() || self.too_old().is_some() || is_wanted() {
             self.maintenance.notify();
         }
     }
@@ -331,30 +332,51 @@ impl Vdisk {
         if let Some(history) = &mut self.state.borrow_mut().history {
             history.unlooked_bytes = 0;
         }
-        let pool = &self.context.pool;
-        pool.refresh_usage().await?;
-        if pool.room_bytes().is_none_or(|room| room >= ROOM_GROUPS * u64::from(pool.group_size())) {
+        self.context.pool.refresh_usage().await?;
+        if !self.is_nearly_full() || self.only_reserve_is_missing().await {
             return Ok(());
         }
-        let points = self.points();
         if !self.history_holds_any() {
             return Ok(());
         }
+        let points = self.points();
         tracing::warn!(vdisk = %self.id, "the disk is nearly full: the oldest history goes");
         if points.len() > 1 { self.move_edge(points[points.len() / 2].id, true).await } else { self.begin_anew().await }
     }
 
+    fn is_nearly_full(&self) -> bool {
+        let pool = &self.context.pool;
+        pool.room_bytes().is_some_and(|room| room < ROOM_GROUPS * u64::from(pool.group_size()))
+    }
+
+    /// An error of the disk, not want of room, has kept the reserve from being whole, and with it every frame out.
+    async fn only_reserve_is_missing(&self) -> bool {
+        let pool = &self.context.pool;
+        !pool.usage().ballast_whole && pool.replenish().await.map_or(true, |()| pool.usage().ballast_whole)
+    }
+
     /// The disk is full: all of the history goes.
     pub(crate) async fn give_up_history(self: &Rc<Self>) -> Result<()> {
-        if !self.history_holds_any() {
+        if !self.history_holds_any() || self.only_reserve_is_missing().await {
             return Ok(());
         }
         tracing::warn!(vdisk = %self.id, "the disk is full: the history goes");
         self.begin_anew().await
     }
 
-    pub(crate) fn history_holds_any(&self) -> bool {
-        self.points().first().is_some_and(|first| self.held_since(first.sequence) > 0)
+    /// Something comes free when the history begins anew.
+    pub fn history_holds_any(&self) -> bool {
+        let written = self.state.borrow().history.as_ref().is_some_and(|history| history.written_bytes > 0);
+        let points = self.points();
+        let Some(first) = points.first().filter(|_| points.len() > 1 || written) else { return false };
+        self.held_since(first.sequence) > 0
+    }
+
+    /// Whoever finds the disk full may wait for what this vDisk gives up.
+    pub(crate) fn history_grows(&self) {
+        if self.state.borrow().history.is_some() {
+            self.context.load.may_give_history.set(true);
+        }
     }
 
     /// The bounds of the window, for those who asked for a moment outside of it.

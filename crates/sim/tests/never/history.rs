@@ -1,0 +1,150 @@
+//! What is said of the past, and when it goes: what is of note in it, what is missing from it, and that it goes before a
+//! write is refused, whoever writes, but not because of an error of the disk.
+
+use crate::machine::{GROUP, Machine, manual};
+use crate::rewind::{BLOCKS, Recorder, SECOND_NS, WINDOW_NS, keep};
+use crate::tap::{Fate, Operation, Verb};
+use base::units::{KIB, MIB};
+use node::ShardConfig;
+use std::cell::RefCell;
+use std::rc::Rc;
+use vdisk::{Kind, Rewind, RewindInfo};
+
+fn nothing_recycled() -> ShardConfig {
+    let mut config = manual();
+    config.pool.recycled_bytes_max = 0;
+    config
+}
+
+fn info(machine: &Machine) -> RewindInfo {
+    machine.vdisk().rewind_info().expect("it keeps its past")
+}
+
+/// Nothing is refused to who asks for all that there is.
+#[test]
+fn the_history_is_told_while_the_window_moves_on_or_is_taken_away() {
+    for rewind in [None, Some(Rewind { window_ns: SECOND_NS, limit_bytes: 0 })] {
+        let mut all = Recorder::new(Machine::new());
+        all.churn(1);
+        keep(&all.machine, WINDOW_NS, 0);
+        all.churn(2);
+        let (vdisk, told) = (all.machine.vdisk(), Rc::new(RefCell::new(None)));
+        let (reader, answer) = (vdisk.clone(), told.clone());
+        // The first point is not stored yet: that takes a checkpoint, and the change comes in between.
+        let task = async move { *answer.borrow_mut() = Some(reader.history(0, u64::MAX).await) };
+        all.machine.spawn(task);
+        let (ended, clock) = (told.clone(), all.machine.world().clock);
+        all.machine.run(async move {
+            vdisk.set_rewind(rewind).await.expect("room");
+            while ended.borrow().is_none() {
+                clock.sleep(1_000_000).await;
+            }
+        });
+        told.take().expect("it ended").expect("there is no moment to be outside of anything");
+    }
+}
+
+/// What went for space is missing from any window that would reach there.
+#[test]
+fn a_window_of_another_length_is_cut_short_as_well_until_time_has_filled_it() {
+    let mut all = Recorder::new(Machine::new());
+    let limit = 10 * u64::from(GROUP);
+    keep(&all.machine, WINDOW_NS, limit);
+    all.churn(10);
+    assert!(info(&all.machine).cut_short);
+    for window_ns in [2 * WINDOW_NS, WINDOW_NS / 2] {
+        keep(&all.machine, window_ns, 0);
+        assert!(info(&all.machine).cut_short, "{window_ns}");
+    }
+    all.machine.restart();
+    let cut = info(&all.machine);
+    assert!(cut.cut_short, "{cut:?}");
+    // What is left grows older than the window.
+    for _ in 0..40 {
+        all.write(0, 1);
+        all.machine.idle(50 * SECOND_NS);
+    }
+    let full = info(&all.machine);
+    assert!(!full.cut_short && full.since_ns > cut.since_ns, "{full:?}");
+    // And it stays so: a longer window may not have been kept, but nothing was taken from it.
+    keep(&all.machine, WINDOW_NS, 0);
+    all.machine.restart();
+    assert!(!info(&all.machine).cut_short);
+}
+
+/// The disk is full of the past of one vDisk, and another one is written to.
+#[test]
+fn the_history_of_one_vdisk_goes_before_a_write_to_another_is_refused() {
+    let mut all = Recorder::new(Machine::with(nothing_recycled(), 5));
+    let other = all.machine.create("w", 8 * MIB);
+    keep(&all.machine, WINDOW_NS, 0);
+    let free = all.machine.disk.allocated_bytes();
+    all.churn(30);
+    let held = all.machine.disk.allocated_bytes() - free;
+    assert!(info(&all.machine).held_bytes > 2 * MIB);
+    all.machine.disk.set_capacity(all.machine.disk.allocated_bytes() + 128 * KIB);
+    let blocks = held / 2 / 4096;
+    for block in 0..blocks {
+        let written = all.machine.try_write(&other, block, &[block + 1]).expect("it lives");
+        assert!(written.is_ok(), "block {block} of {blocks}: {written:?}");
+    }
+    assert!(info(&all.machine).cut_short);
+    all.machine.flush(&other);
+    all.machine.lose_power();
+    all.machine.open();
+    let other = all.machine.vdisk_by_id(other.id).expect("good");
+    assert_eq!(all.machine.reads(&other, 0..blocks), (1..=blocks).collect::<Vec<u64>>());
+    assert_eq!(all.machine.reads(&all.machine.vdisk(), 0..BLOCKS), all.tags);
+    all.churn(1);
+    all.check(all.seen.last().expect("some"), "what is kept from now on");
+}
+
+/// Where histories have nothing to give, nobody waits for it.
+#[test]
+fn a_full_disk_refuses_at_once_when_no_history_is_left() {
+    for of_another in [false, true] {
+        let mut all = Recorder::new(Machine::with(nothing_recycled(), 6));
+        let other = all.machine.create("w", 8 * MIB);
+        keep(&all.machine, WINDOW_NS, 0);
+        all.churn(10);
+        all.machine.disk.set_capacity(all.machine.disk.allocated_bytes() + 128 * KIB);
+        let vdisk = if of_another { other } else { all.machine.vdisk() };
+        // Each block once: nothing is overwritten.
+        let full = (BLOCKS..1024).find(|block| all.machine.try_write(&vdisk, *block, &[1]).expect("it lives").is_err());
+        let full = full.expect("4 MiB do not fit");
+        for _ in 0..5 {
+            all.machine.idle(2 * SECOND_NS);
+            let begun = all.machine.world().now().0;
+            let refused = all.machine.try_write(&vdisk, full, &[1]).expect("it lives").expect_err("it is full");
+            let took = all.machine.world().now().0 - begun;
+            assert_eq!(refused.kind, Kind::Full);
+            assert!(took < SECOND_NS / 10, "{took} ns");
+        }
+    }
+}
+
+/// The reserve could not be made whole since the disk answered with an error: nothing is full.
+#[test]
+fn an_error_of_the_disk_costs_no_history() {
+    let mut all = Recorder::new(Machine::new());
+    keep(&all.machine, WINDOW_NS, 0);
+    all.churn(8);
+    let before = info(&all.machine);
+    all.machine.kill();
+    let fails = |o: &Operation| o.verb == Verb::Allocate && &*o.file == "ballast";
+    all.machine.tap.set_rule(move |o| if fails(o) { Fate::Fails } else { Fate::Happens });
+    all.machine.open();
+    assert!(!all.machine.shard().context.pool.usage().ballast_whole);
+    all.machine.tap.clear();
+    // Enough for the maintenance to look at the pool.
+    for _ in 0..4 {
+        let vdisk = all.machine.vdisk();
+        let written = all.machine.try_write(&vdisk, 0, &[7, 8, 9, 10]).expect("it lives");
+        all.machine.idle(SECOND_NS);
+        drop(written);
+    }
+    all.churn(2);
+    let after = info(&all.machine);
+    assert!(!after.cut_short && after.since == before.since, "{before:?} {after:?}");
+    all.check(&all.seen[3].clone(), "from before");
+}
