@@ -6,6 +6,7 @@ pub mod initiator;
 mod rude;
 mod survive;
 mod tools;
+mod vms;
 
 use crate::clients::{Check, Options, run_groups};
 use crate::server::Subject;
@@ -16,6 +17,7 @@ const GROUPS: &[(&str, &[(&str, Check)])] = &[
     ("tools", tools::CHECKS),
     ("access", access::CHECKS),
     ("copy", copy::CHECKS),
+    ("vms", vms::CHECKS),
     ("survive", survive::CHECKS),
     ("rude", rude::CHECKS),
 ];

@@ -8,6 +8,22 @@ use std::fmt;
 
 /// What comes before the vDisk's name in its target name.
 pub const TARGET_PREFIX: &str = "iqn.2026-11.io.drystone:";
+/// What follows it in the names of VMs' targets, and of snapshots': no vDisk's name has a colon.
+pub const TARGET_OF_VM: &str = "vm:";
+pub const TARGET_OF_SNAPSHOT: &str = "snapshot:";
+
+pub fn target_name(vdisk: &str) -> String {
+    format!("{TARGET_PREFIX}{vdisk}")
+}
+
+pub fn vm_target_name(vm: &str) -> String {
+    format!("{TARGET_PREFIX}{TARGET_OF_VM}{vm}")
+}
+
+/// Names of targets cannot have the `@` of exports (RFC 3722).
+pub fn snapshot_target_name(vdisk: &str, snapshot: &str) -> String {
+    format!("{TARGET_PREFIX}{TARGET_OF_SNAPSHOT}{vdisk}:{snapshot}")
+}
 
 /// Who may log in to a vDisk's target, as the transport asks for it: groups are resolved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

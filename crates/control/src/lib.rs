@@ -21,7 +21,8 @@ mod vm;
 pub use error::{Error, Kind, Result};
 pub use iscsi::{
     ChapSecret, InitiatorGroup, InitiatorGroupInfo, IscsiAccess, IscsiPortal, IscsiReach, IscsiRules, IscsiSession,
-    IscsiTarget, SetChap, SetIscsiAccess, TARGET_PREFIX,
+    IscsiTarget, SetChap, SetIscsiAccess, TARGET_OF_SNAPSHOT, TARGET_OF_VM, TARGET_PREFIX, snapshot_target_name,
+    target_name, vm_target_name,
 };
 pub use metrics::{
     BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, VdiskMetrics,

@@ -25,6 +25,9 @@ pub struct SnapshotInfo {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[cfg_attr(feature = "openapi", schema(example = "s1.9"))]
     pub set: Option<String>,
+    /// What it is called over iSCSI, where it is logical unit 0. Discovery does not tell of it.
+    #[cfg_attr(feature = "openapi", schema(example = "iqn.2026-11.io.drystone:snapshot:demo:before-upgrade"))]
+    pub target_name: String,
     /// Connections that read it at this moment.
     pub connections: u32,
 }

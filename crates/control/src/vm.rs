@@ -69,6 +69,12 @@ pub struct VmInfo {
     pub created_unix_ms: u64,
     /// In the order in which they were attached.
     pub vdisks: Vec<VmVdisk>,
+    /// What it is called over iSCSI: each of its vDisks is a logical unit there.
+    #[cfg_attr(feature = "openapi", schema(example = "iqn.2026-11.io.drystone:vm:web01"))]
+    pub target_name: String,
+    /// Why nobody can log in to that target; absent if those can whom the vDisks' rules let in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub target_closed: Option<String>,
     /// Snapshots of the VM.
     pub snapshots: u32,
 }
@@ -83,6 +89,8 @@ pub struct VmVdisk {
     #[cfg_attr(feature = "openapi", schema(example = "web01-root"))]
     pub vdisk: String,
     pub size_bytes: u64,
+    /// Its logical unit number in the VM's iSCSI target: its own as long as it belongs to the VM.
+    pub lun: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -355,7 +355,7 @@ pub(crate) fn begin(kind: u8) -> Writer {
     begin_version(kind, VERSION)
 }
 
-fn begin_version(kind: u8, version: u16) -> Writer {
+pub(crate) fn begin_version(kind: u8, version: u16) -> Writer {
     let mut w = Writer::with_capacity(128);
     w.u16_le(version).u8(kind);
     w
@@ -377,7 +377,7 @@ pub(crate) fn decode<T>(
 }
 
 /// `newest`: the last version of this kind of record.
-fn decode_versions<T>(
+pub(crate) fn decode_versions<T>(
     bytes: &[u8],
     kind: u8,
     what: &str,

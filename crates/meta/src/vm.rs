@@ -2,7 +2,7 @@
 //! [`crate::record`].
 
 use crate::Result;
-use crate::record::{Bad, Fields, begin, decode, end, flag, put_text, text};
+use crate::record::{Bad, Fields, begin, begin_version, decode, decode_versions, end, flag, put_text, text};
 use base::{Reader, SnapshotId, VdiskId, VmId, Writer};
 use bytes::Bytes;
 
@@ -17,6 +17,7 @@ use bytes::Bytes;
 /// | template | bool |
 /// | deleting | bool |
 /// | vdisks | u16 number; each: label text, vDisk id u64 |
+/// | luns, from version 2 on | next u16; of each vDisk u16 |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmRecord {
     pub id: VmId,
@@ -28,6 +29,8 @@ pub struct VmRecord {
     pub template: bool,
     /// It is to go, and its vDisks with it: a start goes on with that.
     pub deleting: bool,
+    /// The first logical unit number that no vDisk of it ever had.
+    pub lun_next: u16,
     pub vdisks: Vec<VmVdisk>,
 }
 
@@ -36,6 +39,8 @@ pub struct VmVdisk {
     /// What the VM calls it.
     pub label: String,
     pub vdisk: VdiskId,
+    /// Its logical unit number in the VM's iSCSI target.
+    pub lun: u16,
 }
 
 /// Snapshots that were taken at one instant: they count when this is stored, and never without it.
@@ -114,31 +119,70 @@ pub struct RollbackRecord {
     pub steps: Vec<(VdiskId, SnapshotId)>,
 }
 
+/// Numbers of a VM's logical units are below this: initiators of any age can name them.
+pub const LUNS: u16 = 256;
+
 impl VmRecord {
     const KIND: u8 = 6;
+    /// Version 1 knew of no logical unit numbers.
+    const VERSION: u16 = 2;
+
+    /// Adds a vDisk under the next logical unit number. A number is used a second time only if all have been used: a host that
+    /// still had the old disk open under it would write to the new one.
+    pub fn add(&mut self, label: String, vdisk: VdiskId) {
+        let used = |lun: &u16| self.vdisks.iter().any(|member| member.lun == *lun);
+        let lun = match self.lun_next {
+            next if next < LUNS => next,
+            _ => (0..LUNS).find(|lun| !used(lun)).expect("a VM has fewer vDisks than there are numbers"),
+        };
+        self.lun_next = self.lun_next.max(lun + 1);
+        self.vdisks.push(VmVdisk { label, vdisk, lun });
+    }
 
     /// Names and numbers are limited where they come in; so for all records here.
     pub fn encode(&self) -> Bytes {
-        let mut w = begin(Self::KIND);
+        let mut w = begin_version(Self::KIND, Self::VERSION);
         w.u64_le(self.id.raw());
         put_text(&mut w, &self.name);
         w.u64_le(self.serial).u64_le(self.created_wall_ns).u8(self.template.into()).u8(self.deleting.into());
         put_count(&mut w, self.vdisks.len());
-        for VmVdisk { label, vdisk } in &self.vdisks {
+        for VmVdisk { label, vdisk, .. } in &self.vdisks {
             put_text(&mut w, label);
             w.u64_le(vdisk.raw());
+        }
+        w.u16_le(self.lun_next);
+        for member in &self.vdisks {
+            w.u16_le(member.lun);
         }
         end(w)
     }
 
     /// `Corrupt` if the bytes are damaged, `UnsupportedFormat` if a newer build wrote them; so for all records here.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes, Self::KIND, "VM", |r| {
+        decode_versions(bytes, Self::KIND, "VM", Self::VERSION, |r, version| {
             let (id, name) = (vm(r)?, text(r)?);
             let (serial, created_wall_ns) = (r.u64_le()?, r.u64_le()?);
             let (template, deleting) = (flag(r)?, flag(r)?);
-            let vdisks = list(r, |r| Ok(VmVdisk { label: text(r)?, vdisk: vdisk(r)? }))?;
-            Ok(VmRecord { id, name, serial, created_wall_ns, template, deleting, vdisks })
+            let members = list(r, |r| Ok((text(r)?, vdisk(r)?)))?;
+            if members.len() > LUNS.into() {
+                return Err(Bad::Value("number of vDisks"));
+            }
+            let mut record =
+                VmRecord { id, name, serial, created_wall_ns, template, deleting, lun_next: 0, vdisks: Vec::new() };
+            if version < 2 {
+                members.into_iter().for_each(|(label, vdisk)| record.add(label, vdisk));
+                return Ok(record);
+            }
+            record.lun_next = r.u16_le()?;
+            for (label, vdisk) in members {
+                let lun = r.u16_le()?;
+                let twice = record.vdisks.iter().any(|other| other.lun == lun);
+                if twice || lun >= record.lun_next || record.lun_next > LUNS {
+                    return Err(Bad::Value("logical unit number"));
+                }
+                record.vdisks.push(VmVdisk { label, vdisk, lun });
+            }
+            Ok(record)
         })
     }
 }
@@ -261,7 +305,7 @@ mod tests {
     use crate::Kind;
 
     fn record() -> VmRecord {
-        let vdisks = vec![VmVdisk { label: "root".into(), vdisk: VdiskId::new(7, 9) }];
+        let vdisks = vec![VmVdisk { label: "root".into(), vdisk: VdiskId::new(7, 9), lun: 3 }];
         VmRecord {
             id: VmId::new(7, 3),
             name: "web".into(),
@@ -269,6 +313,7 @@ mod tests {
             created_wall_ns: 0x1122,
             template: true,
             deleting: false,
+            lun_next: 4,
             vdisks,
         }
     }
@@ -301,8 +346,8 @@ mod tests {
     fn golden_bytes() {
         golden(
             record().encode(),
-            "010006030000000700000003007765620200000000000000221100000000000001000100\
-             0400726f6f740900000007000000",
+            "0200060300000007000000030077656202000000000000002211000000000000010001\
+             000400726f6f74090000000700000004000300",
         );
         golden(
             set().encode(),
@@ -315,6 +360,33 @@ mod tests {
              0100620300772d620109000000070000000a00000007000000",
         );
         golden(rollback().encode(), "0100090300000007000000010009000000070000000a00000007000000");
+    }
+
+    #[test]
+    fn vms_from_before_there_were_logical_units_get_their_numbers_in_order() {
+        let old = "010006030000000700000003007765620200000000000000221100000000000001000200\
+                   0400726f6f7409000000070000000100610800000007000000";
+        let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).expect("digits"), 16).expect("digits");
+        let body: Vec<u8> = old.as_bytes().chunks(2).map(byte).collect();
+        let vm =
+            VmRecord::decode(&[&body[..], &base::crc::crc32c(&body).to_le_bytes()].concat()).expect("an old record");
+        let luns: Vec<(&str, u16)> = vm.vdisks.iter().map(|member| (member.label.as_str(), member.lun)).collect();
+        assert_eq!((luns, vm.lun_next), (vec![("root", 0), ("a", 1)], 2));
+    }
+
+    #[test]
+    fn numbers_of_logical_units_are_not_used_twice_in_a_row() {
+        let mut vm = VmRecord { vdisks: Vec::new(), lun_next: 0, ..record() };
+        let add = |vm: &mut VmRecord, number: u32| vm.add(format!("d{number}"), VdiskId::new(7, number));
+        (1..=3).for_each(|number| add(&mut vm, number));
+        vm.vdisks.remove(1);
+        add(&mut vm, 4);
+        let luns = |vm: &VmRecord| vm.vdisks.iter().map(|member| member.lun).collect::<Vec<_>>();
+        assert_eq!((luns(&vm), vm.lun_next), (vec![0, 2, 3], 4));
+        vm.lun_next = LUNS;
+        add(&mut vm, 5);
+        add(&mut vm, 6);
+        assert_eq!((luns(&vm), vm.lun_next), (vec![0, 2, 3, 1, 4], LUNS));
     }
 
     #[test]

@@ -20,8 +20,7 @@ pub(crate) fn answer(nexus: &Nexus, bytes: &[u8]) -> Response {
             Good::bytes(inquiry::absent(), cdb.u16::<3>().into()).response()
         }
         (0xa0, 12..) if cdb.u8::<2>() <= 2 && cdb.u32::<6>() >= 16 => {
-            let luns: Vec<u64> = nexus.paths.keys().copied().collect();
-            report::list(&luns, cdb.u8::<2>(), cdb.u32::<6>()).response()
+            report::list(&nexus.luns(), cdb.u8::<2>(), cdb.u32::<6>()).response()
         }
         _ => fixed(&NOT_SUPPORTED),
     }

@@ -24,6 +24,8 @@ pub(crate) enum Attention {
     ReservationsReleased,
     RegistrationsPreempted,
     CapacityChanged,
+    /// REPORT LUNS tells something else now.
+    LunsChanged,
 }
 
 impl Attention {
@@ -38,6 +40,7 @@ impl Attention {
             Attention::ReservationsReleased => Code::RESERVATIONS_RELEASED,
             Attention::RegistrationsPreempted => Code::REGISTRATIONS_PREEMPTED,
             Attention::CapacityChanged => Code::CAPACITY_CHANGED,
+            Attention::LunsChanged => Code::LUNS_CHANGED,
         };
         Condition::new(Key::UnitAttention, code)
     }

@@ -57,8 +57,9 @@ pub use command::{Attribute, Command, Ended, Function, Outcome, Response, Status
 pub use event::Event;
 pub use host::Host;
 pub use identity::Identity;
-pub use nexus::{Nexus, Target};
+pub use lun::decode as lun_number;
+pub use nexus::{Leaving, Nexus, Target};
 pub use sense::{Key, Sense};
-pub use task::Task;
+pub use task::{Task, memory_bytes};
 pub use unit::{LogicalUnit, SavedStateError};
 pub use visit::Visit;

@@ -7,7 +7,7 @@ mod tests;
 pub(crate) const LUN_MAX: u64 = 0x3fff;
 
 /// `None`: a form, a bus or a level that names no logical unit here.
-pub(crate) fn decode(lun: [u8; 8]) -> Option<u64> {
+pub fn decode(lun: [u8; 8]) -> Option<u64> {
     let [first, second, rest @ ..] = lun;
     if rest != [0; 6] {
         return None;

@@ -5,7 +5,6 @@
 mod tests;
 
 use crate::attention::Attention;
-use crate::lun;
 use crate::nexus::Nexus;
 use crate::path::Path;
 use crate::task_set::{Abort, Described};
@@ -21,8 +20,7 @@ impl Nexus {
         if function == Function::TargetReset {
             return self.reset_target();
         }
-        let found = lun::decode(lun).and_then(|lun| self.paths.get(&lun));
-        let Some((unit, path)) = found else { return Completion::Ready(Outcome::IncorrectLun) };
+        let Some((unit, path)) = &self.find(lun) else { return Completion::Ready(Outcome::IncorrectLun) };
         match function {
             Function::AbortTask { tag } => abort_task(unit, path, tag),
             Function::AbortTaskSet => wait(unit, |task| (task.path == path.id).then_some(Abort::Silent)),
@@ -44,7 +42,7 @@ impl Nexus {
     }
 
     fn reset_target(&self) -> Completion<Outcome> {
-        let resets: Vec<_> = self.paths.values().map(|(unit, _)| reset(unit)).collect();
+        let resets: Vec<_> = self.units().iter().map(reset).collect();
         if resets.iter().all(|reset| matches!(reset, Completion::Ready(_))) {
             return Completion::Ready(Outcome::Complete);
         }

@@ -3,16 +3,18 @@
 #[cfg(test)]
 mod tests;
 
+use crate::attention::Attention;
 use crate::call::Call;
 use crate::cdb::Cdb;
-use crate::event::{Event, Events};
+use crate::event::Event;
 use crate::fault::Fault;
-use crate::path::{Path, Ports};
+use crate::path::{Path, Ports, Through};
 use crate::sense::{Code, Condition, Format};
 use crate::table::{self, Found};
 use crate::task::{Accepted, Membership, Task, bare, check_condition};
 use crate::unit::LogicalUnit;
 use crate::{Attribute, Command, Response, Status, absent, lun};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -32,36 +34,116 @@ impl Target {
     /// A nexus that begins. `initiator_port` is the initiator port's name (iSCSI: `iqn…,i,0x` and the ISID); the same names again are
     /// the same nexus for persistent reservations. The older of two nexuses with the same names has to be dropped first.
     pub fn nexus(self: &Rc<Self>, initiator_port: &str, relative_target_port: u16) -> Nexus {
-        let ports = Ports { initiator: initiator_port.into(), relative_target_port };
-        let events = Rc::new(Events::default());
-        let luns: Rc<[u64]> = self.luns.keys().copied().collect();
-        let attach = |(lun, unit): (&u64, &Rc<LogicalUnit>)| {
-            let path = unit.attach(ports.clone(), *lun, luns.clone(), events.clone());
-            (*lun, (unit.clone(), path))
-        };
-        Nexus { paths: self.luns.iter().map(attach).collect(), events }
+        let nexus = Nexus::new(initiator_port, relative_target_port, None);
+        nexus.report(self.luns.keys().copied().collect());
+        for (lun, unit) in &self.luns {
+            nexus.put(*lun, unit.clone());
+        }
+        nexus
     }
 }
 
 /// An I_T nexus. Dropping it is I_T nexus loss: its tasks are aborted, RESERVE(6) is released, persistent registrations stay.
 pub struct Nexus {
-    pub(crate) paths: BTreeMap<u64, (Rc<LogicalUnit>, Rc<Path>)>,
-    pub(crate) events: Rc<Events>,
+    through: Through,
+    paths: RefCell<BTreeMap<u64, Seen>>,
 }
+
+/// A logical unit, and what is kept for the nexus with it.
+type Seen = (Rc<LogicalUnit>, Rc<Path>);
 
 impl Drop for Nexus {
     fn drop(&mut self) {
-        for (unit, path) in self.paths.values() {
+        for (unit, path) in self.paths.borrow().values() {
             unit.detach(path);
         }
+    }
+}
+
+/// A logical unit that a nexus does not see any more, but for the tasks that it has there. Dropping it aborts them.
+pub struct Leaving(Seen);
+
+impl Leaving {
+    /// Completes when the last of these tasks has ended.
+    pub async fn idle(&self) {
+        let (unit, path) = &self.0;
+        unit.idle(path.id).await;
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let (unit, path) = &self.0;
+        unit.detach(path);
+    }
+}
+
+/// A target whose logical units come and go, or are not all on one worker: [`Nexus::put`], [`Nexus::take`], and what REPORT
+/// LUNS tells of all of them, [`Nexus::report`].
+impl Nexus {
+    /// Without logical units. `target_name`: the SCSI target device's, where it is not that of the logical units' own. Where
+    /// one logical unit is seen through several targets, their ports need different numbers.
+    pub fn new(initiator_port: &str, relative_target_port: u16, target_name: Option<&str>) -> Nexus {
+        let through = Through {
+            ports: Ports { initiator: initiator_port.into(), relative_target_port },
+            target_name: target_name.map(Into::into),
+            luns: Rc::default(),
+            events: Rc::default(),
+        };
+        Nexus { through, paths: RefCell::default() }
+    }
+
+    /// From now on the logical unit has this number, at most 16,383, that no other has.
+    pub fn put(&self, lun: u64, unit: Rc<LogicalUnit>) {
+        assert!(lun <= lun::LUN_MAX, "logical unit number {lun}");
+        let path = unit.attach(self.through.clone(), lun);
+        let before = self.paths.borrow_mut().insert(lun, (unit, path));
+        assert!(before.is_none(), "two logical units of number {lun}");
+    }
+
+    /// From now on there is nothing of this number.
+    pub fn take(&self, lun: u64) -> Option<Leaving> {
+        self.paths.borrow_mut().remove(&lun).map(Leaving)
+    }
+
+    /// All numbers of the target, in ascending order. Logical units tell the initiator of a change (SPC-4 6.33), but for those
+    /// that it has not spoken to yet: it will ask them for everything. Whether there is one to be told of.
+    pub fn report(&self, luns: Vec<u64>) -> bool {
+        let before = self.through.luns.replace(luns.clone());
+        if before.is_empty() || before == luns {
+            return false;
+        }
+        let is_new = |path: &Path| matches!(path.attention(), Some(Attention::PowerOn | Attention::NexusLoss));
+        for (_, path) in self.paths.borrow().values().filter(|(_, path)| !is_new(path)) {
+            path.establish(Attention::LunsChanged);
+        }
+        true
+    }
+
+    /// The asynchronous event that goes with such a change, once for a target however many nexuses it is made of.
+    pub fn announce_luns(&self) {
+        let lun = self.luns().first().copied().unwrap_or(0);
+        let sense = Attention::LunsChanged.condition().encode(Format::Fixed);
+        self.through.events.push(Event::Asynchronous { lun: lun::encode(lun), sense });
+    }
+
+    pub(crate) fn luns(&self) -> Vec<u64> {
+        self.through.luns.borrow().clone()
+    }
+
+    pub(crate) fn find(&self, lun: [u8; 8]) -> Option<Seen> {
+        lun::decode(lun).and_then(|lun| self.paths.borrow().get(&lun).cloned())
+    }
+
+    pub(crate) fn units(&self) -> Vec<Rc<LogicalUnit>> {
+        self.paths.borrow().values().map(|(unit, _)| unit.clone()).collect()
     }
 }
 
 impl Nexus {
     /// Takes a command into the task set, or answers it: everything that can be said without its data is checked here.
     pub fn start(&self, command: Command<'_>) -> Task {
-        let found = lun::decode(command.lun).and_then(|lun| self.paths.get(&lun));
-        let Some((unit, path)) = found else {
+        let Some((unit, path)) = &self.find(command.lun) else {
             return Task::answered(absent::answer(self, command.cdb));
         };
         unit.geometry_may_have_changed();
@@ -73,7 +155,7 @@ impl Nexus {
 
     /// The next event, when there is one. One listener at a time.
     pub fn poll_event(&self, context: &mut Context<'_>) -> Poll<Event> {
-        self.events.poll(context)
+        self.through.events.poll(context)
     }
     pub async fn next_event(&self) -> Event {
         std::future::poll_fn(|context| self.poll_event(context)).await

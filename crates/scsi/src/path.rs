@@ -18,13 +18,27 @@ pub(crate) struct Ports {
     pub relative_target_port: u16,
 }
 
+/// Numbers of the logical units of a target, as a nexus is told them.
+pub(crate) type Luns = RefCell<Vec<u64>>;
+
+/// What a nexus is to all of its logical units.
+#[derive(Clone)]
+pub(crate) struct Through {
+    pub ports: Ports,
+    pub target_name: Option<Rc<str>>,
+    pub luns: Rc<Luns>,
+    pub events: Rc<Events>,
+}
+
 pub(crate) struct Path {
     pub id: PathId,
     pub ports: Ports,
     /// The number under which this nexus sees the logical unit.
     pub lun: u64,
+    /// The target through which it is seen, where that is not the logical unit's own.
+    pub target_name: Option<Rc<str>>,
     /// All logical units of the target, for REPORT LUNS.
-    pub luns: Rc<[u64]>,
+    pub luns: Rc<Luns>,
     attentions: RefCell<Attentions>,
     /// Looked at by every command.
     attention_pending: Cell<bool>,
@@ -36,18 +50,13 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    pub(crate) fn new(
-        id: PathId,
-        ports: Ports,
-        lun: u64,
-        luns: Rc<[u64]>,
-        events: Rc<Events>,
-        first: Attention,
-    ) -> Path {
+    pub(crate) fn new(id: PathId, through: Through, lun: u64, first: Attention) -> Path {
+        let Through { ports, target_name, luns, events } = through;
         let path = Path {
             id,
             ports,
             lun,
+            target_name,
             luns,
             attentions: RefCell::default(),
             attention_pending: Cell::new(false),

@@ -31,7 +31,7 @@ pub(crate) fn check_luns(call: &Call) -> Result<u32, Fault> {
 }
 
 pub(crate) fn luns(call: &Call, _: Bytes) -> Completion<Ran> {
-    ready(list(&call.path.luns, call.cdb.u8::<2>(), call.cdb.u32::<6>()))
+    ready(list(&call.path.luns.borrow(), call.cdb.u8::<2>(), call.cdb.u32::<6>()))
 }
 
 pub(crate) fn list(luns: &[u64], select: u8, allocation_bytes: u32) -> Good {

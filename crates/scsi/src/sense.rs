@@ -73,6 +73,7 @@ impl Code {
     pub(crate) const POWER_ON_OR_RESET: Code = Code(0x29, 0x00);
     pub(crate) const DEVICE_RESET: Code = Code(0x29, 0x03);
     pub(crate) const NEXUS_LOSS: Code = Code(0x29, 0x07);
+    pub(crate) const LUNS_CHANGED: Code = Code(0x3f, 0x0e);
     pub(crate) const MODE_PARAMETERS_CHANGED: Code = Code(0x2a, 0x01);
     pub(crate) const RESERVATIONS_PREEMPTED: Code = Code(0x2a, 0x03);
     pub(crate) const RESERVATIONS_RELEASED: Code = Code(0x2a, 0x04);

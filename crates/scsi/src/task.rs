@@ -1,6 +1,7 @@
 //! A command from its arrival to its end.
 
 use crate::call::{Call, Ran};
+use crate::cdb::Cdb;
 use crate::fault::Fault;
 use crate::sense::Condition;
 use crate::table::Entry;
@@ -59,17 +60,7 @@ impl Task {
     /// for, or the piece that it moves at a time.
     pub fn memory_bytes(&self) -> u64 {
         let State::Accepted(Accepted { membership, .. }) = &self.0 else { return 0 };
-        let call = &membership.call;
-        let bytes = || range::named(&call.cdb).range.bytes(call.sector_bytes());
-        match call.cdb.opcode() {
-            // READ.
-            0x08 | 0x28 | 0x88 | 0xa8 => bytes(),
-            // VERIFY, WRITE AND VERIFY, WRITE SAME.
-            0x2f | 0x8f | 0xaf | 0x2e | 0x8e | 0xae | 0x41 | 0x93 => bytes().min(medium::PIECE_BYTES.into()),
-            // EXTENDED COPY.
-            0x83 => medium::PIECE_BYTES.into(),
-            _ => 0,
-        }
+        memory_of(&membership.call.cdb, membership.call.sector_bytes())
     }
 
     /// Whether it has been aborted since it was started: data need not be gathered any more, [`Task::run`] says how it ends.
@@ -110,6 +101,24 @@ impl Task {
             };
             membership.end(ran)
         })
+    }
+}
+
+/// [`Task::memory_bytes`] of a command that has not been started, if it is for a logical unit with such sectors.
+pub fn memory_bytes(cdb: &[u8], sector_bytes: u32) -> u64 {
+    memory_of(&Cdb::new(cdb), sector_bytes)
+}
+
+fn memory_of(cdb: &Cdb, sector_bytes: u32) -> u64 {
+    let bytes = || range::named(cdb).range.bytes(sector_bytes);
+    match cdb.opcode() {
+        // READ.
+        0x08 | 0x28 | 0x88 | 0xa8 => bytes(),
+        // VERIFY, WRITE AND VERIFY, WRITE SAME.
+        0x2f | 0x8f | 0xaf | 0x2e | 0x8e | 0xae | 0x41 | 0x93 => bytes().min(medium::PIECE_BYTES.into()),
+        // EXTENDED COPY.
+        0x83 => medium::PIECE_BYTES.into(),
+        _ => 0,
     }
 }
 

@@ -3,12 +3,12 @@
 //! Always holds: what is remembered for a nexus that is gone is bounded; nothing is borrowed across an await.
 
 use crate::attention::Attention;
-use crate::event::{Event, Events};
+use crate::event::Event;
 use crate::host::Host;
 use crate::identity::Identity;
 use crate::lun;
 use crate::mode::Parameters;
-use crate::path::{Path, PathId, Ports};
+use crate::path::{Path, PathId, Ports, Through};
 use crate::reservation::Reservations;
 use crate::sanitize::Sanitize;
 use crate::sense::Format;
@@ -16,7 +16,7 @@ use crate::task_set::{Abort, Aborted, Described, TaskKey, TaskSet};
 use crate::visit::Visitor;
 use block::{BlockDevice, Geometry};
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use world::local::{Notify, Semaphore};
 
@@ -131,10 +131,10 @@ impl LogicalUnit {
         if self.mode.get().descriptor_sense { Format::Descriptor } else { Format::Fixed }
     }
 
-    pub(crate) fn attach(&self, ports: Ports, lun: u64, luns: Rc<[u64]>, events: Rc<Events>) -> Rc<Path> {
+    pub(crate) fn attach(&self, through: Through, lun: u64) -> Rc<Path> {
         let id = self.new_path_id();
         let mut lost = self.lost.borrow_mut();
-        let known = lost.iter().position(|other| *other == ports);
+        let known = lost.iter().position(|other| *other == through.ports);
         let first = match known {
             Some(index) => {
                 lost.remove(index);
@@ -142,7 +142,7 @@ impl LogicalUnit {
             }
             None => Attention::PowerOn,
         };
-        let path = Rc::new(Path::new(id, ports, lun, luns, events, first));
+        let path = Rc::new(Path::new(id, through, lun, first));
         self.paths.borrow_mut().push(path.clone());
         path
     }
@@ -227,6 +227,25 @@ impl LogicalUnit {
         ports.sort_unstable();
         ports.dedup();
         ports
+    }
+
+    /// The same ports by name: that of the target that each belongs to, and the port's number.
+    pub(crate) fn target_port_names(&self, own: &Path) -> BTreeMap<u16, String> {
+        let paths = self.paths.borrow();
+        let named = |path: &Path| (path.ports.relative_target_port, self.target_name(path).to_string());
+        paths.iter().map(|path| named(path)).chain([named(own)]).collect()
+    }
+
+    /// Name of the SCSI target device through which a nexus sees it; empty: not told.
+    pub(crate) fn target_name<'a>(&'a self, path: &'a Path) -> &'a str {
+        path.target_name.as_deref().unwrap_or(&self.identity.target_name)
+    }
+
+    /// Completes when nothing of this nexus is in the task set.
+    pub(crate) async fn idle(&self, id: PathId) {
+        while self.tasks.borrow().has_any(id) {
+            self.tasks_changed.notified().await;
+        }
     }
 
     /// A unit attention for every nexus but `but`.

@@ -59,6 +59,7 @@ impl Vdisk {
             sector_bytes: self.info.sector_bytes,
             mapped_bytes: self.info.mapped_bytes,
             set,
+            target_name: crate::snapshot_target_name(&self.info.name, name),
             connections: 0,
         };
         self.snapshots.push(Snapshot { info: info.clone(), blocks: self.blocks.clone() });

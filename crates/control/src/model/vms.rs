@@ -61,15 +61,17 @@ impl State {
 
     fn vm_info(&mut self, name: &str) -> Result<VmInfo> {
         let vm = self.vm(name)?.clone();
-        let vdisks = vm.vdisks.iter().map(|(label, id)| {
+        let vdisks = vm.vdisks.iter().zip(0..).map(|((label, id), lun)| {
             let info = &self.by_id(id).info;
-            VmVdisk { label: label.clone(), vdisk: info.name.clone(), size_bytes: info.size_bytes }
+            VmVdisk { label: label.clone(), vdisk: info.name.clone(), size_bytes: info.size_bytes, lun }
         });
         Ok(VmInfo {
             vdisks: vdisks.collect(),
             snapshots: self.sets.iter().filter(|set| set.vm == vm.id).count() as u32,
             id: vm.id,
             name: name.to_string(),
+            target_name: crate::vm_target_name(name),
+            target_closed: None,
             template: vm.template,
             created_unix_ms: NOW_UNIX_MS,
         })

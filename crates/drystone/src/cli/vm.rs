@@ -118,11 +118,15 @@ fn show_table(info: &VmInfo) -> String {
         ("kind", kind(info).to_string()),
         ("created", time(info.created_unix_ms)),
         ("snapshots", info.snapshots.to_string()),
+        ("target", info.target_name.clone()),
+        ("not served", info.target_closed.clone().unwrap_or_else(|| "-".to_string())),
     ]);
     if !info.vdisks.is_empty() {
-        let row = |one: &control::VmVdisk| [one.label.clone(), one.vdisk.clone(), format_size(one.size_bytes)];
+        let row = |one: &control::VmVdisk| {
+            [one.label.clone(), one.vdisk.clone(), format_size(one.size_bytes), one.lun.to_string()]
+        };
         text.push('\n');
-        text += &columns(["LABEL", "VDISK", "SIZE"], &info.vdisks.iter().map(row).collect::<Vec<_>>());
+        text += &columns(["LABEL", "VDISK", "SIZE", "LUN"], &info.vdisks.iter().map(row).collect::<Vec<_>>());
     }
     text
 }

@@ -3,6 +3,7 @@
 use super::directory::{Directory, Listed, ListedSnapshot};
 use super::groups::Groups;
 use super::shards::{Shards, here};
+use super::vms::Vms;
 use crate::frontend::{Attach, Attached, Found, Job, Workers};
 use crate::nbd::Exports;
 use base::units::BLOCK;
@@ -17,6 +18,7 @@ pub struct Exported {
     pub directory: Arc<Directory>,
     pub shards: Shards,
     pub groups: Arc<Groups>,
+    pub vms: Arc<Vms>,
     /// By shard: a random number that its disk keeps for ever.
     pub realms: Vec<u64>,
 }
@@ -42,7 +44,7 @@ impl Exported {
     }
 
     /// `NAME@SNAPSHOT`, read-only.
-    fn found_snapshot(&self, vdisk: &str, listed: &Listed, name: &str, snapshot: ListedSnapshot) -> Found {
+    pub(super) fn found_snapshot(&self, vdisk: &str, listed: &Listed, name: &str, snapshot: ListedSnapshot) -> Found {
         let whole = self.found(format!("{vdisk}{SEPARATOR}{name}"), listed.clone());
         let ListedSnapshot { id, size_bytes, sector_bytes } = snapshot;
         Found {

@@ -4,14 +4,13 @@ use super::access::AccessNote;
 use super::directory::Listed;
 use super::errors::from_node;
 use super::groups::{self, Group};
-use super::targets::target_name;
 use super::verbs::Verbs;
 use crate::iscsi::SessionInfo;
 use base::VdiskId;
 use control::rules::iscsi as rules;
 use control::{
     ControlFuture, Error, InitiatorGroup, InitiatorGroupInfo, IscsiControl, IscsiPortal, IscsiSession, IscsiTarget,
-    Kind, Result, SetIscsiAccess,
+    Kind, Result, SetIscsiAccess, target_name,
 };
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;

@@ -105,7 +105,7 @@ mod tests {
     }
 
     fn vm(number: u32, name: &str, serial: u64, vdisks: &[u32]) -> VmRecord {
-        let member = |number: &u32| VmVdisk { label: format!("d{number}"), vdisk: id(*number) };
+        let member = |number: &u32| VmVdisk { label: format!("d{number}"), vdisk: id(*number), lun: 0 };
         VmRecord {
             id: VmId::new(1, number),
             name: name.into(),
@@ -113,6 +113,7 @@ mod tests {
             created_wall_ns: 0,
             template: false,
             deleting: false,
+            lun_next: 1,
             vdisks: vdisks.iter().map(member).collect(),
         }
     }

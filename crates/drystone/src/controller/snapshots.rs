@@ -37,6 +37,7 @@ pub(super) fn info(vdisk: &str, snapshot: SnapshotSummary) -> SnapshotInfo {
     SnapshotInfo {
         id: snapshot.id.to_string(),
         vdisk: vdisk.to_string(),
+        target_name: control::snapshot_target_name(vdisk, &snapshot.name),
         name: snapshot.name,
         created_unix_ms: snapshot.created_ns / 1_000_000,
         size_bytes: snapshot.size_bytes,

@@ -68,7 +68,7 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let verbs = Arc::new_cyclic(|own| {
         Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts, own.clone())
     });
-    let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, realms });
+    let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, vms: verbs.vms.clone(), realms });
     let stored = verbs.load_vms().await.map_err(|error| anyhow!("VMs on record: {error}"))?;
     verbs.finish_rollbacks(&stored.rollbacks).await;
     super::resume::resume(&exported);

@@ -1,40 +1,145 @@
-//! The vDisks as the iSCSI server sees them.
+//! The vDisks, snapshots and VMs as the iSCSI server sees them.
 
-use super::directory::Listed;
+use super::directory::{Directory, Listed};
 use super::exports::{AttachHere, Exported, shard_of};
+use super::groups::Groups;
 use super::remote::Remote;
 use super::shards::here;
-use crate::frontend::{Attach, Attached, Job, Workers};
-use crate::iscsi::{FoundTarget, Targets, Unit, Units};
-use base::VdiskId;
+use crate::frontend::{Attach, Attached, Found, Job, Workers};
+use crate::iscsi::{FoundTarget, FoundUnit, PORTS_OF_VMS, Targets, Unit, Units};
+use base::{VdiskId, VmId};
 use block::BlockDevice;
-use control::{IscsiAccess, TARGET_PREFIX};
+use control::rules::snapshots::SEPARATOR;
+use control::{
+    ChapSecret, IscsiAccess, TARGET_OF_SNAPSHOT, TARGET_OF_VM, TARGET_PREFIX, snapshot_target_name, target_name,
+    vm_target_name,
+};
+use meta::VmRecord;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::watch;
 use vdisk::NoteKind;
 use world::{Completion, LocalFuture, World};
-
-pub fn target_name(vdisk: &str) -> String {
-    format!("{TARGET_PREFIX}{vdisk}")
-}
 
 impl Exported {
     /// `None`: its rules cannot be read, so that nobody may see it.
     fn target(&self, name: String, listed: Listed) -> Option<FoundTarget> {
-        let access = listed.access.clone().ok()?.resolve(&self.groups);
-        Some(FoundTarget { target_name: target_name(&name), access, found: self.found(name, listed) })
+        let target_name = target_name(&name);
+        self.of_one(target_name, self.access(&listed)?, self.found(name, listed))
     }
 
-    /// By what hosts know the vDisk again.
+    fn access(&self, listed: &Listed) -> Option<IscsiAccess> {
+        Some(listed.access.as_ref().ok()?.resolve(&self.groups))
+    }
+
+    fn of_one(&self, target_name: String, access: IscsiAccess, found: Found) -> Option<FoundTarget> {
+        Some(FoundTarget {
+            key: found.snapshot.unwrap_or(found.key),
+            worker: found.worker,
+            name: found.name.clone(),
+            target_name,
+            first_port: 0,
+            chap: access.chap.clone(),
+            mutual: access.mutual.clone(),
+            units: vec![FoundUnit { lun: 0, found, access }],
+        })
+    }
+
+    /// By the rules of its vDisk.
+    fn snapshot_target(&self, rest: &str) -> Option<FoundTarget> {
+        let (vdisk, snapshot) = rest.split_once(':')?;
+        let (vdisk, listed) = self.find_vdisk(vdisk)?;
+        let exact = listed.snapshots.get_key_value(snapshot);
+        let (snapshot, about) = exact.or_else(|| {
+            let mut found = listed.snapshots.iter().filter(|(name, _)| name.eq_ignore_ascii_case(snapshot));
+            found.next().filter(|_| found.next().is_none())
+        })?;
+        let found = self.found_snapshot(&vdisk, &listed, snapshot, *about);
+        self.of_one(snapshot_target_name(&vdisk, snapshot), self.access(&listed)?, found)
+    }
+
+    fn find_vdisk(&self, name: &str) -> Option<(String, Listed)> {
+        let exact = self.directory.find(name).map(|listed| (name.to_string(), listed));
+        exact.or_else(|| self.directory.find_ignoring_case(name))
+    }
+
+    /// Its vDisks but for those whose rules cannot be read.
+    fn vm_units(&self, vm: &VmRecord) -> Vec<FoundUnit> {
+        let unit = |member: &meta::VmVdisk| {
+            let (name, listed) = self.directory.find_id(member.vdisk)?;
+            let access = self.access(&listed)?;
+            Some(FoundUnit { lun: member.lun.into(), access, found: self.found(name, listed) })
+        };
+        let mut units: Vec<FoundUnit> = vm.vdisks.iter().filter_map(unit).collect();
+        units.sort_unstable_by_key(|unit| unit.lun);
+        units
+    }
+
+    /// The error says why nobody can log in.
+    pub(super) fn vm_target(&self, vm: &VmRecord) -> Result<FoundTarget, &'static str> {
+        let units = self.vm_units(vm);
+        let (chap, mutual) = secrets(units.iter().map(|unit| &unit.access))?;
+        Ok(FoundTarget {
+            key: vm.id.raw(),
+            worker: units.first().map_or(0, |unit| unit.found.worker),
+            name: format!("{TARGET_OF_VM}{}", vm.name),
+            target_name: vm_target_name(&vm.name),
+            first_port: PORTS_OF_VMS,
+            chap,
+            mutual,
+            units,
+        })
+    }
+
+    /// By what hosts know the vDisk again, or its snapshot.
     fn identity(&self, id: VdiskId, name: &str) -> scsi::Identity {
-        let realm = self.realms.get(usize::from(shard_of(id))).copied().unwrap_or_default();
-        scsi::Identity { id: id.raw(), realm, name: name.to_string(), target_name: target_name(name) }
+        scsi::Identity { id: id.raw(), realm: self.realm(id), name: name.to_string(), target_name: target_name(name) }
+    }
+
+    fn realm(&self, id: VdiskId) -> u64 {
+        self.realms.get(usize::from(shard_of(id))).copied().unwrap_or_default()
     }
 }
 
+/// What whoever logs in to all of these at once must prove to know, and what is proven to it; the error says why nobody can.
+/// One without a secret is in reach of those who know that of the others: they are fewer.
+fn secrets<'a>(
+    units: impl Iterator<Item = &'a IscsiAccess> + Clone,
+) -> Result<(Option<ChapSecret>, Option<ChapSecret>), &'static str> {
+    if units.clone().next().is_none() {
+        return Err("it has no vDisks that can be logged in to");
+    }
+    let chap = only(units.clone().filter_map(|access| access.chap.as_ref()));
+    let mutual = only(units.filter_map(|access| access.mutual.as_ref()));
+    match (chap, mutual) {
+        (None, _) => Err("its vDisks ask for different secrets"),
+        (_, None) => Err("its vDisks prove themselves by different secrets"),
+        (Some(chap), Some(mutual)) => Ok((chap.cloned(), mutual.cloned())),
+    }
+}
+
+/// The secret that all of them are; `None`: there are several.
+fn only<'a>(mut secrets: impl Iterator<Item = &'a ChapSecret>) -> Option<Option<&'a ChapSecret>> {
+    let first = secrets.next();
+    secrets.all(|other| Some(other) == first).then_some(first)
+}
+
+/// Why nobody can log in to the VM's target.
+pub(super) fn vm_target_closed(vm: &VmRecord, directory: &Directory, groups: &Groups) -> Option<String> {
+    let access = |member: &meta::VmVdisk| {
+        let (_, listed) = directory.find_id(member.vdisk)?;
+        Some(listed.access.ok()?.resolve(groups))
+    };
+    let all: Vec<IscsiAccess> = vm.vdisks.iter().filter_map(access).collect();
+    secrets(all.iter()).err().map(str::to_string)
+}
+
 impl Targets for Exported {
+    /// Snapshots are not told of: whoever logs in to all that there is would log in to a thousand of them.
     fn list(&self) -> Vec<FoundTarget> {
-        self.directory.all().into_iter().filter_map(|(name, listed)| self.target(name, listed)).collect()
+        let vdisks = self.directory.all().into_iter().filter_map(|(name, listed)| self.target(name, listed));
+        let vms = self.vms.all();
+        vdisks.chain(vms.iter().filter_map(|vm| self.vm_target(vm).ok())).collect()
     }
 
     fn find(&self, target_name: &str) -> Option<FoundTarget> {
@@ -42,9 +147,26 @@ impl Targets for Exported {
         if !prefix.eq_ignore_ascii_case(TARGET_PREFIX) {
             return None;
         }
-        let exact = self.directory.find(name).map(|listed| (name.to_string(), listed));
-        let (name, listed) = exact.or_else(|| self.directory.find_ignoring_case(name))?;
+        if let Some(vm) = name.strip_prefix(TARGET_OF_VM) {
+            let vm = self.vms.find(vm).or_else(|| self.vms.find_ignoring_case(vm))?;
+            let is_held =
+                |member: &meta::VmVdisk| self.directory.find_id(member.vdisk).is_some_and(|(_, one)| one.held);
+            return if vm.vdisks.iter().any(is_held) { None } else { self.vm_target(&vm).ok() };
+        }
+        if let Some(rest) = name.strip_prefix(TARGET_OF_SNAPSHOT) {
+            return self.snapshot_target(rest);
+        }
+        let (name, listed) = self.find_vdisk(name)?;
         if listed.held { None } else { self.target(name, listed) }
+    }
+
+    /// Only those of VMs change.
+    fn units(&self, key: u64) -> Option<Vec<FoundUnit>> {
+        VmId::from_raw(key).and_then(|id| self.vms.find_id(id)).map(|vm| self.vm_units(&vm))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.vms.changes()
     }
 }
 
@@ -76,20 +198,34 @@ impl Attach for Here {
 }
 
 impl Units for Here {
-    fn unit(&self, key: u64) -> LocalFuture<block::Result<Unit>> {
+    fn unit(&self, key: u64, snapshot: Option<u64>) -> LocalFuture<block::Result<Unit>> {
         let (world, exported) = (self.world.clone(), self.exported.clone());
         Box::pin(async move {
             let id = VdiskId::from_raw(key).ok_or_else(gone)?;
             let shard = here(shard_of(id)).ok_or_else(gone)?;
-            let saved = shard.note(id, NoteKind::Reservations).await?.unwrap_or_default().to_vec();
-            let (name, _) = exported.directory.find_id(id).ok_or_else(gone)?;
-            let identity = exported.identity(id, &name);
-            Ok(Unit { identity, host: Rc::new(Host { id, world, exported }), saved })
+            let (name, listed) = exported.directory.find_id(id).ok_or_else(gone)?;
+            let Some(snapshot) = snapshot else {
+                let saved = shard.note(id, NoteKind::Reservations).await?.unwrap_or_default().to_vec();
+                let identity = exported.identity(id, &name);
+                return Ok(Unit { identity, host: Rc::new(Host { id, saves: true, world, exported }), saved });
+            };
+            let mut of_it = listed.snapshots.iter().filter(|(_, about)| about.id.raw() == snapshot);
+            let (of, _) = of_it.next().ok_or_else(gone)?;
+            let identity = scsi::Identity {
+                id: snapshot,
+                realm: exported.realm(id),
+                name: format!("{name}{SEPARATOR}{of}"),
+                target_name: snapshot_target_name(&name, of),
+            };
+            Ok(Unit { identity, host: Rc::new(Host { id, saves: false, world, exported }), saved: Vec::new() })
         })
     }
 
-    fn exists(&self, key: u64) -> bool {
-        VdiskId::from_raw(key).is_some_and(|id| self.exported.directory.find_id(id).is_some())
+    fn exists(&self, unit_key: u64) -> bool {
+        let is_it = |listed: &Listed| {
+            listed.id.raw() == unit_key || listed.snapshots.values().any(|snapshot| snapshot.id.raw() == unit_key)
+        };
+        self.exported.directory.all().iter().any(|(_, listed)| is_it(listed))
     }
 }
 
@@ -100,6 +236,8 @@ fn gone() -> block::Error {
 /// What a logical unit asks of the controller.
 struct Host {
     id: VdiskId,
+    /// A snapshot has nothing that could be changed, and no log of its own.
+    saves: bool,
     world: World,
     exported: Arc<Exported>,
 }
@@ -107,6 +245,11 @@ struct Host {
 impl scsi::Host for Host {
     fn save_state(&self, bytes: Vec<u8>) -> Completion<block::Result<()>> {
         let id = self.id;
+        if !self.saves {
+            let why = "a snapshot keeps no reservations across a restart";
+            let refused = Err(block::Error::new(block::Kind::Unsupported, why));
+            return Completion::Ready(if bytes.is_empty() { Ok(()) } else { refused });
+        }
         Completion::pending(async move {
             let shard = here(shard_of(id)).ok_or_else(gone)?;
             Ok(shard.set_note(id, NoteKind::Reservations, bytes.into()).await?)

@@ -72,9 +72,9 @@ impl Verbs {
     pub(super) async fn commit_vms(&self, plans: &[PlanRecord]) -> Result<Vec<VmRecord>> {
         let member = |planned: &PlannedVdisk| {
             let listed = self.directory.find(&planned.name)?;
-            Some(meta::VmVdisk { label: planned.label.clone(), vdisk: listed.id })
+            Some((planned.label.clone(), listed.id))
         };
-        let vms = plans.iter().map(|plan| new_vm(plan, plan.vdisks.iter().filter_map(member).collect()));
+        let vms = plans.iter().map(|plan| new_vm(plan, plan.vdisks.iter().filter_map(member)));
         let vms: Vec<VmRecord> = vms.collect();
         let there = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
         self.commit(plans.iter().fold(there, |all, plan| all.delete(keys::plan(plan.vm)))).await?;

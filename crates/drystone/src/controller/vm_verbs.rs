@@ -4,6 +4,7 @@ use super::directory::Listed;
 use super::errors::from_node;
 use super::exports::shard_of;
 use super::sets::now_wall_ns;
+use super::targets::vm_target_closed;
 use super::verbs::Verbs;
 use base::VdiskId;
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use control::rules::snapshots as names;
 use control::rules::vms as rules;
 use control::{
     AttachVdisk, ControlFuture, CreateVm, DeleteVm, Error, ListVms, MakeClones, Result, VmControl, VmInfo, VmPage,
-    VmRolledBack, VmSnapshotInfo, VmVdisk,
+    VmRolledBack, VmSnapshotInfo, VmVdisk, vm_target_name,
 };
 use futures_util::future::join_all;
 use meta::{PlanRecord, PlannedVdisk, SetRecord, Source, Transaction, VmRecord, keys};
@@ -29,7 +30,7 @@ impl Verbs {
     pub(super) fn vm_info(&self, vm: &VmRecord) -> VmInfo {
         let shown = |member: &meta::VmVdisk| {
             let (vdisk, listed) = self.directory.find_id(member.vdisk)?;
-            Some(VmVdisk { label: member.label.clone(), vdisk, size_bytes: listed.size_bytes })
+            Some(VmVdisk { label: member.label.clone(), vdisk, size_bytes: listed.size_bytes, lun: member.lun.into() })
         };
         let sets = self.vms.sets_of(vm.id);
         VmInfo {
@@ -38,6 +39,8 @@ impl Verbs {
             template: vm.template,
             created_unix_ms: vm.created_wall_ns / 1_000_000,
             vdisks: vm.vdisks.iter().filter_map(shown).collect(),
+            target_name: vm_target_name(&vm.name),
+            target_closed: vm_target_closed(vm, &self.directory, &self.groups),
             snapshots: sets.iter().filter(|set| !names::is_temporary(&set.name)).count() as u32,
         }
     }
@@ -214,7 +217,7 @@ impl Verbs {
             return Err(Error::label_exists(name, &label));
         }
         rules::check_vdisk_count(name, vm.vdisks.len() + 1)?;
-        vm.vdisks.push(meta::VmVdisk { label, vdisk: listed.id });
+        vm.add(label, listed.id);
         self.store_vm(vm).await
     }
 
@@ -448,14 +451,17 @@ impl VmControl for Verbs {
 }
 
 /// A VM that is new.
-pub(super) fn new_vm(plan: &PlanRecord, vdisks: Vec<meta::VmVdisk>) -> VmRecord {
-    VmRecord {
+pub(super) fn new_vm(plan: &PlanRecord, vdisks: impl Iterator<Item = (String, VdiskId)>) -> VmRecord {
+    let mut vm = VmRecord {
         id: plan.vm,
         name: plan.name.clone(),
         serial: 1,
         created_wall_ns: now_wall_ns(),
         template: false,
         deleting: false,
-        vdisks,
-    }
+        lun_next: 0,
+        vdisks: Vec::new(),
+    };
+    vdisks.for_each(|(label, vdisk)| vm.add(label, vdisk));
+    vm
 }

@@ -6,6 +6,7 @@ use control::rules::snapshots::is_temporary;
 use meta::{PlanRecord, RollbackRecord, SetMember, SetRecord, Store, VmRecord, keys};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
+use tokio::sync::watch;
 
 /// Records read by one scan.
 const SCAN_PAGE: usize = 256;
@@ -21,7 +22,11 @@ pub enum Standing {
 
 /// All VMs and sets of the controller, readable from every thread.
 #[derive(Default)]
-pub struct Vms(Mutex<State>);
+pub struct Vms {
+    state: Mutex<State>,
+    /// Counts changes of VMs.
+    changes: watch::Sender<u64>,
+}
 
 #[derive(Default)]
 struct State {
@@ -42,7 +47,7 @@ pub struct Stored {
 
 impl Vms {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("a panic under the lock ends the process")
+        self.state.lock().expect("a panic under the lock ends the process")
     }
 
     pub fn fill(&self, vms: Vec<VmRecord>, sets: Vec<SetRecord>) {
@@ -54,6 +59,18 @@ impl Vms {
     /// One that is being deleted is not there any more.
     pub fn find(&self, name: &str) -> Option<VmRecord> {
         self.lock().vms.values().find(|vm| vm.name == name && !vm.deleting).cloned()
+    }
+
+    /// The only one of this name, if case does not count.
+    pub fn find_ignoring_case(&self, name: &str) -> Option<VmRecord> {
+        let state = self.lock();
+        let mut found = state.vms.values().filter(|vm| !vm.deleting && vm.name.eq_ignore_ascii_case(name));
+        let only = found.next().cloned();
+        only.filter(|_| found.next().is_none())
+    }
+
+    pub fn find_id(&self, id: VmId) -> Option<VmRecord> {
+        self.lock().vms.get(&id).filter(|vm| !vm.deleting).cloned()
     }
 
     /// In the order of names.
@@ -74,10 +91,17 @@ impl Vms {
 
     pub fn put(&self, vm: VmRecord) {
         self.lock().vms.insert(vm.id, vm);
+        self.changes.send_modify(|count| *count += 1);
     }
 
     pub fn remove(&self, id: VmId) {
         self.lock().vms.remove(&id);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes when a VM may have changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     pub fn standing(&self, set: SnapshotId) -> Standing {
@@ -173,7 +197,7 @@ mod tests {
     }
 
     fn vm(number: u32, name: &str, vdisks: &[u32], deleting: bool) -> VmRecord {
-        let member = |number: &u32| VmVdisk { label: format!("d{number}"), vdisk: vdisk(*number) };
+        let member = |number: &u32| VmVdisk { label: format!("d{number}"), vdisk: vdisk(*number), lun: 0 };
         VmRecord {
             id: VmId::new(1, number),
             name: name.into(),
@@ -181,6 +205,7 @@ mod tests {
             created_wall_ns: 0,
             template: false,
             deleting,
+            lun_next: 1,
             vdisks: vdisks.iter().map(member).collect(),
         }
     }

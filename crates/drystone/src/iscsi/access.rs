@@ -1,8 +1,9 @@
 //! Which targets an initiator sees, and whether it may log in: the rules of each vDisk, seen from one portal.
 
-use super::seam::{FoundTarget, Targets};
+use super::seam::{FoundTarget, FoundUnit, Targets};
 use super::sessions::Sessions;
 use crate::frontend::socket::is_local;
+use control::IscsiAccess;
 use iscsi::{Access, Advertised, Directory, Secret};
 use std::net::SocketAddr;
 
@@ -36,14 +37,21 @@ impl View<'_> {
 
     /// With the portals at which it is served: an initiator that is told of others tries them, and fails.
     pub fn advertised(&self, found: &FoundTarget) -> Advertised {
-        let portals = self.portals.iter().filter(|portal| self.serves(portal, found) && self.reaches(portal));
+        let serves = |portal: &Portal| found.units.iter().any(|unit| self.serves(portal, &unit.access));
+        let portals = self.portals.iter().filter(|portal| serves(portal) && self.reaches(portal));
         let portals = portals.map(|portal| (self.address(portal.listen), portal.group)).collect();
         Advertised { name: found.target_name.clone(), portals }
     }
 
+    /// What discovery tells this initiator of this target, which [`View::visible`] may not tell of.
+    pub fn visible_by_name(&self, target: &str, initiator: &str) -> Option<Advertised> {
+        let found = self.targets.find(&target.to_lowercase()).filter(|found| self.may_see(found, initiator))?;
+        Some(self.advertised(&found))
+    }
+
     /// What asks nobody for anything is for this machine only, unless that is allowed by name.
-    fn serves(&self, portal: &Portal, found: &FoundTarget) -> bool {
-        !found.access.is_open() || self.allow_open || is_local(&portal.listen)
+    fn serves(&self, portal: &Portal, access: &IscsiAccess) -> bool {
+        !access.is_open() || self.allow_open || is_local(&portal.listen)
     }
 
     /// To other machines our loopback address is their own.
@@ -60,9 +68,14 @@ impl View<'_> {
     }
 
     fn may_see(&self, found: &FoundTarget, initiator: &str) -> bool {
-        let named = &found.access.initiators;
+        found.units.iter().any(|unit| self.may_use(unit, initiator))
+    }
+
+    /// Whether an initiator that proves what the target asks for sees the unit in it.
+    pub fn may_use(&self, unit: &FoundUnit, initiator: &str) -> bool {
+        let named = &unit.access.initiators;
         let known = named.is_empty() || named.iter().any(|name| name.eq_ignore_ascii_case(initiator));
-        known && self.serves(&self.portal, found)
+        known && self.serves(&self.portal, &unit.access)
     }
 }
 
@@ -72,13 +85,13 @@ impl Directory for View<'_> {
         if !self.may_see(&found, initiator) {
             return Access::Forbidden;
         }
-        let (chap, mutual) = (found.access.chap.map(secret), found.access.mutual.map(secret));
-        Access::Granted { target: found.found.key, chap, mutual }
+        let (chap, mutual) = (found.chap.map(secret), found.mutual.map(secret));
+        Access::Granted { target: found.key, chap, mutual }
     }
 
     fn discovery_secrets(&self, initiator: &str) -> Vec<Secret> {
         let seen = self.targets.list().into_iter().filter(|found| self.may_see(found, initiator));
-        seen.filter_map(|found| found.access.chap).map(secret).collect()
+        seen.filter_map(|found| found.chap).map(secret).collect()
     }
 
     fn has_session(&self, tsih: u16) -> bool {

@@ -1,12 +1,14 @@
 //! A login that reaches the worker of its vDisk: what it takes the place of ends, then its session begins.
 
 use super::connection::{self, End, Served};
+use super::follow::Follower;
 use super::listen::Shared;
 use super::login::Parted;
-use super::seam::{FoundTarget, Units};
+use super::part::Part;
+use super::router::{Ports, Router};
+use super::seam::{FoundTarget, FoundUnit, Units};
 use super::sessions::{Entered, Listed, SessionInfo};
-use super::units;
-use crate::frontend::payload::Part;
+use crate::frontend::payload;
 use base::Output;
 use iscsi::wire::LoginStatus;
 use iscsi::{Initiator, Limits};
@@ -26,60 +28,90 @@ impl Parted {
             Ok(client) => client,
             Err(error) => return warn!(%peer, %error, "an iSCSI connection could not change threads"),
         };
-        let vdisk = found.found.name.clone();
+        let name = found.name.clone();
         let mut stop = shared.stop.clone();
-        let attached = tokio::select! {
-            attached = units.attach(found.found.key, found.found.snapshot) => attached,
+        let initiator = client.initiator().clone();
+        let ports = Ports {
+            initiator: port_name(&initiator),
+            relative_target_port: found.first_port + client.group(),
+            target_name: (!found.is_own()).then(|| found.target_name.clone()),
+        };
+        let part = Part::new(ports.nexus(), units);
+        let router = Rc::new(Router::new(part, found.worker, shared.workers.clone(), ports));
+        let visible = |mut units: Vec<FoundUnit>| {
+            let follower = Follower::new(client.view(&shared), &found, &initiator.name);
+            units.retain(|unit| follower.may_see(unit));
+            units
+        };
+        let seen = if found.is_own() { found.units.clone() } else { visible(found.units.clone()) };
+        // Before an older session of the same name ends, so that the logical units remember it.
+        tokio::select! {
+            () = router.hold_all(&seen) => {}
             _ = stop.wait_for(|stop| *stop) => return client.refuse(LoginStatus::ServiceUnavailable).await,
-        };
-        let unit = async {
-            let attached = attached?;
-            let used = units::target(found.found.key, attached.device.clone(), &*units).await?;
-            block::Result::Ok((attached, used))
-        };
-        let (attached, used) = match unit.await {
-            Ok(ready) => ready,
-            Err(error) => {
-                warn!(%peer, vdisk, %error, "a vDisk could not be attached");
-                return client.refuse(LoginStatus::ServiceUnavailable).await;
-            }
-        };
+        }
+        if router.luns().is_empty() {
+            return client.refuse(LoginStatus::ServiceUnavailable).await;
+        }
+        let closed = if found.is_own() { router.here.take_closed() } else { None };
         let info = client.describe(&found);
         let Some(listed) = enter(&shared, &info).await else {
+            router.close().await;
             return client.refuse(LoginStatus::OutOfResources).await;
         };
+        let changes = shared.targets.changes();
         // From here on whoever changes the rules sees the session in the list.
         if let Err(status) = client.recheck(&shared) {
+            router.close().await;
             drop(listed);
             return client.refuse(status).await;
         }
+        if !found.is_own() {
+            router.keep(&visible(shared.targets.units(found.key).unwrap_or_default())).await;
+        }
+        router.show_all().await;
         let (channel, login, unread, about) = client.into_parts();
-        let port = port_name(login.initiator());
         let mut out = Output::new();
-        let own = shared.view(&about).advertised(&found);
         let session = login.accept(listed.tsih, Limits::default(), &mut out);
-        info!(%peer, vdisk, initiator = info.initiator, "iSCSI session began");
-        let key = found.found.key;
+        info!(%peer, target = name, initiator = info.initiator, "iSCSI session began");
+        let key = found.key;
         let others = shared.sessions.clone();
+        let (gone, is_gone) = tokio::sync::oneshot::channel::<()>();
         let served = Served {
-            nexus: used.target.nexus(&port, about.portal.group),
-            own,
+            router: router.clone(),
+            own: shared.view(&about).advertised(&found),
             listed,
-            part: Part::join(shared.worker_payload_bytes),
+            part: payload::Part::join(shared.worker_payload_bytes),
             timeouts: shared.timeouts,
-            closed: attached.closed,
+            closed: closed.unwrap_or_else(|| {
+                Box::pin(async move {
+                    // An error says that nobody follows the VM.
+                    if is_gone.await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                })
+            }),
             stopped: Box::pin(async move {
                 // An error says that the server is gone, which is as good a reason.
                 let _ = stop.wait_for(|stop| *stop).await;
             }),
             end_others: Box::new(move || others.end_all_of(key)),
-            hold: Box::new((used, attached.hold)),
         };
-        match connection::serve(channel, session, out, unread, served).await {
-            End::Silent(why) | End::Broken(why) => {
-                info!(%peer, vdisk, initiator = info.initiator, why, "an iSCSI session was cut off");
+        let following = async {
+            if !found.is_own() {
+                Follower::new(shared.view(&about), &found, &initiator.name).follow(&router, changes).await;
+                let _ = gone.send(());
             }
-            end => info!(%peer, vdisk, initiator = info.initiator, ?end, "iSCSI session ended"),
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            end = connection::serve(channel, session, out, unread, served) => end,
+            () = following => unreachable!("it goes on until the session ends"),
+        };
+        match end {
+            End::Silent(why) | End::Broken(why) => {
+                info!(%peer, target = name, initiator = info.initiator, why, "an iSCSI session was cut off");
+            }
+            end => info!(%peer, target = name, initiator = info.initiator, ?end, "iSCSI session ended"),
         }
         drop(about);
     }

@@ -9,6 +9,7 @@ mod collect;
 mod timing;
 
 use super::Timeouts;
+use super::router::{Ran, Router, Started};
 use super::sessions::Listed;
 use crate::frontend::channel::Channel;
 use crate::frontend::line::{LARGE_DATA_BYTES, Line, Received, Standing, TURN_READS, TURN_REQUESTS};
@@ -17,8 +18,7 @@ use base::Output;
 use collect::{Pending, Signal};
 use futures_util::stream::FuturesUnordered;
 use iscsi::{Advertised, Execute, Limits, ManageTag, Next, Session, Tag};
-use scsi::{Command, Ended, Nexus, Outcome, Response, Task};
-use std::any::Any;
+use scsi::{Command, Ended, Outcome, Response};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -51,34 +51,33 @@ pub(super) enum End {
 
 /// What a session has besides its socket.
 pub(super) struct Served {
-    pub nexus: Nexus,
+    pub router: Rc<Router>,
     /// What SendTargets tells of the own target.
     pub own: Advertised,
     pub listed: Listed,
     pub part: Part,
     pub timeouts: Timeouts,
-    /// Completes when the vDisk goes away.
+    /// Completes when the target goes away.
     pub closed: LocalFuture<()>,
     /// Completes when the server stops.
     pub stopped: LocalFuture<()>,
     /// Asked for after a target cold reset.
     pub end_others: Box<dyn Fn()>,
-    pub hold: Box<dyn Any>,
 }
 
 /// Serves a session until it ends.
 pub(super) async fn serve(
     channel: Channel,
-    session: Session<Task>,
+    session: Session<Started>,
     out: Output,
     unread: Vec<u8>,
     served: Served,
 ) -> End {
-    let Served { nexus, own, listed, part, timeouts, closed, stopped, end_others, hold } = served;
+    let Served { router, own, listed, part, timeouts, closed, stopped, end_others } = served;
     let mut connection = Connection {
         line: Line::new(channel, out, unread, part),
         session,
-        nexus: Rc::new(nexus),
+        router,
         own,
         end_others,
         events: FuturesUnordered::new(),
@@ -89,12 +88,12 @@ pub(super) async fn serve(
     };
     connection.listen(closed, stopped);
     let end = poll_fn(|context| connection.turns(context)).await;
-    let Connection { line: Line { channel, part, .. }, nexus, events, listed, session, .. } = connection;
+    let Connection { line: Line { channel, part, .. }, router, events, listed, session, .. } = connection;
     drop(part);
     // Whatever is still under way goes on in the device, unheard; the tasks are aborted with the nexus.
     drop((events, session));
-    drop(nexus);
-    drop(hold);
+    router.close().await;
+    drop(router);
     drop(listed);
     if !matches!(end, End::HungUp | End::Silent(_) | End::Lost(_)) {
         channel.close().await;
@@ -104,8 +103,8 @@ pub(super) async fn serve(
 
 struct Connection {
     line: Line,
-    session: Session<Task>,
-    nexus: Rc<Nexus>,
+    session: Session<Started>,
+    router: Rc<Router>,
     own: Advertised,
     end_others: Box<dyn Fn()>,
     events: FuturesUnordered<Pending>,
@@ -217,7 +216,7 @@ impl Connection {
                     *commands -= 1;
                     let (number, cdb) = (tag.number(), cdb.as_slice());
                     let command = Command { tag: number, lun, cdb, attribute, data_out_offered: offered };
-                    let task = self.nexus.start(command);
+                    let task = self.router.start(command);
                     let wanted = task.data_out_bytes();
                     self.session.takes(&tag, task.memory_bytes());
                     if let Some(execute) = self.session.gather(tag, wanted, task, &mut self.line.out) {
@@ -225,7 +224,7 @@ impl Connection {
                     }
                 }
                 Next::Execute(execute) => self.execute(execute),
-                Next::Manage { tag, lun, function } => match self.nexus.manage(function, lun) {
+                Next::Manage { tag, lun, function } => match self.router.manage(function, lun) {
                     Completion::Ready(outcome) => self.managed(tag, outcome),
                     pending => self.events.push(Pending::Manage(Some(tag), pending)),
                 },
@@ -253,20 +252,23 @@ impl Connection {
         stopped
     }
 
-    fn execute(&mut self, execute: Execute<Task>) {
+    fn execute(&mut self, execute: Execute<Started>) {
         let Execute { tag, task, data } = execute;
         self.line.large_data |= data.len() >= LARGE_DATA_BYTES;
         if !data.is_empty() {
             self.listed.counters.written_bytes.fetch_add(data.len() as u64, Relaxed);
         }
         match task.run(data) {
-            Completion::Ready(ended) => self.ended(tag, ended),
+            Completion::Ready(ran) => self.ended(tag, ran),
             pending => self.events.push(Pending::Command(Some(tag), pending)),
         }
     }
 
-    fn ended(&mut self, tag: Tag, ended: Ended) {
-        match ended {
+    fn ended(&mut self, tag: Tag, ran: Ran) {
+        if let Some(wanted) = ran.wanted {
+            self.session.wanted(&tag, wanted);
+        }
+        match ran.ended {
             Ended::Response(response) => {
                 let read = response.data.iter().map(block::Segment::len).sum::<u64>();
                 if read > 0 {

@@ -153,10 +153,11 @@ impl Client {
             self.unread.drain(..used);
             match next {
                 Next::Targets(tag, scope) => {
-                    let mut targets = shared.view(&self.about).visible(&initiator);
-                    if let Scope::Target(name) = scope {
-                        targets.retain(|target| target.name.eq_ignore_ascii_case(&name));
-                    }
+                    let view = shared.view(&self.about);
+                    let targets = match scope {
+                        Scope::Target(name) => view.visible_by_name(&name, &initiator).into_iter().collect(),
+                        Scope::All => view.visible(&initiator),
+                    };
                     session.advertise(tag, &targets, &mut self.out);
                 }
                 Next::Logout => {
@@ -200,7 +201,7 @@ impl Client {
             Err(error) => return warn!(peer = %about.peer, %error, "an iSCSI connection could not change threads"),
         };
         let parted = Parted { channel, login, unread, about };
-        let (workers, worker) = (shared.workers.clone(), found.found.worker);
+        let (workers, worker) = (shared.workers.clone(), found.worker);
         workers.run(
             worker,
             Box::new(move |units| -> LocalFuture<()> {
@@ -230,8 +231,8 @@ impl Client {
         let digests = self.login.parameters().digests;
         SessionInfo {
             id: 0,
-            key: found.found.key,
-            vdisk: found.found.name.clone(),
+            key: found.key,
+            vdisk: found.name.clone(),
             initiator: name,
             alias,
             isid,
@@ -247,6 +248,19 @@ impl Client {
             read_bytes: 0,
             written_bytes: 0,
         }
+    }
+
+    pub fn initiator(&self) -> &Initiator {
+        self.login.initiator()
+    }
+
+    /// The portal group where it came in.
+    pub fn group(&self) -> u16 {
+        self.about.portal.group
+    }
+
+    pub fn view<'a>(&self, shared: &'a Shared) -> View<'a> {
+        shared.view(&self.about)
     }
 
     /// What is left when the login is over.

@@ -2,20 +2,24 @@
 //!
 //! A connection logs in on the control runtime ([`login`]), and discovers there if that is what it wants. When the
 //! initiator has chosen a target it moves, socket and all, to the worker thread that owns the vDisk ([`arrive`]), and is
-//! served by one task ([`connection`]) until it ends. All sessions of a vDisk share one logical unit ([`units`]). What
+//! served by one task ([`connection`]) until it ends. All sessions of a vDisk share one logical unit ([`units`]), be they
+//! logged in to the vDisk's own target or to that of its VM, some of whose vDisks may be on other workers ([`router`]). What
 //! the rest of the controller has to bring is in [`seam`] and [`crate::frontend`]; this folder knows nothing else of it.
 
 mod access;
 mod arrive;
 mod connection;
+mod follow;
 mod listen;
 mod login;
+mod part;
+mod router;
 mod seam;
 mod sessions;
 mod units;
 
 pub use listen::Server;
-pub use seam::{FoundTarget, Targets, Unit, Units};
+pub use seam::{FoundTarget, FoundUnit, PORTS_OF_VMS, Targets, Unit, Units};
 pub use sessions::{SessionInfo, Sessions};
 pub use units::{geometry_may_have_changed, visit, wake};
 

@@ -4,6 +4,7 @@ mod access;
 mod initiator;
 mod patience;
 mod rig;
+mod vms;
 
 use crate::frontend::testing::SIZE;
 use block::Kind;

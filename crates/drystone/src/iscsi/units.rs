@@ -1,9 +1,9 @@
-//! The logical units of a worker: one for each vDisk, shared by all its sessions, so that reservations, task sets and
+//! The logical units of a worker: one for each vDisk, and for each snapshot that is used, shared by all its sessions, so that reservations, task sets and
 //! unit attentions are common to all paths.
 
-use super::seam::{Unit, Units};
+use super::seam::{FoundUnit, Unit, Units};
 use block::{BlockDevice, Geometry, Kind, Reply, Request};
-use scsi::{LogicalUnit, Target, Visit};
+use scsi::{LogicalUnit, Visit};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
@@ -34,7 +34,7 @@ pub fn geometry_may_have_changed(key: u64) {
 /// Goes on with what the logical unit of a vDisk has to do though nobody uses it: it is kept until that has ended. On the
 /// worker of the vDisk.
 pub async fn wake(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<()> {
-    target(key, device, units).await.map(drop)
+    used(key, key, None, device, units).await.map(drop)
 }
 
 /// This vDisk for a copy that another one's unit carries out for this initiator port. On the worker of this one.
@@ -44,7 +44,7 @@ pub async fn visit(
     units: &dyn Units,
     initiator_port: &str,
 ) -> block::Result<Rc<dyn BlockDevice>> {
-    let used = target(key, device, units).await?;
+    let used = used(key, key, None, device, units).await?;
     Ok(Rc::new(Visited { visit: used.unit.visit(initiator_port), _used: used }))
 }
 
@@ -63,10 +63,9 @@ impl BlockDevice for Visited {
     }
 }
 
-/// A session's use of a vDisk's unit.
+/// A session's use of a logical unit.
 pub(super) struct Used {
-    pub target: Rc<Target>,
-    unit: Rc<LogicalUnit>,
+    pub unit: Rc<LogicalUnit>,
     slot: Rc<Slot>,
 }
 
@@ -77,20 +76,30 @@ impl Drop for Used {
     }
 }
 
-/// The target of this vDisk on this worker, with the vDisk as LUN 0. To be dropped after the session's nexus.
-pub(super) async fn target(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<Used> {
+/// The logical unit of this vDisk, or of this snapshot, on this worker. To be dropped after the paths to it.
+pub(super) async fn unit(found: &FoundUnit, device: Rc<dyn BlockDevice>, units: &dyn Units) -> block::Result<Used> {
+    used(found.unit_key(), found.found.key, found.found.snapshot, device, units).await
+}
+
+async fn used(
+    unit_key: u64,
+    key: u64,
+    snapshot: Option<u64>,
+    device: Rc<dyn BlockDevice>,
+    units: &dyn Units,
+) -> block::Result<Used> {
     let slot = HERE.with_borrow_mut(|slots| {
-        // There are never more slots than vDisks that have sessions, or have something that outlives them.
+        // There are never more slots than units that have sessions, or have something that outlives them.
         let used = |slot: &Rc<Slot>| Rc::strong_count(slot) > 1;
         slots.retain(|other, slot| used(slot) || slot.kept.borrow().is_some() && units.exists(*other));
-        slots.entry(key).or_default().clone()
+        slots.entry(unit_key).or_default().clone()
     });
     let making = slot.making.lock().await;
     let there = slot.unit.borrow().upgrade();
     let unit = match there {
         Some(unit) => unit,
         None => {
-            let Unit { identity, host, saved } = units.unit(key).await?;
+            let Unit { identity, host, saved } = units.unit(key, snapshot).await?;
             // To serve without what was saved would let a node write that has been fenced.
             let unit = LogicalUnit::new(device, identity, host, &saved)
                 .map_err(|error| block::Error::new(Kind::Corrupt, error.to_string()))?;
@@ -99,5 +108,5 @@ pub(super) async fn target(key: u64, device: Rc<dyn BlockDevice>, units: &dyn Un
         }
     };
     drop(making);
-    Ok(Used { target: Target::new(BTreeMap::from([(0, unit.clone())])), unit, slot })
+    Ok(Used { unit, slot })
 }

@@ -151,6 +151,14 @@ impl<T> Session<T> {
         None
     }
 
+    /// What a command wanted in truth, where [`Session::gather`] had to be told without knowing: what is left over of what the
+    /// initiator offered is computed from it. To be called before [`Session::respond`].
+    pub fn wanted(&mut self, tag: &Tag, bytes: u32) {
+        if let Some(task) = self.tasks.get_mut(&tag.task).filter(|task| task.serial == tag.serial) {
+            task.wanted = bytes;
+        }
+    }
+
     /// Takes a command off the books that ended without a response.
     pub fn forget(&mut self, tag: Tag) {
         self.started -= 1;

@@ -147,3 +147,71 @@ fn a_full_task_set_takes_no_more() {
     drop(tasks);
     assert_eq!(initiator.send(&[0; 6], &[]).status, Status::Good);
 }
+
+#[test]
+fn logical_units_come_and_go() {
+    let (one, two) = (Bench::new(), Bench::new());
+    let nexus = crate::Nexus::new("iqn.a,i,0x1", 1025, Some("iqn.vm"));
+    nexus.report(vec![0, 3]);
+    nexus.put(0, one.unit.clone());
+    nexus.put(3, two.unit.clone());
+    let send = |lun: u8, cdb: &[u8]| {
+        let lun = [0, lun, 0, 0, 0, 0, 0, 0];
+        let command = Command { tag: 1, lun, cdb, attribute: Attribute::Simple, data_out_offered: 0 };
+        match crate::testing::now(nexus.start(command).run(bytes::Bytes::new())) {
+            Ended::Response(response) => response,
+            Ended::Aborted => panic!("nobody aborts it"),
+        }
+    };
+    let luns = |lun: u8| flat(&send(lun, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0]))[8..].to_vec();
+    let both = [[0u8; 8], [0, 3, 0, 0, 0, 0, 0, 0]].concat();
+    for lun in [0, 3, 7] {
+        assert_eq!(luns(lun), both, "asked at {lun}");
+    }
+    for lun in [0, 3] {
+        assert_eq!(attention(&send(lun, &[0; 6])), Some((0x29, 0)));
+        assert_eq!(send(lun, &[0; 6]).status, Status::Good);
+    }
+    // The port is that of the target through which it is seen.
+    let page = flat(&send(3, &[0x12, 1, 0x83, 1, 0, 0]));
+    let has = |text: &[u8]| page.windows(text.len()).any(|at| at == text);
+    assert!(has(b"iqn.vm,t,0x0401\0") && has(b"iqn.vm\0"), "{page:02x?}");
+    let leaving = nexus.take(0).expect("it was there");
+    nexus.report(vec![3]);
+    drop(leaving);
+    assert_eq!(attention(&send(3, &[0; 6])), Some((0x3f, 0x0e)), "reported LUNs data has changed");
+    assert_eq!(send(3, &[0; 6]).status, Status::Good);
+    assert_eq!((luns(0), luns(3)), (both[8..].to_vec(), both[8..].to_vec()));
+    let sense = send(0, &[0; 6]).sense.expect("it is not there any more");
+    assert_eq!((sense.asc, sense.ascq), (0x25, 0));
+    assert!(nexus.take(0).is_none());
+    nexus.report(vec![3]);
+    assert_eq!(send(3, &[0; 6]).status, Status::Good, "no change, no attention");
+}
+
+#[test]
+fn what_leaves_ends_its_tasks_first() {
+    let bench = Bench::new();
+    let nexus = crate::Nexus::new("iqn.a,i,0x1", 1, None);
+    nexus.put(0, bench.unit.clone());
+    let start = |cdb: &[u8]| {
+        let command = Command { tag: 1, lun: LUN0, cdb, attribute: Attribute::Simple, data_out_offered: 0 };
+        nexus.start(command)
+    };
+    crate::testing::now(start(&[0; 6]).run(bytes::Bytes::new()));
+    bench.memory.held.set(true);
+    let mut read = start(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]).run(bytes::Bytes::new());
+    let mut context = Context::from_waker(Waker::noop());
+    let mut poll = |future: &mut (dyn Future<Output = Ended> + Unpin)| std::pin::Pin::new(future).poll(&mut context);
+    assert!(poll(&mut read).is_pending());
+    let leaving = nexus.take(0).expect("it was there");
+    let mut idle = Box::pin(leaving.idle());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(idle.as_mut().poll(&mut context).is_pending());
+    bench.memory.release();
+    match poll(&mut read) {
+        Poll::Ready(Ended::Response(response)) => assert_eq!(response.status, Status::Good),
+        other => panic!("{other:?}"),
+    }
+    assert!(idle.as_mut().poll(&mut context).is_ready());
+}

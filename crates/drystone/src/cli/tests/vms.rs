@@ -15,7 +15,7 @@ fn a_vm_lives_its_life() {
     let list = server.run(&["vm", "ls"]).expect("listed");
     assert_eq!(list, "NAME   KIND  SIZE   SNAPSHOTS  VDISKS\nweb01  VM    4 MiB  0          root, data, logs\n");
     let shown = server.run(&["vm", "show", "web01"]).expect("shown");
-    assert!(shown.contains("kind:       VM\n") && shown.contains("data   web01-data  2 MiB\n"), "{shown}");
+    assert!(shown.contains("kind:        VM\n") && shown.contains("data   web01-data  2 MiB  1\n"), "{shown}");
     assert_eq!(server.run(&["vm", "detach", "web01", "logs"]).expect("done"), "web01 has web01-root, web01-data\n");
     assert_eq!(server.run(&["vm", "rename", "web01", "www"]).expect("done"), "web01 is www now\n");
     assert_eq!(server.json(&["vm", "show", "www"])["vdisks"][0]["vdisk"], "web01-root");

@@ -2,9 +2,10 @@
 
 use super::{Connection, End};
 use crate::frontend::line::GRACE;
+use crate::iscsi::router::Ran;
 use futures_util::StreamExt;
 use iscsi::{ManageTag, Notice, Tag};
-use scsi::{Ended, Event, Outcome};
+use scsi::{Event, Outcome};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,7 +17,7 @@ const LOGOUT_TIME: Duration = Duration::from_secs(2);
 
 pub(super) enum Pending {
     /// The tag is there until it is handed out with the result.
-    Command(Option<Tag>, Completion<Ended>),
+    Command(Option<Tag>, Completion<Ran>),
     Manage(Option<ManageTag>, Completion<Outcome>),
     Event(LocalFuture<Event>),
     Signal(LocalFuture<()>, Signal),
@@ -38,7 +39,7 @@ pub(super) enum Signal {
 }
 
 pub(super) enum Happened {
-    Command(Tag, Ended),
+    Command(Tag, Ran),
     Manage(ManageTag, Outcome),
     Event(Event),
     Signal(Signal),
@@ -58,13 +59,13 @@ impl Connection {
             self.events.push(Pending::Signal(future, signal));
         }
         self.events.push(Pending::Signal(dropped, Signal::Drop));
-        self.listen_to_nexus();
+        self.listen_to_units();
         self.look_later();
     }
 
-    fn listen_to_nexus(&mut self) {
-        let nexus = self.nexus.clone();
-        self.events.push(Pending::Event(Box::pin(async move { nexus.next_event().await })));
+    fn listen_to_units(&mut self) {
+        let router = self.router.clone();
+        self.events.push(Pending::Event(Box::pin(async move { router.next_event().await })));
     }
 
     fn look_later(&mut self) {
@@ -75,11 +76,11 @@ impl Connection {
     pub(super) fn collect(&mut self, context: &mut Context<'_>) {
         while let Poll::Ready(Some(happened)) = self.events.poll_next_unpin(context) {
             match happened {
-                Happened::Command(tag, ended) => self.ended(tag, ended),
+                Happened::Command(tag, ran) => self.ended(tag, ran),
                 Happened::Manage(tag, outcome) => self.managed(tag, outcome),
                 Happened::Event(event) => {
                     self.event(event);
-                    self.listen_to_nexus();
+                    self.listen_to_units();
                 }
                 Happened::Signal(signal) => self.signal(signal),
             }
@@ -164,8 +165,8 @@ impl Future for Pending {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Happened> {
         match &mut *self {
             Pending::Command(tag, completion) => {
-                let ended = ready!(Pin::new(completion).poll(context));
-                Poll::Ready(Happened::Command(tag.take().expect("a completion completes once"), ended))
+                let ran = ready!(Pin::new(completion).poll(context));
+                Poll::Ready(Happened::Command(tag.take().expect("a completion completes once"), ran))
             }
             Pending::Manage(tag, completion) => {
                 let outcome = ready!(Pin::new(completion).poll(context));

@@ -133,7 +133,7 @@ fn chap_lets_in_those_who_know_the_secret() {
 #[test]
 fn rules_that_change_during_the_login_count() {
     let server = Running::start(Setup::default());
-    let set = |access: IscsiAccess| *server.names.0.lock().expect("no panics") = access;
+    let set = |access: IscsiAccess| *server.names.access.lock().expect("no panics") = access;
     let others = || IscsiAccess { initiators: vec!["iqn.2000-01.test:other".to_string()], ..IscsiAccess::default() };
     let begun = || {
         let mut slow = Initiator::connect(server.portals[0]);

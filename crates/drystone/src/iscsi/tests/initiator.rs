@@ -48,6 +48,8 @@ pub struct Initiator {
     pub stream: TcpStream,
     pub name: String,
     pub isid: [u8; 6],
+    /// Where commands go to.
+    pub lun: u8,
     pub number: u32,
     pub task: u32,
     pub header_digest: bool,
@@ -70,6 +72,7 @@ impl Initiator {
             stream,
             name: "iqn.2000-01.test:guest".to_string(),
             isid: [0x80, 0, 0, 1, 2, 3],
+            lun: 0,
             number: 1,
             task: 1,
             header_digest: false,
@@ -194,7 +197,8 @@ impl Initiator {
     pub fn command(&mut self, flags: u8, expected: u32, cdb: &[u8]) -> Pdu {
         self.task += 1;
         self.number += 1;
-        Pdu::new(0x01, flags).word(16, self.task).word(20, expected).word(24, self.number - 1).at(32, cdb)
+        let pdu = Pdu::new(0x01, flags).at(9, &[self.lun]);
+        pdu.word(16, self.task).word(20, expected).word(24, self.number - 1).at(32, cdb)
     }
 
     pub fn read_pdu(&mut self, lba: u32, len: u32) -> Pdu {

@@ -4,37 +4,77 @@ use crate::config::IscsiConfig;
 pub use crate::frontend::testing::Controls;
 use crate::frontend::testing::{Opener, Threads, found};
 use crate::frontend::{Attach, Attached};
-use crate::iscsi::{FoundTarget, Server, Sessions, Targets, Timeouts, Unit, Units};
+use crate::iscsi::{FoundTarget, FoundUnit, PORTS_OF_VMS, Server, Sessions, Targets, Timeouts, Unit, Units};
 use block::BlockDevice;
 use control::{ChapSecret, IscsiAccess};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::watch;
 use world::{Completion, LocalFuture};
 
 pub const PREFIX: &str = "iqn.2026-11.io.drystone:";
 
-/// The access rules of "disk"; "other" is open.
+const VM: u64 = 99;
+
+/// "disk" and "other", and the VM "both", which has nothing at first.
 #[derive(Default)]
-pub struct Names(pub Mutex<IscsiAccess>);
+pub struct Names {
+    /// Of "disk"; "other" is open.
+    pub access: Mutex<IscsiAccess>,
+    /// Logical unit numbers of the VM.
+    pub luns: watch::Sender<BTreeMap<&'static str, u64>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Names {
+    /// The VM has these logical units now.
+    pub fn set_luns(&self, luns: &[(&'static str, u64)]) {
+        self.luns.send_replace(luns.iter().copied().collect());
+        self.changes.send_modify(|count| *count += 1);
+    }
+}
 
 impl Targets for Names {
     fn list(&self) -> Vec<FoundTarget> {
-        let target = |found: crate::frontend::Found| FoundTarget {
-            target_name: format!("{PREFIX}{}", found.name),
-            access: match found.name.as_str() {
-                "disk" => self.0.lock().expect("no panics").clone(),
+        let unit = |(lun, found): (u64, crate::frontend::Found)| {
+            let access = match found.name.as_str() {
+                "disk" => self.access.lock().expect("no panics").clone(),
                 _ => IscsiAccess::default(),
-            },
-            found,
+            };
+            FoundUnit { lun, found, access }
         };
-        found().into_iter().map(target).collect()
+        let target = |key, name: &str, first_port, units: Vec<FoundUnit>| FoundTarget {
+            key,
+            worker: 0,
+            name: name.to_string(),
+            target_name: format!("{PREFIX}{name}"),
+            first_port,
+            chap: units.iter().find_map(|unit| unit.access.chap.clone()),
+            mutual: units.iter().find_map(|unit| unit.access.mutual.clone()),
+            units,
+        };
+        let own = |found: crate::frontend::Found| {
+            let (key, worker, name) = (found.key, found.worker, found.name.clone());
+            FoundTarget { worker, ..target(key, &name, 0, vec![unit((0, found))]) }
+        };
+        let luns = self.luns.borrow().clone();
+        let all = found().into_iter().map(|found| found.name.clone()).zip(found());
+        let of_vm = all.filter_map(|(name, found)| Some((*luns.get(name.as_str())?, found))).map(unit).collect();
+        found().into_iter().map(own).chain([target(VM, "vm:both", PORTS_OF_VMS, of_vm)]).collect()
     }
     fn find(&self, target_name: &str) -> Option<FoundTarget> {
         self.list().into_iter().find(|target| target.target_name == target_name)
+    }
+    fn units(&self, key: u64) -> Option<Vec<FoundUnit>> {
+        self.list().into_iter().find(|target| target.key == key).map(|target| target.units)
+    }
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 }
 
@@ -51,11 +91,11 @@ impl Attach for Here {
 }
 
 impl Units for Here {
-    fn unit(&self, key: u64) -> LocalFuture<block::Result<Unit>> {
+    fn unit(&self, key: u64, _snapshot: Option<u64>) -> LocalFuture<block::Result<Unit>> {
         let identity = scsi::Identity { id: key, realm: 1, name: "disk".to_string(), target_name: String::new() };
         Box::pin(async move { Ok(Unit { identity, host: Rc::new(Host), saved: Vec::new() }) })
     }
-    fn exists(&self, _key: u64) -> bool {
+    fn exists(&self, _unit_key: u64) -> bool {
         true
     }
 }
@@ -108,7 +148,7 @@ impl Running {
         };
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (report, addresses) = std::sync::mpsc::channel();
-        let names = Arc::new(Names(Mutex::new(setup.access)));
+        let names = Arc::new(Names { access: Mutex::new(setup.access), ..Names::default() });
         let sessions = Sessions::new();
         let shown = names.clone();
         let listed = sessions.clone();

@@ -1,0 +1,55 @@
+//! A session of a VM's target follows the VM: its vDisks come and go as logical units.
+
+use super::access::View;
+use super::router::Router;
+use super::seam::{FoundTarget, FoundUnit};
+use control::ChapSecret;
+use tokio::sync::watch;
+
+/// Who the session is for, and what it has proven.
+pub(super) struct Follower<'a> {
+    pub view: View<'a>,
+    pub key: u64,
+    pub initiator: String,
+    pub chap: Option<ChapSecret>,
+}
+
+impl Follower<'_> {
+    pub fn new<'a>(view: View<'a>, found: &FoundTarget, initiator: &str) -> Follower<'a> {
+        Follower { view, key: found.key, initiator: initiator.to_string(), chap: found.chap.clone() }
+    }
+
+    /// Until the VM is gone.
+    pub async fn follow(&self, router: &Router, mut changes: watch::Receiver<u64>) {
+        loop {
+            let Some(units) = self.view.targets.units(self.key) else { return };
+            let wanted: Vec<FoundUnit> = units.into_iter().filter(|unit| self.sees(unit, router)).collect();
+            router.become_like(&wanted).await;
+            self.until_changed(router, &mut changes).await;
+        }
+    }
+
+    /// Meanwhile a vDisk that goes away is let go of.
+    async fn until_changed(&self, router: &Router, changes: &mut watch::Receiver<u64>) {
+        loop {
+            tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => return,
+                    // Nothing changes any more: the controller stops.
+                    Err(_) => std::future::pending().await,
+                },
+                lun = router.here.next_closed() => router.here.take(lun).await,
+            }
+        }
+    }
+
+    /// What it has it keeps, whatever the rules are now, as the session itself.
+    fn sees(&self, unit: &FoundUnit, router: &Router) -> bool {
+        router.luns().get(&unit.lun) == Some(&unit.unit_key()) || self.may_see(unit)
+    }
+
+    pub fn may_see(&self, unit: &FoundUnit) -> bool {
+        let proven = unit.access.chap.is_none() || unit.access.chap == self.chap;
+        proven && self.view.may_use(unit, &self.initiator)
+    }
+}
