@@ -93,7 +93,10 @@ impl Guest {
         let (host, port) = address.rsplit_once(':').expect("an address has a port");
         let console = dir.join(format!("console-{export}.log"));
         let _ = fs::remove_file(&console);
-        let mut qemu = command("qemu-system-x86_64", &["-accel", "tcg", "-cpu", "max", "-m", "256", "-nodefaults"]);
+        // A small translation cache: after a reset of the guest every store to a page that held translated code takes the
+        // emulator's slow path, and with the default cache unpacking the kernel again can take minutes.
+        let accel = "tcg,tb-size=64";
+        let mut qemu = command("qemu-system-x86_64", &["-accel", accel, "-cpu", "max", "-m", "256", "-nodefaults"]);
         qemu.args(["-display", "none", "-serial", &format!("file:{}", console.display())])
             .arg("-kernel")
             .arg(&image.kernel)
