@@ -145,6 +145,9 @@ fn engine(page: &mut Page, engine: &EngineMetrics) {
     page.single("drystone_replay_seconds_total", "counter", help, seconds(engine.replay_ns));
     page.family("drystone_sync_duration_seconds", "histogram", "Time that syncs of the disk took.");
     page.histogram("drystone_sync_duration_seconds", &[], &engine.sync_latency);
+    let help = "Time for which the vDisks of a shard held back writes for a snapshot of a VM.";
+    page.family("drystone_snapshot_hold_seconds", "histogram", help);
+    page.histogram("drystone_snapshot_hold_seconds", &[], &engine.snapshot_hold);
 }
 
 /// Names and meanings as in Prometheus' "Writing client libraries", section "Process metrics".

@@ -149,6 +149,8 @@ pub struct EngineMetrics {
     /// Syncs of a disk; its count is the number of them.
     pub sync_latency: Histogram,
     pub sync_errors: u64,
+    /// For how long the vDisks of a shard held back writes for a snapshot of VMs; a sample for each shard and snapshot.
+    pub snapshot_hold: Histogram,
     /// Dead bytes given back by re-packing.
     pub repack_freed_bytes: u64,
     /// Gauge: slabs whose sync failed, not used until restart.

@@ -21,4 +21,4 @@ pub use error::{Error, Kind, Result};
 pub use open::ShardConfig;
 pub use rebuild::{Rebuilt, RebuiltVdisk};
 pub use shard::{Entry, Listener, Shard, ShardSummary, Told, Totals, VdiskSummary};
-pub use snapshots::{Changed, ChangedPage, Side, SnapshotSummary};
+pub use snapshots::{Changed, ChangedPage, HoldTimes, Side, SnapshotSummary};

@@ -114,6 +114,7 @@ impl Shard {
             leaving: Default::default(),
             rolling_back: Default::default(),
             paused: Default::default(),
+            hold_times: Default::default(),
             listener,
             stopping: Default::default(),
             quarantined: opened.quarantined.len(),

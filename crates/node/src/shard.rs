@@ -5,7 +5,7 @@
 
 use crate::attach::Attachments;
 use crate::index::{CheckpointIndex, MetaIndex, clean_tail, place};
-use crate::snapshots::Pending;
+use crate::snapshots::{HoldTimes, Pending};
 use crate::{Error, Kind, Result};
 use base::{Sequence, SnapshotId, VdiskId};
 use bytes::Bytes;
@@ -65,6 +65,7 @@ pub struct Shard {
     pub(crate) rolling_back: RefCell<BTreeSet<VdiskId>>,
     /// vDisks that are about to be cut, by set.
     pub(crate) paused: RefCell<BTreeMap<SnapshotId, Vec<Pending>>>,
+    pub(crate) hold_times: Cell<HoldTimes>,
     pub(crate) listener: Listener,
     pub(crate) stopping: Cell<bool>,
     pub quarantined: usize,
@@ -136,6 +137,7 @@ pub struct ShardSummary {
     pub map_bytes: u64,
     pub dirty_pages: u64,
     pub unsynced_bytes: u64,
+    pub hold_times: HoldTimes,
 }
 
 impl Shard {
@@ -501,6 +503,7 @@ impl Shard {
             log_bytes: self.context.load.log_bytes.get(),
             map_bytes: self.context.load.map.bytes(),
             dirty_pages: self.context.load.map.dirty_pages.get(),
+            hold_times: self.hold_times.get(),
             unsynced_bytes: open.iter().map(|vdisk| vdisk.unsynced_bytes()).sum(),
         }
     }

@@ -4,10 +4,11 @@ use crate::index::{CheckpointIndex, synced_tail};
 use crate::shard::{Entry, record_of_vdisk};
 use crate::{Attachment, Error, Kind, Result, Shard};
 use base::units::{BLOCK, VDISK_SIZE_MAX};
-use base::{SnapshotId, VdiskId};
+use base::{SnapshotId, VdiskId, latency};
 use meta::VdiskRecord;
 use std::rc::{Rc, Weak};
 use vdisk::{Attributes, Compared, DifferenceDevice, Health, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
+use world::Instant;
 use world::local::{OneshotReceiver, oneshot};
 
 /// What is said of a snapshot.
@@ -59,8 +60,18 @@ pub enum Side {
 /// How long vDisks stay paused for a set that is not cut, ns: 1 s. Clients wait meanwhile.
 const PAUSE_NS_MAX: u64 = 1_000_000_000;
 
+/// For how long the vDisks of this shard held back writes, one sample for each set that was cut.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct HoldTimes {
+    /// As in [`base::latency`].
+    pub buckets: [u64; latency::BUCKETS],
+    pub total_ns: u64,
+}
+
 /// A member that is about to be cut.
 pub(crate) struct Pending {
+    /// Since when it acknowledges nothing.
+    since: Instant,
     vdisk: Rc<Vdisk>,
     paused: Paused,
     snapshot: SnapshotId,
@@ -122,7 +133,7 @@ impl Shard {
             // In the meantime the others may have been let go.
             let mut all = self.paused.borrow_mut();
             let pending = all.get_mut(&set).ok_or_else(too_late)?;
-            pending.push(Pending { vdisk, paused, snapshot });
+            pending.push(Pending { since: self.context.world.now(), vdisk, paused, snapshot });
         }
         Ok(())
     }
@@ -139,8 +150,9 @@ impl Shard {
     ) -> Result<Vec<SnapshotSummary>> {
         let pending = self.paused.borrow_mut().remove(&set);
         let pending = pending.ok_or_else(too_late)?;
+        let since = pending.iter().map(|pending| pending.since).min();
         let mut cuts = Vec::with_capacity(pending.len());
-        for Pending { vdisk, paused, snapshot } in pending {
+        for Pending { vdisk, paused, snapshot, .. } in pending {
             let set = SetRecord { id: set, members: members.clone(), confirmed: false };
             cuts.push((vdisk, paused.cut(snapshot, name, set)));
         }
@@ -151,6 +163,13 @@ impl Shard {
                 Ok(info) => taken.push((vdisk, info)),
                 Err(error) => result = Err(error.into()),
             }
+        }
+        if let Some(since) = since {
+            let held_ns = self.context.world.now().since_ns(since);
+            let mut times = self.hold_times.get();
+            times.buckets[latency::bucket(held_ns)] += 1;
+            times.total_ns += held_ns;
+            self.hold_times.set(times);
         }
         // Syncs that begin together are shared.
         let flush = |vdisk: Rc<Vdisk>| self.started(async move { vdisk.flush().await });

@@ -270,8 +270,10 @@ impl Verbs {
         let cache = self.cache.stats();
         let memory = self.memory(reports);
         let sum = |of: fn(&ShardReport) -> u64| reports.iter().map(of).sum::<u64>();
-        let mut sync_latency = Histogram::default();
+        let (mut sync_latency, mut snapshot_hold) = (Histogram::default(), Histogram::default());
         for report in reports {
+            let held = report.summary.hold_times;
+            snapshot_hold.merge(&Histogram { buckets: held.buckets, sum_ns: held.total_ns });
             let latency = report.usage.sync_latency;
             sync_latency.merge(&Histogram { buckets: latency.buckets, sum_ns: latency.total_ns });
         }
@@ -296,6 +298,7 @@ impl Verbs {
             replay_bytes: sum(|r| r.replay_bytes),
             replay_ns: sum(|r| r.replay_ns),
             sync_latency,
+            snapshot_hold,
             sync_errors: sum(|r| r.usage.sync_failures),
             repack_freed_bytes: sum(|r| r.totals.bytes_freed + r.totals.bytes_punched),
             slabs_poisoned: sum(|r| r.usage.poisoned_slabs as u64),
