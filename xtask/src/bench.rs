@@ -3,6 +3,7 @@
 //! Every job runs A B A B over the servers, several rounds, medians; all vDisks and files have the same size and were
 //! filled before. It is no test and gates nothing.
 
+mod beside;
 mod client;
 mod digests;
 mod iscsi;
@@ -14,6 +15,7 @@ mod rows;
 mod servers;
 mod snapshots;
 mod tgt;
+mod vast;
 
 use crate::process::scratch;
 use anyhow::{Result, bail};

@@ -9,6 +9,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 const BLOCK: usize = 4096;
+/// A simple reply without data.
+const ANSWER: usize = 16;
 /// Replies read at once.
 const REPLIES: usize = 256;
 
@@ -16,6 +18,7 @@ const REPLIES: usize = 256;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     Write,
+    Read,
     /// A write, and when it is answered a flush; counted when that is answered. Depth 1.
     WriteFlush,
 }
@@ -51,9 +54,10 @@ impl Rate {
     }
 }
 
-/// Random 4 KiB writes over each export's whole size.
+/// Random 4 KiB reads or writes over each export's whole size.
 pub fn run(targets: &[(Address, String)], verb: Verb, depth: usize, until: Until, seed: u64) -> Result<Rate> {
-    ensure!(verb == Verb::Write || depth == 1, "write and flush go one by one");
+    ensure!(verb != Verb::WriteFlush || depth == 1, "write and flush go one by one");
+    let answer_len = if verb == Verb::Read { ANSWER + BLOCK } else { ANSWER };
     let mut seeds = Random::new(seed);
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut connections = Vec::new();
@@ -62,7 +66,7 @@ pub fn run(targets: &[(Address, String)], verb: Verb, depth: usize, until: Until
         client.stream.set_nonblocking()?;
         let data = epoll::EventData::new_u64(index as u64);
         epoll::add(&poll, &client.stream, data, epoll::EventFlags::IN)?;
-        connections.push(Connection::new(client, seeds.next()));
+        connections.push(Connection::new(client, seeds.next(), answer_len * depth.min(REPLIES)));
     }
     let mut payload = vec![0; BLOCK];
     seeds.fill(&mut payload);
@@ -97,14 +101,14 @@ pub fn run(targets: &[(Address, String)], verb: Verb, depth: usize, until: Until
 }
 
 impl Connection {
-    fn new(client: Client, seed: u64) -> Connection {
+    fn new(client: Client, seed: u64, input_len: usize) -> Connection {
         Connection {
             blocks: client.size_bytes / BLOCK as u64,
             stream: client.stream,
             random: Random::new(seed),
             out: Vec::new(),
             sent: 0,
-            input: vec![0; 16 * REPLIES],
+            input: vec![0; input_len],
             filled: 0,
             in_flight: 0,
             flushing: false,
@@ -119,6 +123,11 @@ impl Connection {
                 self.out.extend_from_slice(&header(nbd::FLUSH, 0, 1, 0, 0));
             } else {
                 let offset = self.random.below(self.blocks) * BLOCK as u64;
+                if verb == Verb::Read {
+                    self.out.extend_from_slice(&header(nbd::READ, 0, 0, offset, BLOCK as u32));
+                    self.in_flight += 1;
+                    continue;
+                }
                 // Different content each time, at little cost.
                 payload[..8].copy_from_slice(&self.random.next().to_le_bytes());
                 self.out.extend_from_slice(&header(nbd::WRITE, 0, 0, offset, BLOCK as u32));
@@ -158,21 +167,23 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
             Err(error) => return Err(error).context("receive"),
         }
-        let whole = self.filled / 16;
-        for reply in self.input[..whole * 16].chunks_exact(16) {
-            let answer = parse_answer(reply.try_into().expect("16 bytes"))?;
+        let len = if verb == Verb::Read { ANSWER + BLOCK } else { ANSWER };
+        let whole = self.filled / len;
+        for reply in self.input[..whole * len].chunks_exact(len) {
+            let answer = parse_answer(reply.first_chunk().expect("16 bytes and more"))?;
+            // (A reply to a read that failed has no data, and ends the run here.)
             ensure!(answer.error == 0, "NBD error {}", answer.error);
             self.in_flight -= 1;
             match verb {
-                Verb::Write => completed += 1,
+                Verb::Write | Verb::Read => completed += 1,
                 Verb::WriteFlush => {
                     completed += u64::from(answer.cookie == 1);
                     self.flushing = answer.cookie == 0;
                 }
             }
         }
-        self.input.copy_within(whole * 16..self.filled, 0);
-        self.filled -= whole * 16;
+        self.input.copy_within(whole * len..self.filled, 0);
+        self.filled -= whole * len;
         Ok(completed)
     }
 }

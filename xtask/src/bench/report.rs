@@ -59,6 +59,11 @@ impl Report {
         self.add(Name::NBD, job, unit, values, targets);
     }
 
+    /// In the table of snapshots beside writes.
+    pub fn snapshot_row(&mut self, job: &str, unit: &'static str, values: &[(Name, Vec<f64>)], targets: &[Target]) {
+        self.add(Name::SNAPSHOTS, job, unit, values, targets);
+    }
+
     /// In the second table.
     pub fn iscsi_row(&mut self, job: &str, unit: &'static str, values: &[(Name, Vec<f64>)], targets: &[Target]) {
         self.add(Name::ISCSI, job, unit, values, targets);
@@ -101,6 +106,7 @@ impl Report {
         let _ = writeln!(text, "Versions: {}.", versions());
         let _ = writeln!(text, "{}; {} s in all.\n", self.how, self.took.as_secs());
         self.table(Name::NBD, &mut text);
+        self.table(Name::SNAPSHOTS, &mut text);
         self.table(Name::ISCSI, &mut text);
         if !self.notes.is_empty() {
             text.push('\n');
@@ -119,6 +125,8 @@ impl Report {
         }
         if columns == Name::ISCSI {
             text.push_str("\nOver iSCSI:\n\n");
+        } else if columns == Name::SNAPSHOTS {
+            text.push_str("\nSnapshots while writing:\n\n");
         }
         let names: Vec<&str> = columns.iter().map(|name| name.text()).collect();
         let _ = writeln!(text, "| job | unit | {} | ratio (target) | |", names.join(" | "));

@@ -27,7 +27,11 @@ pub const ROWS: &[(&str, &str, Row)] = &[
     ("amplify", "bytes written for each byte of 4k random write", amplify),
     ("replay", "replay after kill -9", replay),
     ("thousand", "start with 1,000 vDisks; idle CPU", thousand),
-    ("snapshots", "snapshots, clones, reading at depth 1,000, writing beside snapshots, differences", snapshots::row),
+    (
+        "snapshots",
+        "snapshots and clones of 1 GiB and 1 TiB, boot storm, depth 1,000, holds, writing beside",
+        snapshots::row,
+    ),
     ("iscsi32", "iSCSI: 4k random read, depth 32; the server's CPU for each; header digests", iscsi::read32),
     ("iscsidigest", "iSCSI: the same with both digests and without", iscsi::digest),
     ("iscsiwrite", "iSCSI: 4k write, depth 32", iscsi::write32),

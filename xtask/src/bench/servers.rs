@@ -23,12 +23,17 @@ pub enum Name {
     Nbdkit,
     /// tgt with asynchronous I/O past the page cache.
     TgtAio,
+    /// QEMU's NBD server on qcow2 with snapshots in the image.
+    Qcow2Internal,
+    /// The same with each snapshot a file behind the next.
+    Qcow2External,
     /// tgt with threads that read and write through the page cache: its default.
     TgtRdwr,
 }
 
 impl Name {
     pub const NBD: &[Name] = &[Name::Drystone, Name::QemuRaw, Name::QemuQcow2, Name::Nbdkit];
+    pub const SNAPSHOTS: &[Name] = &[Name::Drystone, Name::Qcow2Internal, Name::Qcow2External];
     pub const ISCSI: &[Name] = &[Name::Drystone, Name::TgtAio, Name::TgtRdwr];
 
     pub fn text(self) -> &'static str {
@@ -37,6 +42,8 @@ impl Name {
             Name::QemuRaw => "qemu-nbd raw",
             Name::QemuQcow2 => "qemu-nbd qcow2",
             Name::Nbdkit => "nbdkit file",
+            Name::Qcow2Internal => "qcow2, internal snapshots",
+            Name::Qcow2External => "qcow2, external snapshots",
             Name::TgtAio => "tgt aio",
             Name::TgtRdwr => "tgt rdwr",
         }
@@ -207,7 +214,9 @@ impl Servers {
                 nbdkit.arg(&socket).arg("file").arg(&raw);
                 nbdkit
             }
-            Name::Drystone | Name::TgtAio | Name::TgtRdwr => unreachable!("it does not serve NBD as a peer"),
+            Name::Drystone | Name::TgtAio | Name::TgtRdwr | Name::Qcow2Internal | Name::Qcow2External => {
+                unreachable!("it is no peer of these rows")
+            }
         };
         let process = start_peer(start, &socket, &log)?;
         self.peers.push(Peer { name, process, socket });
