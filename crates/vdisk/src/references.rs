@@ -83,17 +83,24 @@ impl References {
         !self.unheard.borrow().values().any(concerns)
     }
 
-    fn hold(&self, group: GroupId) {
-        *self.holds.borrow_mut().entry(group).or_default() += 1;
+    fn hold<'a>(&self, groups: impl IntoIterator<Item = &'a GroupId>) {
+        let mut holds = self.holds.borrow_mut();
+        groups.into_iter().for_each(|group| *holds.entry(*group).or_default() += 1);
     }
 
-    fn release(&self, group: GroupId) {
+    fn release<'a>(&self, groups: impl IntoIterator<Item = &'a GroupId>) {
         let mut holds = self.holds.borrow_mut();
-        let count = holds.get_mut(&group).expect("only what is held is released");
-        *count -= 1;
-        if *count == 0 {
-            holds.remove(&group);
-            drop(holds);
+        let mut any_free = false;
+        for group in groups {
+            let count = holds.get_mut(group).expect("only what is held is released");
+            *count -= 1;
+            if *count == 0 {
+                holds.remove(group);
+                any_free = true;
+            }
+        }
+        drop(holds);
+        if any_free {
             self.released.notify();
         }
     }
@@ -120,18 +127,19 @@ pub(crate) struct Holds {
 
 impl Holds {
     pub fn new(references: &Rc<References>, groups: impl IntoIterator<Item = GroupId>) -> Holds {
-        let mut holds = Holds { references: references.clone(), groups: BTreeSet::new() };
-        groups.into_iter().for_each(|group| holds.add(group));
-        holds
+        // All at once: of a terabyte they are 16,000, and a snapshot of it is to take no longer.
+        let groups: BTreeSet<GroupId> = groups.into_iter().collect();
+        references.hold(&groups);
+        Holds { references: references.clone(), groups }
     }
     pub fn add(&mut self, group: GroupId) {
         if self.groups.insert(group) {
-            self.references.hold(group);
+            self.references.hold([&group]);
         }
     }
     pub fn remove(&mut self, group: GroupId) {
         if self.groups.remove(&group) {
-            self.references.release(group);
+            self.references.release([&group]);
         }
     }
     pub fn groups(&self) -> &BTreeSet<GroupId> {
@@ -141,7 +149,7 @@ impl Holds {
 
 impl Drop for Holds {
     fn drop(&mut self) {
-        self.groups.iter().for_each(|group| self.references.release(*group));
+        self.references.release(&self.groups);
     }
 }
 

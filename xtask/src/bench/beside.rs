@@ -4,7 +4,7 @@
 use super::Settings;
 use super::client::{self, Until, Verb};
 use super::report::{Report, Target};
-use super::servers::{EXPORT, Name, fill_export, fill_file, socket_path};
+use super::servers::{EXPORT, Name, Servers, fill_export, fill_file, socket_path};
 use super::snapshots::{Api, start};
 use crate::nbd::{Address, Client};
 use crate::process::{Background, bound, command, output, wait_until};
@@ -26,7 +26,7 @@ struct Compared {
     rates: Vec<f64>,
 }
 
-pub fn rows(settings: &Settings, report: &mut Report) -> Result<()> {
+pub fn row(settings: &Settings, _: &mut Servers, report: &mut Report) -> Result<()> {
     let dir = settings.dir.join("beside");
     std::fs::create_dir_all(&dir)?;
     let mut compared = Vec::new();

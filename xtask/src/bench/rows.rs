@@ -4,7 +4,7 @@ use super::client::{self, Until, Verb};
 use super::jobs::{Fio, flushed_writes};
 use super::report::{Report, Target};
 use super::servers::{EXPORT, Name, Servers, fill_export, fill_file, qemu_nbd, socket_path, start_peer};
-use super::{Settings, iscsi, machine, snapshots};
+use super::{Settings, beside, iscsi, machine, snapshots, vast};
 use crate::http::samples;
 use crate::nbd::Address;
 use crate::process::{Background, output};
@@ -27,11 +27,9 @@ pub const ROWS: &[(&str, &str, Row)] = &[
     ("amplify", "bytes written for each byte of 4k random write", amplify),
     ("replay", "replay after kill -9", replay),
     ("thousand", "start with 1,000 vDisks; idle CPU", thousand),
-    (
-        "snapshots",
-        "snapshots and clones of 1 GiB and 1 TiB, boot storm, depth 1,000, holds, writing beside",
-        snapshots::row,
-    ),
+    ("snapshots", "500 clones, boot storm, clone depth 1,000, writes held back for a VM's snapshot", snapshots::row),
+    ("vast", "snapshots, clones and differences of 1 TiB, every block mapped, and of 1 GiB", vast::row),
+    ("beside", "random writes with a snapshot every second, against qcow2", beside::row),
     ("iscsi32", "iSCSI: 4k random read, depth 32; the server's CPU for each; header digests", iscsi::read32),
     ("iscsidigest", "iSCSI: the same with both digests and without", iscsi::digest),
     ("iscsiwrite", "iSCSI: 4k write, depth 32", iscsi::write32),

@@ -1,11 +1,11 @@
 //! What snapshots and clones cost: made, read at depth, read by many at once, written beside, held back for.
 //! Times are of calls of the REST API, one connection each, so that no process is started in them.
 
+use super::Settings;
 use super::client::{self, Until, Verb};
 use super::jobs::Fio;
 use super::report::{Report, Target};
 use super::servers::{Name, Servers, fill_export};
-use super::{Settings, beside, vast};
 use crate::http;
 use crate::server::Server;
 use anyhow::{Context, Result, ensure};
@@ -63,18 +63,16 @@ impl Api {
 }
 
 pub fn row(settings: &Settings, _: &mut Servers, report: &mut Report) -> Result<()> {
-    if settings.with_drystone {
-        let server = start(settings, &settings.dir.join("snapshots"))?;
-        let api = Api::of(&server)?;
-        server.create(SOURCE, &SOURCE_BYTES.to_string())?;
-        fill_export(&server.socket, SOURCE)?;
-        many(settings, &api, &server, report)?;
-        deep(settings, &api, &server, report)?;
-        hold(settings, &api, &server, report)?;
-        drop(server);
-        vast::rows(settings, report)?;
+    if !settings.with_drystone {
+        return Ok(());
     }
-    beside::rows(settings, report)
+    let server = start(settings, &settings.dir.join("snapshots"))?;
+    let api = Api::of(&server)?;
+    server.create(SOURCE, &SOURCE_BYTES.to_string())?;
+    fill_export(&server.socket, SOURCE)?;
+    many(settings, &api, &server, report)?;
+    deep(settings, &api, &server, report)?;
+    hold(settings, &api, &server, report)
 }
 
 pub fn start(settings: &Settings, dir: &Path) -> Result<Server> {
