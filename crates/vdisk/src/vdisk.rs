@@ -300,6 +300,10 @@ impl Vdisk {
 
     /// Brings a page of the map into memory.
     pub(crate) async fn load(&self, need: NeedPage) -> Result<()> {
+        if self.state.borrow_mut().tree.attach_known(need) {
+            self.watch_map_memory();
+            return Ok(());
+        }
         let bytes = self.page_bytes(need.address).await?;
         self.attach(need, &bytes)
     }
@@ -313,7 +317,7 @@ impl Vdisk {
     pub(crate) fn attach(&self, need: NeedPage, bytes: &[u8]) -> Result<()> {
         let entries = entries_of(need, bytes)?;
         Stats::add(&self.stats.map_page_loads, 1);
-        self.state.borrow_mut().tree.attach(need, entries);
+        self.state.borrow_mut().tree.attach(need, &entries);
         self.watch_map_memory();
         Ok(())
     }

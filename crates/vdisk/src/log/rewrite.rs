@@ -195,8 +195,10 @@ impl Vdisk {
                     match replaced {
                         Ok(()) => break,
                         Err(need) => {
-                            let entries = self.page_entries(need).await?;
-                            frozen.tree.borrow_mut().attach(need, entries);
+                            if !frozen.tree.borrow_mut().attach_known(need) {
+                                let entries = self.page_entries(need).await?;
+                                frozen.tree.borrow_mut().attach(need, &entries);
+                            }
                         }
                     }
                 }

@@ -3,17 +3,23 @@
 //! Invariants: a clean node's page is stored at `stored`; every ancestor of a dirty node is dirty. `stored` is shared by
 //! all copies of the page at one place of one vDisk's tree and names what the last checkpoint stored there, so that a
 //! copy made while that checkpoint was being written learns the new address.
+//!
+//! What a leaf says is held once by all trees of a worker that have loaded it from the same address: a hundred clones of
+//! one image read its map from the disk once, and take the memory of one.
 
 use super::page::FANOUT;
 use crate::address::Address;
-use std::cell::Cell;
-use std::rc::Rc;
+use base::hash::FixedState;
+use hashbrown::HashMap;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 
-/// Counts what the maps of one worker hold in memory.
+/// Counts what the maps of one worker hold in memory, and knows their leaves that are as they are stored.
 #[derive(Default)]
 pub struct MapMemory {
     bytes: Cell<u64>,
     pub dirty_pages: Cell<u64>,
+    leaves: RefCell<HashMap<Address, Weak<Leaf>, FixedState>>,
 }
 
 impl MapMemory {
@@ -25,6 +31,67 @@ impl MapMemory {
     }
     fn sub(&self, bytes: u64) {
         self.bytes.set(self.bytes.get() - bytes);
+    }
+
+    /// What the leaf at `stored` says, if some tree has it in memory.
+    pub fn leaf(&self, stored: Address) -> Option<Rc<Leaf>> {
+        self.leaves.borrow().get(&stored).and_then(Weak::upgrade)
+    }
+}
+
+/// The entries of a leaf. Its address names its content for ever, by the checksum in it if by nothing else.
+pub struct Leaf {
+    entries: [Address; FANOUT],
+    /// Where it is known by; none when it is not, or no longer, what is stored somewhere.
+    at: Address,
+    memory: Rc<MapMemory>,
+}
+
+impl Leaf {
+    /// Bytes in memory, allocator overhead included roughly.
+    const WEIGHT: u64 = (size_of::<Leaf>() + 64) as u64;
+
+    fn new(entries: [Address; FANOUT], at: Address, memory: &Rc<MapMemory>) -> Rc<Leaf> {
+        memory.add(Leaf::WEIGHT);
+        let leaf = Rc::new(Leaf { entries, at, memory: memory.clone() });
+        if at.is_stored() {
+            memory.leaves.borrow_mut().insert(at, Rc::downgrade(&leaf));
+        }
+        leaf
+    }
+
+    pub fn entries(&self) -> &[Address; FANOUT] {
+        &self.entries
+    }
+
+    /// As it was read from `at`; the one that is in memory already, if there is one.
+    fn stored(entries: &[Address; FANOUT], at: Address, memory: &Rc<MapMemory>) -> Rc<Leaf> {
+        memory.leaf(at).unwrap_or_else(|| Leaf::new(*entries, at, memory))
+    }
+
+    /// For a change: this tree's alone, and known by no address.
+    fn own(leaf: &mut Rc<Leaf>) -> &mut [Address; FANOUT] {
+        if Rc::strong_count(leaf) > 1 {
+            *leaf = Leaf::new(leaf.entries, Address::NONE, &leaf.memory);
+        } else {
+            leaf.forget();
+        }
+        let leaf = Rc::get_mut(leaf).expect("held once, and by no table");
+        leaf.at = Address::NONE;
+        &mut leaf.entries
+    }
+
+    fn forget(&self) {
+        if self.at.is_stored() {
+            self.memory.leaves.borrow_mut().remove(&self.at);
+        }
+    }
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        self.forget();
+        self.memory.sub(Leaf::WEIGHT);
     }
 }
 
@@ -55,7 +122,7 @@ impl Child {
 }
 
 pub(super) enum Slots {
-    Leaf(Box<[Address; FANOUT]>),
+    Leaf(Rc<Leaf>),
     Inner(Box<[Child; FANOUT]>),
 }
 
@@ -73,16 +140,16 @@ pub struct Node {
 impl Node {
     pub(super) fn fresh(level: u8, fill: Address, memory: &Rc<MapMemory>) -> Node {
         let slots = if level == 0 {
-            Slots::Leaf(Box::new([fill; FANOUT]))
+            Slots::Leaf(Leaf::new([fill; FANOUT], Address::NONE, memory))
         } else {
             Slots::Inner(Box::new(std::array::from_fn(|_| Child::from_address(fill))))
         };
         Node::new(level, slots, Address::NONE, true, memory)
     }
 
-    pub(super) fn loaded(level: u8, entries: Box<[Address; FANOUT]>, stored: Address, memory: &Rc<MapMemory>) -> Node {
+    pub(super) fn loaded(level: u8, entries: &[Address; FANOUT], stored: Address, memory: &Rc<MapMemory>) -> Node {
         let slots = if level == 0 {
-            Slots::Leaf(entries)
+            Slots::Leaf(Leaf::stored(entries, stored, memory))
         } else {
             Slots::Inner(Box::new(std::array::from_fn(|i| Child::from_address(entries[i]))))
         };
@@ -104,9 +171,9 @@ impl Node {
         }
     }
 
-    /// Bytes in memory, allocator overhead included roughly.
+    /// Bytes in memory but for a leaf's entries, allocator overhead included roughly.
     fn weight(level: u8) -> u64 {
-        let slots = if level == 0 { size_of::<[Address; FANOUT]>() } else { size_of::<[Child; FANOUT]>() };
+        let slots = if level == 0 { 0 } else { size_of::<[Child; FANOUT]>() };
         (slots + size_of::<Node>() + 64) as u64
     }
 
@@ -136,7 +203,7 @@ impl Node {
 
     pub(super) fn leaf_mut(&mut self) -> &mut [Address; FANOUT] {
         match &mut self.slots {
-            Slots::Leaf(entries) => entries,
+            Slots::Leaf(leaf) => Leaf::own(leaf),
             Slots::Inner(_) => panic!("a node of level {} was taken for a leaf", self.level),
         }
     }
@@ -156,7 +223,7 @@ impl Node {
     /// The page's entries; children of an inner node must be clean.
     pub fn entries(&self) -> Box<dyn Iterator<Item = Address> + '_> {
         match &self.slots {
-            Slots::Leaf(entries) => Box::new(entries.iter().copied()),
+            Slots::Leaf(leaf) => Box::new(leaf.entries.iter().copied()),
             Slots::Inner(children) => Box::new(children.iter().map(Child::address)),
         }
     }
@@ -166,7 +233,7 @@ impl Clone for Node {
     /// The copy that a writer makes of a page that somebody else still holds: same place, so same `stored`; dirty.
     fn clone(&self) -> Node {
         let slots = match &self.slots {
-            Slots::Leaf(entries) => Slots::Leaf(entries.clone()),
+            Slots::Leaf(leaf) => Slots::Leaf(leaf.clone()),
             Slots::Inner(children) => Slots::Inner(children.clone()),
         };
         let mut copy = Node::new(self.level, slots, Address::NONE, true, &self.memory);

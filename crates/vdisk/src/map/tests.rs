@@ -30,7 +30,9 @@ impl Pages {
 
     fn load(&self, tree: &mut Tree, need: NeedPage) {
         let bytes = self.stored.get(&need.address.raw()).expect("only stored pages are asked for");
-        tree.attach(need, decode_page(bytes).expect("written by encode_page"));
+        if !tree.attach_known(need) {
+            tree.attach(need, &decode_page(bytes).expect("written by encode_page"));
+        }
     }
 
     /// Stores the dirty pages of `tree` bottom up and returns the root.
@@ -191,6 +193,44 @@ proptest! {
     }
 
     #[test]
+    fn trees_that_share_leaves_change_apart(steps in proptest::collection::vec((any::<bool>(), 0..BLOCKS, 0..4u8), 1..60)) {
+        let memory = Rc::new(MapMemory::default());
+        let mut pages = Pages::default();
+        let mut source = Tree::new(Address::NONE, height_for(BLOCKS), memory.clone());
+        let mut model = Model::new();
+        for block in (0..BLOCKS).step_by(61) {
+            let address = data(block as u32 + 1);
+            set(&mut source, &pages, block, &[address], &mut Vec::new());
+            model.insert(block, address);
+        }
+        let root = pages.checkpoint(&source);
+        drop(source);
+        prop_assert_eq!(memory.bytes(), 0);
+        let fresh = || (Tree::new(root, height_for(BLOCKS), memory.clone()), model.clone());
+        let mut clones = [fresh(), fresh()];
+        let mut hand = 0;
+        let mut next = 1 << 24;
+        for (second, block, kind) in steps {
+            let (tree, model) = &mut clones[usize::from(second)];
+            match kind {
+                0 => {
+                    next += 1;
+                    set(tree, &pages, block, &[data(next)], &mut Vec::new());
+                    model.insert(block, data(next));
+                }
+                1 => { pages.checkpoint(tree); }
+                2 => { tree.evict(&mut hand, u64::MAX); }
+                _ => { look(tree, &pages, block); }
+            }
+            for (tree, model) in &mut clones {
+                compare(tree, &pages, model, &[block]);
+            }
+        }
+        drop(clones);
+        prop_assert_eq!((memory.bytes(), memory.dirty_pages.get()), (0, 0));
+    }
+
+    #[test]
     fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), PAGE_LEN)) {
         if let Ok(entries) = decode_page(&bytes) {
             prop_assert_eq!(encode_page(entries.iter().copied()), bytes);
@@ -217,4 +257,35 @@ fn a_page_of_another_length_is_refused() {
     let mut page = vec![0; PAGE_LEN];
     page[16 * 3] = 1;
     assert_eq!(decode_page(&page), Err(PageError::Entry(3)), "a checksum without a group");
+}
+
+#[test]
+fn a_leaf_is_in_memory_once() {
+    let memory = Rc::new(MapMemory::default());
+    let mut pages = Pages::default();
+    let mut source = Tree::new(Address::NONE, height_for(BLOCKS), memory.clone());
+    set(&mut source, &pages, 7, &[data(1)], &mut Vec::new());
+    let root = pages.checkpoint(&source);
+    drop(source);
+    let mut trees: Vec<Tree> = Vec::new();
+    let mut sizes = vec![0];
+    for _ in 0..3 {
+        let mut tree = Tree::new(root, height_for(BLOCKS), memory.clone());
+        assert_eq!(look(&mut tree, &pages, 7), data(1));
+        trees.push(tree);
+        sizes.push(memory.bytes());
+    }
+    let entries = size_of::<[Address; FANOUT]>() as u64;
+    assert!(sizes[2] - sizes[1] < sizes[1] - entries, "the second tree takes its inner pages only: {sizes:?}");
+    assert_eq!(sizes[2] - sizes[1], sizes[3] - sizes[2]);
+    // The first that changes it has its own; the others keep what they had.
+    set(&mut trees[0], &pages, 7, &[data(2)], &mut Vec::new());
+    assert!(memory.bytes() - sizes[3] >= entries);
+    assert_eq!(look(&mut trees[1], &pages, 7), data(1));
+    // Known as long as one tree has it.
+    let before = memory.bytes();
+    trees.truncate(2);
+    assert_eq!(look(&mut trees[1], &pages, 7), data(1));
+    trees.truncate(1);
+    assert!(before - memory.bytes() >= entries);
 }

@@ -108,7 +108,7 @@ impl Tree {
                 Child::Loaded(node) => {
                     node.referenced.set(true);
                     match &node.slots {
-                        Slots::Leaf(entries) => return Ok(entries[slot_of(block, 0)]),
+                        Slots::Leaf(leaf) => return Ok(leaf.entries()[slot_of(block, 0)]),
                         Slots::Inner(children) => child = &children[slot_of(block, level)],
                     }
                 }
@@ -123,27 +123,21 @@ impl Tree {
         for level in (0..self.height).rev() {
             match child {
                 Child::Empty => {
-                    return {
-                        out.fill(Address::NONE);
-                        Ok(())
-                    };
+                    out.fill(Address::NONE);
+                    return Ok(());
                 }
                 Child::Stored(Address::ZEROS) => {
-                    return {
-                        out.fill(Address::ZEROS);
-                        Ok(())
-                    };
+                    out.fill(Address::ZEROS);
+                    return Ok(());
                 }
                 Child::Stored(address) => return Err(need(block, level, *address)),
                 Child::Loaded(node) => {
                     node.referenced.set(true);
                     match &node.slots {
-                        Slots::Leaf(entries) => {
+                        Slots::Leaf(leaf) => {
                             let first = slot_of(block, 0);
-                            return {
-                                let _: () = out.copy_from_slice(&entries[first..first + out.len()]);
-                                Ok(())
-                            };
+                            out.copy_from_slice(&leaf.entries()[first..first + out.len()]);
+                            return Ok(());
                         }
                         Slots::Inner(children) => child = &children[slot_of(block, level)],
                     }
@@ -163,7 +157,7 @@ impl Tree {
                 Child::Stored(Address::ZEROS) => Address::ZEROS,
                 Child::Stored(address) => return Err(need(block, level, *address)),
                 Child::Loaded(node) => match &node.slots {
-                    Slots::Leaf(entries) => return Ok((entries[slot_of(block, 0)], 1)),
+                    Slots::Leaf(leaf) => return Ok((leaf.entries()[slot_of(block, 0)], 1)),
                     Slots::Inner(children) => {
                         child = &children[slot_of(block, level)];
                         continue;
@@ -249,8 +243,14 @@ impl Tree {
         Ok(())
     }
 
+    /// As [`Tree::attach`], with what another tree of this worker has in memory. Says whether there was such a page.
+    pub fn attach_known(&mut self, need: NeedPage) -> bool {
+        let known = if need.place.level == 0 { self.memory.leaf(need.address) } else { None };
+        known.map(|leaf| self.attach(need, leaf.entries())).is_some()
+    }
+
     /// Puts a page that was asked for in its place. Ignored when the place has changed meanwhile.
-    pub fn attach(&mut self, need: NeedPage, entries: Box<[Address; FANOUT]>) {
+    pub fn attach(&mut self, need: NeedPage, entries: &[Address; FANOUT]) {
         let block = need.place.index << (8 * (u32::from(need.place.level) + 1));
         let shared = self.path_is_shared(block, need.place.level);
         let mut child = &mut self.root;
@@ -462,8 +462,8 @@ impl<S: Sink> Change<'_, S> {
         let Child::Loaded(node) = child else { return };
         self.dropped.push(node.stored.clone());
         match &node.slots {
-            Slots::Leaf(entries) => {
-                entries.iter().filter(|entry| entry.is_stored()).for_each(|entry| self.sink.dead(*entry));
+            Slots::Leaf(leaf) => {
+                leaf.entries().iter().filter(|entry| entry.is_stored()).for_each(|entry| self.sink.dead(*entry));
             }
             Slots::Inner(children) => children.iter().for_each(|child| self.bury(child)),
         }
