@@ -314,8 +314,10 @@ impl Shard {
             }
         }
         let Some(record) = record else { return self.adopt(recovered).await };
-        if record.name != attributes.name && !self.hints_are_good {
-            // The store was restored: the name that the log ends with is the newer one, unless another vDisk has it.
+        let has_end = !matches!(vdisk.health(), Health::Damaged(_));
+        if record.name != attributes.name && !self.hints_are_good && has_end {
+            // The store was restored: the name that the log ends with is the newer one, unless another vDisk has it. (Of a
+            // damaged log the end may be missing, and with it the rename.)
             self.follow_log(vdisk.id, &attributes.name).await?;
         }
         let record = self.index.record(vdisk.id).unwrap_or(record);

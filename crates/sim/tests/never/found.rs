@@ -1,7 +1,7 @@
 //! Faults that were found by trying to lose data: each test failed once.
 
 use crate::machine::Machine;
-use crate::tap::Verb;
+use crate::tap::{Fate, Verb};
 use base::units::MIB;
 
 /// Frame 1 is the birth. Block `b` is written by frame `b + 2` with tag `b + 1`; all are flushed one by one.
@@ -241,4 +241,39 @@ fn a_start_waits_for_writes_that_a_killed_process_left_under_way() {
         }
         assert_eq!(machine.reads(&machine.vdisk(), 0..3), [1, 2, 3]);
     }
+}
+
+/// The header of the group with the rename cannot be read for a while, and the start before did not get far enough to say
+/// that the metadata store is of this disk.
+#[test]
+fn a_header_that_cannot_be_read_today_takes_no_rename_back() {
+    let machine = Machine::new();
+    let id = machine.id("v");
+    machine.write(&machine.vdisk(), 0, 1);
+    machine.flush(&machine.vdisk());
+    // What comes next goes into a group of its own.
+    machine.close();
+    machine.open();
+    let before = machine.groups().len();
+    let shard = machine.shard();
+    machine.run(async move { shard.rename(id, "w").await }).expect("the name is free");
+    let renamed = machine.groups().pop().expect("some");
+    assert!(machine.groups().len() > before);
+    machine.kill();
+    machine.tap.set_rule(|o| if o.verb == Verb::Commit { Fate::Dies } else { Fate::Happens });
+    assert!(machine.try_open().is_none());
+    machine.kill();
+    machine.tap.set_rule(move |o| {
+        let is_lost = o.verb == Verb::Read && *o.file == *renamed.file && o.offset == renamed.start;
+        if is_lost { Fate::Fails } else { Fate::Happens }
+    });
+    machine.open();
+    machine.tap.clear();
+    let vdisk = machine.vdisk_by_id(id).expect("it is read-only");
+    assert!(matches!(vdisk.health(), vdisk::Health::Damaged(_)));
+    drop(vdisk);
+    machine.kill();
+    machine.open();
+    assert_eq!(machine.id("w"), id);
+    assert_eq!(machine.vdisk_by_id(id).expect("whole").attributes().name, "w");
 }
