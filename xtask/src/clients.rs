@@ -2,6 +2,7 @@
 
 mod backups;
 mod bitmaps;
+mod groups;
 mod images;
 mod lifecycle;
 mod limits;
@@ -66,6 +67,7 @@ pub fn run(options: &Options) -> Result<Done> {
             ("bitmaps", bitmaps::CHECKS),
             ("backups", backups::CHECKS),
             ("images", images::CHECKS),
+            ("groups", groups::CHECKS),
             ("tls", tls::CHECKS),
         ]);
     }

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers; its twin is docs/openapi.json.
 
 use crate::problem::Problem;
-use crate::routes::{data, iscsi, node, rewind, snapshots, vdisks, vms};
+use crate::routes::{data, groups, iscsi, node, rewind, snapshots, vdisks, vms};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -20,6 +20,8 @@ use utoipa::{Modify, OpenApi};
         rewind::set, rewind::switch_off, rewind::history, rewind::snapshot, rewind::make_clones, rewind::roll_back,
         vms::list, vms::create, vms::show, vms::patch, vms::delete, vms::attach, vms::detach, vms::snapshots, vms::snapshot,
         vms::delete_snapshot, vms::make_clones, vms::roll_back,
+        groups::create, groups::list, groups::show, groups::delete, groups::add, groups::remove, groups::snapshots,
+        groups::snapshot, groups::delete_snapshot, groups::roll_back,
         data::read, data::write, data::write_zeroes, data::flush, data::extents,
         iscsi::targets, iscsi::target, iscsi::set_access, iscsi::groups, iscsi::create_group, iscsi::set_group,
         iscsi::delete_group, iscsi::sessions, iscsi::drop_session, iscsi::portals,
@@ -33,6 +35,7 @@ use utoipa::{Modify, OpenApi};
         (name = "snapshots", description = "Snapshots of vDisks, clones, what changed"),
         (name = "rewind", description = "The past of vDisks: any moment of a window"),
         (name = "vms", description = "VMs: named sets of vDisks"),
+        (name = "groups", description = "Consistency groups: VMs of which snapshots are taken at one instant"),
         (name = "data", description = "Their bytes, for import and export"),
         (name = "iscsi", description = "Who may use vDisks over iSCSI, and who does"),
         (name = "node", description = "The controller itself"),

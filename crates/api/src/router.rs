@@ -3,7 +3,7 @@
 use crate::auth::{Token, require_token};
 use crate::limits::TRANSFERS_BYTES_MAX;
 use crate::problem::{self, Problem};
-use crate::routes::{data, iscsi, node, rewind, snapshots, vdisks, vms};
+use crate::routes::{data, groups, iscsi, node, rewind, snapshots, vdisks, vms};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -62,6 +62,13 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/vms/{name}/snapshots/{snapshot}", delete(vms::delete_snapshot))
         .route("/api/v1/vms/{name}/clones", post(vms::make_clones))
         .route("/api/v1/vms/{name}/rollback", post(vms::roll_back))
+        .route("/api/v1/groups", get(groups::list).post(groups::create))
+        .route("/api/v1/groups/{name}", get(groups::show).delete(groups::delete))
+        .route("/api/v1/groups/{name}/vms", post(groups::add))
+        .route("/api/v1/groups/{name}/vms/{vm}", delete(groups::remove))
+        .route("/api/v1/groups/{name}/snapshots", get(groups::snapshots).post(groups::snapshot))
+        .route("/api/v1/groups/{name}/snapshots/{snapshot}", delete(groups::delete_snapshot))
+        .route("/api/v1/groups/{name}/rollback", post(groups::roll_back))
         .route("/api/v1/vdisks/{name}/iscsi", get(iscsi::target).patch(iscsi::set_access))
         .route("/api/v1/iscsi/targets", get(iscsi::targets))
         .route("/api/v1/iscsi/groups", get(iscsi::groups).post(iscsi::create_group))

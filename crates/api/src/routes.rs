@@ -1,6 +1,7 @@
 //! The handlers, by what they are about. Each parses, calls one verb, and answers.
 
 pub mod data;
+pub mod groups;
 pub mod iscsi;
 pub mod node;
 pub mod rewind;

@@ -127,6 +127,35 @@ impl Error {
         Error::new(Kind::Exists, text)
     }
 
+    pub fn no_vm_group(name: &str) -> Self {
+        let text = format!("there is no group {name:?} of VMs; `drystone group list` shows those there are");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn vm_group_exists(name: &str) -> Self {
+        let text = format!("a group {name:?} of VMs exists already; choose another name, or delete that one first");
+        Error::new(Kind::Exists, text)
+    }
+
+    pub fn not_in_group(vm: &str, group: &str) -> Self {
+        let text = format!("VM {vm:?} is not in group {group:?}; `drystone group show {group}` shows which are");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn no_group_snapshot(group: &str, name: &str) -> Self {
+        let text =
+            format!("group {group:?} has no snapshot {name:?}; `drystone group snapshots {group}` shows those it has");
+        Error::new(Kind::NotFound, text)
+    }
+
+    /// Of the snapshot of a VM.
+    pub fn part_of_group_snapshot(vm: &str, name: &str, group: &str) -> Self {
+        Error::invalid(format!(
+            "snapshot {name:?} of VM {vm:?} is a part of a snapshot of group {group:?}; delete that one \
+             (`drystone group snapshot-delete {group} {name}`)"
+        ))
+    }
+
     pub fn no_vm_snapshot(vm: &str, name: &str) -> Self {
         let text = format!("VM {vm:?} has no snapshot {name:?}; `drystone vm snapshots {vm}` shows those it has");
         Error::new(Kind::NotFound, text)

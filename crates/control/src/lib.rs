@@ -5,6 +5,7 @@
 //! the same words.
 
 mod error;
+mod group;
 mod iscsi;
 mod metrics;
 #[cfg(feature = "model")]
@@ -19,6 +20,7 @@ mod verbs;
 mod vm;
 
 pub use error::{Error, Kind, Result};
+pub use group::{AddVm, CreateVmGroup, GroupRolledBack, GroupSnapshotInfo, VmGroupInfo};
 pub use iscsi::{
     ChapSecret, InitiatorGroup, InitiatorGroupInfo, IscsiAccess, IscsiPortal, IscsiReach, IscsiRules, IscsiSession,
     IscsiTarget, SetChap, SetIscsiAccess, TARGET_OF_SNAPSHOT, TARGET_OF_VM, TARGET_PREFIX, snapshot_target_name,
@@ -38,7 +40,7 @@ pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
 };
 pub use vdisk::{CreateVdisk, DeleteVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
-pub use verbs::{Control, ControlFuture, IscsiControl, RewindControl, SnapshotControl, VmControl};
+pub use verbs::{Control, ControlFuture, GroupControl, IscsiControl, RewindControl, SnapshotControl, VmControl};
 pub use vm::{
     AttachVdisk, CreateVm, DeleteVm, ListVms, NewVmVdisk, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, VmVdisk,
 };

@@ -2,6 +2,7 @@
 //!
 //! Blocks of 4 KiB in a map; a missing one reads as zeros. Faults are asked for through [`Model::fail_next`].
 
+mod groups;
 mod iscsi;
 mod rewind;
 mod snapshots;
@@ -36,6 +37,7 @@ struct State {
     iscsi: iscsi::Iscsi,
     vms: BTreeMap<String, vms::Vm>,
     sets: Vec<vms::Set>,
+    groups_of_vms: groups::Groups,
 }
 
 /// The verbs that can be made to fail.
@@ -323,6 +325,10 @@ impl Control for Model {
     }
 
     fn vms(&self) -> &dyn VmControl {
+        self
+    }
+
+    fn vm_groups(&self) -> &dyn crate::GroupControl {
         self
     }
 

@@ -1,5 +1,6 @@
 //! What a name, a size and a range may be: pure functions, one place, messages that say what to do.
 
+pub mod groups;
 pub mod iscsi;
 pub mod rewind;
 pub mod snapshots;

@@ -6,6 +6,7 @@ use crate::{
     CreateVdisk, DeleteVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage,
     VdiskSpace,
 };
+use crate::{CreateVmGroup, GroupRolledBack, GroupSnapshotInfo, VmGroupInfo};
 use crate::{HistoryPoint, Moment, SetRewind};
 use crate::{InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, SetIscsiAccess};
 use bytes::Bytes;
@@ -62,6 +63,8 @@ pub trait Control: Send + Sync {
     fn rewind(&self) -> &dyn RewindControl;
 
     fn vms(&self) -> &dyn VmControl;
+
+    fn vm_groups(&self) -> &dyn GroupControl;
 
     fn iscsi(&self) -> &dyn IscsiControl;
 
@@ -166,6 +169,38 @@ pub trait VmControl: Send + Sync {
     /// What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected, `Kind::Invalid` if the VM
     /// has other vDisks now.
     fn roll_back_vm<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmRolledBack>;
+}
+
+/// The verbs on consistency groups: VMs of which snapshots are taken at one instant. An unknown name is `Kind::NotFound`.
+pub trait GroupControl: Send + Sync {
+    /// `Kind::Exists` if there is one of this name.
+    fn create_vm_group(&self, create: CreateVmGroup) -> ControlFuture<'_, VmGroupInfo>;
+
+    /// In the order of names.
+    fn list_vm_groups(&self) -> ControlFuture<'_, Vec<VmGroupInfo>>;
+
+    fn show_vm_group<'a>(&'a self, name: &'a str) -> ControlFuture<'a, VmGroupInfo>;
+
+    fn add_to_group<'a>(&'a self, name: &'a str, vm: &'a str) -> ControlFuture<'a, VmGroupInfo>;
+
+    /// `Kind::Invalid` for the last one.
+    fn remove_from_group<'a>(&'a self, name: &'a str, vm: &'a str) -> ControlFuture<'a, VmGroupInfo>;
+
+    /// Its VMs stay, and its snapshots as snapshots of these.
+    fn delete_vm_group<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ()>;
+
+    /// In order of age.
+    fn group_snapshots<'a>(&'a self, name: &'a str) -> ControlFuture<'a, Vec<GroupSnapshotInfo>>;
+
+    /// All vDisks of all its VMs at one instant. `Kind::Exists` if one of these has a snapshot of this name.
+    fn create_group_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, GroupSnapshotInfo>;
+
+    /// `Kind::Busy` while somebody reads it, unless `force`.
+    fn delete_group_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str, force: bool) -> ControlFuture<'a, ()>;
+
+    /// All of its VMs, or none. What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected,
+    /// `Kind::Invalid` if the group has other VMs now, or one of these other vDisks.
+    fn roll_back_group<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, GroupRolledBack>;
 }
 
 /// The verbs on iSCSI: who may log in to which vDisk, and who is.

@@ -7,6 +7,7 @@ pub mod args;
 mod backup;
 mod client;
 mod export;
+mod group;
 mod image;
 mod import;
 mod iscsi;
@@ -87,6 +88,7 @@ fn dispatch(cli: Cli) -> std::result::Result<(), Failure> {
         Command::Vdisk { verb: args::Vdisk::VerifyBackup { files } } => Ok(backup::verify(&printer, &files)?),
         Command::Vdisk { verb } => Ok(vdisk::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Vm { verb } => Ok(vm::run(verb, &Client::new(&connection)?, &printer)?),
+        Command::Group { verb } => Ok(group::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Iscsi { verb } => Ok(iscsi::run(verb, &Client::new(&connection)?, &printer)?),
     }
 }
@@ -110,6 +112,7 @@ fn run_line(line: &[&str], client: &Client, printer: &Printer) -> anyhow::Result
     match cli.command {
         Command::Vdisk { verb } => vdisk::run(verb, client, printer),
         Command::Vm { verb } => vm::run(verb, client, printer),
+        Command::Group { verb } => group::run(verb, client, printer),
         Command::Iscsi { verb } => iscsi::run(verb, client, printer),
         Command::Status => status::run(client, printer),
         other => anyhow::bail!("{other:?} needs no server"),

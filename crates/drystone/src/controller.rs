@@ -7,6 +7,7 @@ mod access;
 mod directory;
 mod errors;
 mod exports;
+mod group_verbs;
 mod groups;
 mod health;
 mod iscsi;

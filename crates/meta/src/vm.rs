@@ -18,6 +18,7 @@ use bytes::Bytes;
 /// | deleting | bool |
 /// | vdisks | u16 number; each: label text, vDisk id u64 |
 /// | luns, from version 2 on | next u16; of each vDisk u16 |
+/// | groups, from version 3 on | u16 number; each: name text |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmRecord {
     pub id: VmId,
@@ -29,6 +30,8 @@ pub struct VmRecord {
     pub template: bool,
     /// It is to go, and its vDisks with it: a start goes on with that.
     pub deleting: bool,
+    /// Names of the consistency groups that it is in, sorted. A group is there as long as a VM is in it.
+    pub groups: Vec<String>,
     /// The first logical unit number that no vDisk of it ever had.
     pub lun_next: u16,
     pub vdisks: Vec<VmVdisk>,
@@ -124,8 +127,8 @@ pub const LUNS: u16 = 256;
 
 impl VmRecord {
     const KIND: u8 = 6;
-    /// Version 1 knew of no logical unit numbers.
-    const VERSION: u16 = 2;
+    /// Version 1 knew of no logical unit numbers, version 2 of no groups.
+    const VERSION: u16 = 3;
 
     /// Adds a vDisk under the next logical unit number. A number is used a second time only if all have been used: a host that
     /// still had the old disk open under it would write to the new one.
@@ -154,6 +157,8 @@ impl VmRecord {
         for member in &self.vdisks {
             w.u16_le(member.lun);
         }
+        put_count(&mut w, self.groups.len());
+        self.groups.iter().for_each(|group| put_text(&mut w, group));
         end(w)
     }
 
@@ -167,8 +172,9 @@ impl VmRecord {
             if members.len() > LUNS.into() {
                 return Err(Bad::Value("number of vDisks"));
             }
+            let (groups, vdisks) = (Vec::new(), Vec::new());
             let mut record =
-                VmRecord { id, name, serial, created_wall_ns, template, deleting, lun_next: 0, vdisks: Vec::new() };
+                VmRecord { id, name, serial, created_wall_ns, template, deleting, groups, lun_next: 0, vdisks };
             if version < 2 {
                 members.into_iter().for_each(|(label, vdisk)| record.add(label, vdisk));
                 return Ok(record);
@@ -181,6 +187,9 @@ impl VmRecord {
                     return Err(Bad::Value("logical unit number"));
                 }
                 record.vdisks.push(VmVdisk { label, vdisk, lun });
+            }
+            if version >= 3 {
+                record.groups = list(r, text)?;
             }
             Ok(record)
         })
@@ -313,6 +322,7 @@ mod tests {
             created_wall_ns: 0x1122,
             template: true,
             deleting: false,
+            groups: vec!["g".into()],
             lun_next: 4,
             vdisks,
         }
@@ -346,8 +356,8 @@ mod tests {
     fn golden_bytes() {
         golden(
             record().encode(),
-            "0200060300000007000000030077656202000000000000002211000000000000010001\
-             000400726f6f74090000000700000004000300",
+            "0300060300000007000000030077656202000000000000002211000000000000010001\
+             000400726f6f740900000007000000040003000100010067",
         );
         golden(
             set().encode(),

@@ -152,6 +152,9 @@ macro_rules! pass_on {
             fn vms(&self) -> &dyn control::VmControl {
                 &self.0
             }
+            fn vm_groups(&self) -> &dyn control::GroupControl {
+                &self.0
+            }
             fn iscsi(&self) -> &dyn control::IscsiControl {
                 &self.0
             }

@@ -1,5 +1,6 @@
 //! Every command, flag and help text.
 
+pub mod group;
 pub mod rewind;
 pub mod vm;
 
@@ -109,6 +110,14 @@ pub enum Command {
     Vm {
         #[command(subcommand)]
         verb: vm::Vm,
+    },
+    /// Create, list, change and delete consistency groups of VMs; their snapshots
+    #[command(after_help = "Examples:\n  \
+        drystone group create shop --vm web01 --vm db01\n  \
+        drystone group snapshot shop before-upgrade")]
+    Group {
+        #[command(subcommand)]
+        verb: group::Group,
     },
     /// Say who may use vDisks over iSCSI, and who does
     #[command(after_help = "Examples:\n  \

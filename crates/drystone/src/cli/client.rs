@@ -5,10 +5,11 @@ use crate::config::{API_DEFAULT, DATA_DEFAULT};
 use anyhow::{Context, Result, anyhow, bail};
 use api::{PatchVdisk, PatchVm, Problem, SetInitiators, ZeroRange};
 use control::{
-    AttachVdisk, Change, ChangesPage, ClonesOfPast, CreateSnapshot, CreateVdisk, CreateVm, DeleteVdisk, DeleteVm,
-    Extent, ExtentPage, HistoryPoint, InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget,
-    MakeClones, NodeStatus, RollBack, RollBackToPast, RolledBack, SetIscsiAccess, SetRewind, SnapshotInfo,
-    SnapshotOfPast, VdiskInfo, VdiskPage, VdiskSpace, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, rules,
+    AddVm, AttachVdisk, Change, ChangesPage, ClonesOfPast, CreateSnapshot, CreateVdisk, CreateVm, CreateVmGroup,
+    DeleteVdisk, DeleteVm, Extent, ExtentPage, GroupRolledBack, GroupSnapshotInfo, HistoryPoint, InitiatorGroup,
+    InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, MakeClones, NodeStatus, RollBack, RollBackToPast,
+    RolledBack, SetIscsiAccess, SetRewind, SnapshotInfo, SnapshotOfPast, VdiskInfo, VdiskPage, VdiskSpace, VmGroupInfo,
+    VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, rules,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -223,6 +224,47 @@ impl Client {
         self.json(Method::POST, &vm(name, "/clones"), clones)
     }
 
+    pub fn create_group(&self, create: &CreateVmGroup) -> Result<VmGroupInfo> {
+        self.json(Method::POST, "/groups", create)
+    }
+
+    pub fn groups(&self) -> Result<Vec<VmGroupInfo>> {
+        self.get("/groups")
+    }
+
+    pub fn group(&self, name: &str) -> Result<VmGroupInfo> {
+        self.get(&group(name, ""))
+    }
+
+    pub fn add_to_group(&self, name: &str, vm: String) -> Result<VmGroupInfo> {
+        self.json(Method::POST, &group(name, "/vms"), &AddVm { vm })
+    }
+
+    pub fn remove_from_group(&self, name: &str, vm: &str) -> Result<VmGroupInfo> {
+        parse(self.send(Method::DELETE, &group(name, &format!("/vms/{}", encode(vm))), None, &[])?)
+    }
+
+    pub fn delete_group(&self, name: &str) -> Result<()> {
+        done(self.send(Method::DELETE, &group(name, ""), None, &[])?)
+    }
+
+    pub fn group_snapshots(&self, name: &str) -> Result<Vec<GroupSnapshotInfo>> {
+        self.get(&group(name, "/snapshots"))
+    }
+
+    pub fn create_group_snapshot(&self, name: &str, snapshot: String) -> Result<GroupSnapshotInfo> {
+        self.json(Method::POST, &group(name, "/snapshots"), &CreateSnapshot { name: snapshot })
+    }
+
+    pub fn delete_group_snapshot(&self, name: &str, snapshot: &str, force: bool) -> Result<()> {
+        let path = group(name, &format!("/snapshots/{}?force={force}", encode(snapshot)));
+        done(self.send(Method::DELETE, &path, None, &[])?)
+    }
+
+    pub fn roll_back_group(&self, name: &str, snapshot: String) -> Result<GroupRolledBack> {
+        self.json(Method::POST, &group(name, "/rollback"), &RollBack { snapshot })
+    }
+
     pub fn roll_back_vm(&self, name: &str, snapshot: String) -> Result<VmRolledBack> {
         self.json(Method::POST, &vm(name, "/rollback"), &RollBack { snapshot })
     }
@@ -353,6 +395,10 @@ fn vdisk(name: &str, rest: &str) -> String {
 
 fn vm(name: &str, rest: &str) -> String {
     format!("/vms/{}{rest}", encode(name))
+}
+
+fn group(name: &str, rest: &str) -> String {
+    format!("/groups/{}{rest}", encode(name))
 }
 
 /// Percent-encoding of everything but the unreserved characters (RFC 3986, section 2.3).

@@ -1,5 +1,6 @@
 //! VMs and sets of snapshots as the logs alone tell them, for `drystone recover`. Nothing is deleted here.
 
+use super::group_verbs::is_in;
 use base::{SnapshotId, VdiskId, VmId};
 use meta::{SetMember, SetRecord, SetVm, Transaction, VmRecord, keys};
 use node::RebuiltVdisk;
@@ -77,15 +78,18 @@ fn set_of(id: SnapshotId, parts: &[(VdiskId, &SnapshotInfo)], all: &AllTold, vms
         let (vm, label) = found.filter(|_| complete).unwrap_or_else(of_none);
         of_vms.entry(vm).or_default().push(SetMember { label, vdisk: *vdisk, snapshot: snapshot.id });
     }
+    let group = common_group(vms.iter().filter(|vm| of_vms.contains_key(&vm.id)));
     let vms = of_vms.into_iter().map(|(vm, members)| SetVm { vm, members }).collect();
-    Some(SetRecord {
-        id,
-        name: first.name.clone(),
-        created_wall_ns: first.created_ns,
-        deleting: false,
-        group: None,
-        vms,
-    })
+    Some(SetRecord { id, name: first.name.clone(), created_wall_ns: first.created_ns, deleting: false, group, vms })
+}
+
+/// The one group that all of several VMs are in: a set of them is a snapshot of it.
+fn common_group<'a>(mut vms: impl Iterator<Item = &'a VmRecord>) -> Option<String> {
+    let first = vms.next()?;
+    let others: Vec<&VmRecord> = vms.collect();
+    let mut common = first.groups.iter().filter(|group| others.iter().all(|vm| is_in(vm, group)));
+    let only = common.next().filter(|_| common.next().is_none() && !others.is_empty());
+    only.cloned()
 }
 
 /// Puts all of it on record.
@@ -113,6 +117,7 @@ mod tests {
             created_wall_ns: 0,
             template: false,
             deleting: false,
+            groups: Vec::new(),
             lun_next: 1,
             vdisks: vdisks.iter().map(member).collect(),
         }
@@ -173,5 +178,24 @@ mod tests {
         assert_eq!(told, [(31, 1, 2), (32, 0, 1), (33, 1, 1)]);
         assert_eq!(sets[1].vms[0].members[0].label, "v11");
         assert_eq!(transaction(&[web], &sets).puts.len(), 4);
+    }
+
+    #[test]
+    fn sets_of_all_vms_of_a_group_are_its_snapshots() {
+        let grouped = |number: u32, groups: &[&str], vdisk: u32| VmRecord {
+            groups: groups.iter().map(|name| name.to_string()).collect(),
+            ..vm(number, &format!("vm{number}"), 1, &[vdisk])
+        };
+        let group_of = |vms: [VmRecord; 2]| {
+            let [one, two] = vms;
+            let parts = || vec![snapshot(21, Some((31, &[11, 12])))];
+            let found = all(vec![(11, Some(one), parts()), (12, Some(two), parts())]);
+            let sets = find_sets(&found, &find_vms(&found));
+            sets.into_iter().map(|set| set.group).collect::<Vec<_>>()
+        };
+        assert_eq!(group_of([grouped(1, &["a", "g"], 11), grouped(2, &["g"], 12)]), [Some("g".to_string())]);
+        assert_eq!(group_of([grouped(1, &["a"], 11), grouped(2, &["g"], 12)]), [None]);
+        // Nobody can say of which of the two.
+        assert_eq!(group_of([grouped(1, &["a", "g"], 11), grouped(2, &["a", "g"], 12)]), [None]);
     }
 }

@@ -254,6 +254,12 @@ fn set_vm(vm: &VmRecord, taken: &[SnapshotSummary]) -> SetVm {
     SetVm { vm: vm.id, members: vm.vdisks.iter().filter_map(member).collect() }
 }
 
+/// What a VM has in a set.
+pub(super) fn members_of<'a>(vm: &VmRecord, set: &'a SetRecord) -> impl Iterator<Item = &'a SetMember> + use<'a> {
+    let id = vm.id;
+    set.vms.iter().filter(move |one| one.vm == id).flat_map(|one| &one.members)
+}
+
 async fn drop_part(shard: &Rc<Shard>, id: VdiskId, set: SnapshotId) -> Result<()> {
     let all = shard.snapshots(id).await.map_err(from_node)?;
     for part in all.into_iter().filter(|snapshot| snapshot.set == Some(set)) {

@@ -382,6 +382,10 @@ impl Control for Verbs {
         self
     }
 
+    fn vm_groups(&self) -> &dyn control::GroupControl {
+        self
+    }
+
     fn iscsi(&self) -> &dyn IscsiControl {
         self
     }

@@ -5,6 +5,7 @@
 use super::directory::Listed;
 use super::errors::from_node;
 use super::exports::shard_of;
+use super::sets::members_of;
 use super::snapshots::now_unix_ms;
 use super::verbs::Verbs;
 use super::vm_verbs::new_vm;
@@ -151,22 +152,7 @@ impl Verbs {
         let _one = self.changing.lock().await;
         let vm = self.find_vm(name)?;
         let set = self.find_set(&vm, snapshot)?;
-        if vm.template {
-            return Err(Error::is_template(name));
-        }
-        let then: Vec<_> = members_of(&vm, &set).map(|member| (member.label.clone(), member.vdisk)).collect();
-        let now: Vec<_> = vm.vdisks.iter().map(|member| (member.label.clone(), member.vdisk)).collect();
-        rules::check_same_vdisks(name, &then, &now)?;
-        for (vdisk, (read_only, connections)) in
-            self.look_at_vdisks(&vm, |summary| (summary.record.read_only, summary.connections)).await?
-        {
-            if read_only {
-                return Err(Error::read_only(&vdisk));
-            }
-            if connections > 0 {
-                return Err(Error::rollback_while_connected(&vdisk, connections));
-            }
-        }
+        self.check_can_roll_back(&vm, &set).await?;
         let kept = names::kept_name(now_unix_ms(), |name| self.is_taken(&vm, name));
         self.check_new_set(&vm, &kept)?;
         let kept = self.take_set(&kept, None, std::slice::from_ref(&vm)).await?;
@@ -174,13 +160,14 @@ impl Verbs {
             vm: vm.id,
             steps: members_of(&vm, &set).map(|member| (member.vdisk, member.snapshot)).collect(),
         };
-        self.put_back(&vm, &rollback, &kept).await?;
+        self.put_back(&format!("VM {name:?}"), &rollback, &kept).await?;
         Ok(VmRolledBack { vm: self.vm_info(&vm), kept: self.set_info(&vm, &kept) })
     }
 
-    /// Nobody can connect meanwhile. From the record on a crash means that the next start goes on.
-    async fn put_back(&self, vm: &VmRecord, rollback: &RollbackRecord, kept: &SetRecord) -> Result<()> {
-        let record = Transaction::new().put(keys::rollback(vm.id), rollback.encode());
+    /// Nobody can connect meanwhile. From the record on a crash means that the next start goes on. `what` is rolled back, for
+    /// people.
+    pub(super) async fn put_back(&self, what: &str, rollback: &RollbackRecord, kept: &SetRecord) -> Result<()> {
+        let record = Transaction::new().put(keys::rollback(rollback.vm), rollback.encode());
         if let Err(error) = self.commit(record).await {
             return Err(self.without_kept(kept, error).await);
         }
@@ -189,14 +176,14 @@ impl Verbs {
         let Err(error) = self.roll_back_each(&rollback.steps, &mut done).await else {
             return self.end_rollback(rollback).await;
         };
-        let before: Vec<_> = members_of(vm, kept).map(|member| (member.vdisk, member.snapshot)).collect();
+        let members = kept.vms.iter().flat_map(|vm| &vm.members);
+        let before: Vec<_> = members.map(|member| (member.vdisk, member.snapshot)).collect();
         let of_done = |step: &&(VdiskId, SnapshotId)| rollback.steps.iter().take(done).any(|(id, _)| *id == step.0);
         let undo: Vec<_> = before.iter().filter(of_done).copied().collect();
         if let Err(worse) = self.roll_back_each(&undo, &mut 0).await {
             let text = format!(
-                "VM {:?} is rolled back in part: {error}; what was done cannot be taken back: {worse}. Its vDisks cannot be \
-                 connected to until a restart of the controller, which goes on with it",
-                vm.name
+                "{what} is rolled back in part: {error}; what was done cannot be taken back: {worse}. Its vDisks cannot be \
+                 connected to until a restart of the controller, which goes on with it"
             );
             return Err(Error::internal(text));
         }
@@ -249,10 +236,4 @@ impl Verbs {
         self.directory.remove(id);
         Ok(())
     }
-}
-
-/// What a VM has in a set.
-fn members_of<'a>(vm: &VmRecord, set: &'a SetRecord) -> impl Iterator<Item = &'a SetMember> {
-    let id = vm.id;
-    set.vms.iter().filter(move |one| one.vm == id).flat_map(|one| &one.members)
 }

@@ -281,26 +281,28 @@ impl Verbs {
         Ok(())
     }
 
-    async fn take_vm_snapshot(&self, name: &str, snapshot: &str) -> Result<VmSnapshotInfo> {
+    pub(super) async fn take_vm_set(&self, name: &str, snapshot: &str) -> Result<SetRecord> {
         names::check_snapshot_name(snapshot)?;
         let _one = self.changing.lock().await;
         let vm = self.find_vm(name)?;
         self.check_new_set(&vm, snapshot)?;
-        let set = self.take_set(snapshot, None, std::slice::from_ref(&vm)).await?;
-        Ok(self.set_info(&vm, &set))
+        self.take_set(snapshot, None, std::slice::from_ref(&vm)).await
     }
 
     async fn drop_vm_snapshot(&self, name: &str, snapshot: &str, force: bool) -> Result<()> {
         let _one = self.changing.lock().await;
         let vm = self.find_vm(name)?;
         let set = self.find_set(&vm, snapshot)?;
+        if let Some(group) = set.group.as_ref().filter(|group| self.vms_of_group(group).is_ok()) {
+            return Err(Error::part_of_group_snapshot(name, snapshot, group));
+        }
         if !force {
             self.check_unread(&set).await?;
         }
         self.delete_set(&set).await
     }
 
-    async fn check_unread(&self, set: &SetRecord) -> Result<()> {
+    pub(super) async fn check_unread(&self, set: &SetRecord) -> Result<()> {
         for member in set.vms.iter().flat_map(|vm| &vm.members) {
             let Some((vdisk, listed)) = self.directory.find_id(member.vdisk) else { continue };
             let (id, part) = (member.vdisk, member.snapshot);
@@ -431,7 +433,10 @@ impl VmControl for Verbs {
 
     fn create_vm_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmSnapshotInfo> {
         let (name, snapshot) = (name.to_string(), snapshot.to_string());
-        self.to_its_end(|verbs| async move { verbs.take_vm_snapshot(&name, &snapshot).await })
+        self.to_its_end(|verbs| async move {
+            let set = verbs.take_vm_set(&name, &snapshot).await?;
+            Ok(verbs.set_info(&verbs.find_vm(&name)?, &set))
+        })
     }
 
     fn delete_vm_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str, force: bool) -> ControlFuture<'a, ()> {
@@ -459,6 +464,7 @@ pub(super) fn new_vm(plan: &PlanRecord, vdisks: impl Iterator<Item = (String, Vd
         created_wall_ns: now_wall_ns(),
         template: false,
         deleting: false,
+        groups: Vec::new(),
         lun_next: 0,
         vdisks: Vec::new(),
     };

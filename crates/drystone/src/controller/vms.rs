@@ -126,6 +126,14 @@ impl Vms {
         sets
     }
 
+    /// Those of a group of VMs, in order of age.
+    pub fn sets_of_group(&self, group: &str) -> Vec<SetRecord> {
+        let is_of = |set: &&SetRecord| !set.deleting && set.group.as_deref() == Some(group);
+        let mut sets: Vec<SetRecord> = self.lock().sets.values().filter(is_of).cloned().collect();
+        sets.sort_by_key(|set| (set.created_wall_ns, set.id));
+        sets
+    }
+
     /// A VM that is there and that the set is a snapshot of.
     pub fn claimed_by(&self, set: SnapshotId) -> Option<VmRecord> {
         let state = self.lock();
@@ -205,6 +213,7 @@ mod tests {
             created_wall_ns: 0,
             template: false,
             deleting,
+            groups: Vec::new(),
             lun_next: 1,
             vdisks: vdisks.iter().map(member).collect(),
         }
