@@ -6,16 +6,21 @@ use crate::{Error, Kind, Result, Shard};
 use base::{DiskId, VdiskId};
 use meta::{BirthsRecord, ShardRecord, Store, TailHint, VdiskRecord};
 use pool::{Cache, FaultDomains, GroupHeader, Identity, Pool, PoolConfig};
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use vdisk::{Context, Load, Settings};
 use world::{Disk, World};
 
-/// vDisks recovered at once in the background: enough to keep a disk busy, few enough that one asked for is not behind
-/// many.
+/// vDisks whose logs are read at once in the background: enough to keep a disk busy, few enough that one asked for is not
+/// behind many.
 const RECOVER_AT_ONCE: usize = 4;
+/// Those and the ones that wait until the end of their log is stored once more: what one sync of the disk covers. Of a
+/// thousand vDisks that were made just before a crash each has such an end.
+const RECOVERIES_MAX: usize = 64;
+/// Bytes of such ends, all of them in memory.
+const STORING_AGAIN_MAX: u64 = 16 << 20;
 
 #[derive(Clone)]
 pub struct ShardConfig {
@@ -155,26 +160,44 @@ impl Shard {
     /// Opens every vDisk in the background, after a crash with its recovery; one that is asked for comes first. After a
     /// clean stop nothing waits for that: it is a few small reads each, so that space and health can be told.
     fn start_recovery(self: &Rc<Self>, clean: bool) {
-        let todo: VecDeque<(VdiskId, bool)> = {
+        let todo: Vec<(VdiskId, bool)> = {
             let records = self.index.records.borrow();
             let needs = |id: &VdiskId| !clean || records.get(id).is_none_or(|record| record.deleted);
             self.entries.borrow().keys().map(|id| (*id, needs(id))).collect()
         };
         self.to_recover.set(todo.iter().filter(|(_, needs)| *needs).count());
-        let todo = Rc::new(RefCell::new(todo));
-        for _ in 0..RECOVER_AT_ONCE {
-            let (shard, todo) = (self.clone(), todo.clone());
-            self.context.world.spawn(async move {
-                loop {
-                    let next = todo.borrow_mut().pop_front();
-                    let Some((id, counted)) = next.filter(|_| !shard.stopping.get()) else { return };
+        let shard = self.clone();
+        self.context.world.spawn(async move {
+            let under_way = Rc::new(Cell::new(0));
+            for (id, counted) in todo {
+                shard.room_to_recover(&under_way).await;
+                if shard.stopping.get() {
+                    return;
+                }
+                under_way.set(under_way.get() + 1);
+                let (shard, under_way) = (shard.clone(), under_way.clone());
+                shard.context.world.clone().spawn(async move {
                     // Errors are logged there and stay with the entry.
                     let _ = shard.vdisk(id).await;
                     if counted {
                         shard.to_recover.set(shard.to_recover.get() - 1);
                     }
-                }
-            });
+                    under_way.set(under_way.get() - 1);
+                    shard.context.load.log_read.notify();
+                });
+            }
+        });
+    }
+
+    async fn room_to_recover(&self, under_way: &Cell<usize>) {
+        let load = &self.context.load;
+        loop {
+            let reading = under_way.get().saturating_sub(load.storing_again.get());
+            let more = reading < RECOVER_AT_ONCE && under_way.get() < RECOVERIES_MAX;
+            if more && load.storing_again_bytes.get() < STORING_AGAIN_MAX {
+                return;
+            }
+            load.log_read.notified().await;
         }
     }
 

@@ -57,6 +57,30 @@ pub struct Recovered {
 /// How often a log is read when it changes under the reader.
 const READS_MAX: u32 = 4;
 
+/// As long as a recovery waits for its last sync.
+struct StoringAgain<'a> {
+    context: &'a Context,
+    bytes: u64,
+}
+
+impl StoringAgain<'_> {
+    fn new(context: &Context, bytes: u64) -> StoringAgain<'_> {
+        let load = &context.load;
+        load.storing_again.set(load.storing_again.get() + 1);
+        load.storing_again_bytes.set(load.storing_again_bytes.get() + bytes);
+        load.log_read.notify();
+        StoringAgain { context, bytes }
+    }
+}
+
+impl Drop for StoringAgain<'_> {
+    fn drop(&mut self) {
+        let load = &self.context.load;
+        load.storing_again.set(load.storing_again.get() - 1);
+        load.storing_again_bytes.set(load.storing_again_bytes.get() - self.bytes);
+    }
+}
+
 /// A checkpoint record and where it lies.
 type PlacedRecord = (CheckpointRecord, meta_hint::Place);
 
@@ -102,12 +126,13 @@ impl Vdisk {
         load.set(load.get() + vdisk.state.borrow().log_bytes);
         vdisk.stats.replayed_bytes.set(bytes);
         vdisk.start();
-        if stored < frames.len()
-            && let Err(error) = vdisk.flush_through(end).await
-        {
-            // It stays as it is: readable, and tried again before anything else is written.
-            tracing::warn!(vdisk = %id, %error, "the unsynced end of the log could not be written once more yet");
-            vdisk.sync_in_place().await;
+        if stored < frames.len() {
+            let _waits = StoringAgain::new(&context, frames[stored..].iter().map(Replayed::len).sum());
+            if let Err(error) = vdisk.flush_through(end).await {
+                // It stays as it is: readable, and tried again before anything else is written.
+                tracing::warn!(vdisk = %id, %error, "the unsynced end of the log could not be written once more yet");
+                vdisk.sync_in_place().await;
+            }
         }
         vdisk.stats.replay_ns.set(context.world.now().since_ns(started));
         let mut void = vdisk.void_groups(&found, tombstone);

@@ -61,6 +61,12 @@ pub struct Load {
     pub map_stuck: Cell<bool>,
     /// Rung when a sum passes its limit.
     pub over_limit: Notify,
+    /// Recoveries that have read their log and wait until its end is stored once more, and the bytes of these ends. They
+    /// share their syncs, and the disk has time for others to read.
+    pub storing_again: Cell<usize>,
+    pub storing_again_bytes: Cell<u64>,
+    /// Rung when one begins to wait.
+    pub log_read: Notify,
 }
 
 /// What a user set; a part of the log, so that it survives everything else.

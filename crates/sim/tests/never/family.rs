@@ -256,6 +256,34 @@ fn names_that_are_taken_make_no_clone_at_all() {
     assert_eq!(machine.shard().records().len(), 1, "a rebuilt store does not find them either");
 }
 
+/// A start stores once more what nothing proves to be stored, here a write to each of many vDisks; a sync covers all that
+/// wait.
+#[test]
+fn what_many_store_once_more_shares_its_syncs() {
+    const CLONES: usize = 60;
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write_tags(&vdisk, 1..=BLOCKS);
+    let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+    machine.checkpoint(&vdisk);
+    let (shard, names) = (machine.shard(), (0..CLONES).map(|number| format!("clone{number}")).collect());
+    let clones = machine.run(async move { shard.clone_snapshot(id, kept, names).await }).expect("room");
+    for (tag, clone) in (1000..).zip(&clones) {
+        machine.write(&machine.vdisk_by_id(clone.id).expect("just made"), 0, tag);
+    }
+    machine.kill();
+    machine.tap.clear();
+    machine.tap.set_rule(|o| if o.verb == Verb::Sync { Fate::Waits } else { Fate::Happens });
+    machine.open();
+    for (tag, clone) in (1000..).zip(&clones) {
+        assert_eq!(machine.read(&machine.vdisk_by_id(clone.id).expect("it is whole"), 0), tag);
+    }
+    let asked = machine.tap.take();
+    let of_slabs = |verb| asked.iter().filter(|o| o.verb == verb && o.is_slab()).count();
+    assert!(of_slabs(Verb::Write) >= CLONES, "each was written once more: {}", of_slabs(Verb::Write));
+    assert!(of_slabs(Verb::Sync) <= CLONES / 4, "{} syncs for {CLONES} vDisks", of_slabs(Verb::Sync));
+}
+
 /// Dies at the operation of this number, commits of the store included.
 fn dies_at(machine: &Machine, at: i32) {
     let left = Cell::new(at);

@@ -257,12 +257,15 @@ pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result
     let mut unsynced = VecDeque::with_capacity(frames.len());
     // The bytes read last, with the group and the offset that they are from.
     let (mut window, mut from) = (Bytes::new(), (GroupId::NONE, 0));
-    for frame in frames {
+    for (index, frame) in frames.iter().enumerate() {
         let (group, bytes) = (frame.at.group, frame.at.end - frame.offset);
         let mut pieces = Vec::new();
         if !frame.is_nothing() {
             if from.0 != group || frame.offset < from.1 || frame.at.end > from.1 + window.len() as u32 {
-                let len = bytes.max(REREAD_BYTES).min(context.pool.group_size() - frame.offset);
+                // No more than is wanted: what is read stays in memory until it is stored.
+                let of_group = frames[index..].iter().take_while(|next| next.at.group == group);
+                let end = of_group.map(|next| next.at.end).max().unwrap_or(frame.at.end);
+                let len = (end - frame.offset).clamp(bytes, bytes.max(REREAD_BYTES));
                 window = match context.pool.read(group, frame.offset, len).await {
                     // A place nobody needs may be bad.
                     Err(_) if len > bytes => context.pool.read(group, frame.offset, bytes).await?,
