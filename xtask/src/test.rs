@@ -158,7 +158,7 @@ fn simulation(seconds: u64) -> Result<Done> {
         let mut arguments = vec![verb, "--engine", "node", "--seconds", &seconds];
         if verb == "many" {
             // The same work on every machine; `sim many` by hand goes on as long as it is told.
-            arguments.extend(["--seeds", "250"]);
+            arguments.extend(["--seeds", "500"]);
         }
         let said = logged(command(&program.to_string_lossy(), &arguments), &log(&format!("sim-{verb}")), CARGO_LIMIT)?;
         anyhow::Ok(said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").to_string())
