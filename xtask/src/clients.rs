@@ -8,6 +8,7 @@ mod lifecycle;
 mod limits;
 mod rewind;
 mod rude;
+mod schedules;
 mod tls;
 mod tools;
 mod vms;
@@ -68,6 +69,7 @@ pub fn run(options: &Options) -> Result<Done> {
             ("backups", backups::CHECKS),
             ("images", images::CHECKS),
             ("groups", groups::CHECKS),
+            ("schedules", schedules::CHECKS),
             ("tls", tls::CHECKS),
         ]);
     }

@@ -41,6 +41,7 @@ pub fn run() -> Result<Done> {
     other.grow(16)?;
     Region::new(&server, "victim")?.grow(300)?;
     let mut big = Region::new(&server, "big")?;
+    server.run(&["schedule", "create", "often", "--vdisk", "other", "--every", "1s", "--keep", "2"])?;
 
     // From outside.
     let filled = big.fill()?;
@@ -49,8 +50,15 @@ pub fn run() -> Result<Done> {
     other.verify()?;
     big.client.flush()?;
     must_show_full(&server)?;
+    let newest = scheduled_while_full(&server)?;
     std::fs::remove_file(&ballast)?;
     big.wait_for_space("after a file was deleted")?;
+    let goes_on = || {
+        let (state, names) = schedule(&server)?;
+        Ok(state != "failing" && names.last() > newest.as_ref())
+    };
+    wait_until("the schedule to go on", PATIENCE, goes_on)?;
+    server.run(&["schedule", "delete", "often"])?;
     must_show_health(&server, "after a file was deleted")?;
 
     // By trimming.
@@ -103,6 +111,30 @@ fn must_show_full(server: &Server) -> Result<()> {
     }
     ensure!(big["state"]["kind"] == "full", "the disk is full, its vDisk is said to be {big}");
     Ok(())
+}
+
+/// Its state, and the names of its snapshots, the oldest first.
+fn schedule(server: &Server) -> Result<(String, Vec<String>)> {
+    let shown = server.json(&["schedule", "show", "often"])?;
+    let names = shown["snapshots"].as_array().into_iter().flatten().filter_map(|name| name.as_str());
+    let names = names.map(str::to_string).collect();
+    Ok((shown["state"]["kind"].as_str().unwrap_or_default().to_string(), names))
+}
+
+/// It takes its snapshots, or says that it does not, and then deletes none. The name of the newest.
+fn scheduled_while_full(server: &Server) -> Result<Option<String>> {
+    let (_, before) = schedule(server)?;
+    ensure!(!before.is_empty(), "nothing was taken before the disk was full");
+    std::thread::sleep(Duration::from_secs(3));
+    let (state, after) = schedule(server)?;
+    must_show_full(server)?;
+    let newest = |names: &[String]| names.last().cloned();
+    if state == "failing" {
+        ensure!(after.contains(&before[before.len() - 1]), "{before:?}, then {after:?}, and the newest is missing");
+    } else {
+        ensure!(newest(&after) > newest(&before), "nothing is taken, and it is said to be {state}");
+    }
+    Ok(newest(&after))
 }
 
 fn must_show_health(server: &Server, when: &str) -> Result<()> {

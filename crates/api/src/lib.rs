@@ -22,6 +22,7 @@ pub use problem::Problem;
 pub use router::{Settings, router};
 pub use routes::data::ZeroRange;
 pub use routes::iscsi::SetInitiators;
+pub use routes::schedules::PatchSchedule;
 pub use routes::vdisks::PatchVdisk;
 pub use routes::vms::PatchVm;
 pub use server::serve;

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers; its twin is docs/openapi.json.
 
 use crate::problem::Problem;
-use crate::routes::{data, groups, iscsi, node, rewind, snapshots, vdisks, vms};
+use crate::routes::{data, groups, iscsi, node, rewind, schedules, snapshots, vdisks, vms};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -22,6 +22,7 @@ use utoipa::{Modify, OpenApi};
         vms::delete_snapshot, vms::make_clones, vms::roll_back,
         groups::create, groups::list, groups::show, groups::delete, groups::add, groups::remove, groups::snapshots,
         groups::snapshot, groups::delete_snapshot, groups::roll_back,
+        schedules::create, schedules::list, schedules::show, schedules::patch, schedules::delete,
         data::read, data::write, data::write_zeroes, data::flush, data::extents,
         iscsi::targets, iscsi::target, iscsi::set_access, iscsi::groups, iscsi::create_group, iscsi::set_group,
         iscsi::delete_group, iscsi::sessions, iscsi::drop_session, iscsi::portals,
@@ -36,6 +37,7 @@ use utoipa::{Modify, OpenApi};
         (name = "rewind", description = "The past of vDisks: any moment of a window"),
         (name = "vms", description = "VMs: named sets of vDisks"),
         (name = "groups", description = "Consistency groups: VMs of which snapshots are taken at one instant"),
+        (name = "schedules", description = "Snapshots that are taken regularly, and how many are kept"),
         (name = "data", description = "Their bytes, for import and export"),
         (name = "iscsi", description = "Who may use vDisks over iSCSI, and who does"),
         (name = "node", description = "The controller itself"),

@@ -1,6 +1,6 @@
 //! Metrics as Prometheus text, format 0.0.4: names end in their unit, times are seconds.
 
-use control::{EngineMetrics, Histogram, Metrics, OperationMetrics, ProcessMetrics, VdiskMetrics};
+use control::{EngineMetrics, Histogram, Metrics, OperationMetrics, ProcessMetrics, ScheduleMetrics, VdiskMetrics};
 use std::fmt::{Display, Write};
 
 /// All of it: the build, every vDisk, the engine.
@@ -10,6 +10,7 @@ pub(crate) fn render(metrics: &Metrics) -> String {
     page.sample("drystone_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     vdisks(&mut page, &metrics.vdisks);
     operations(&mut page, &metrics.vdisks);
+    schedules(&mut page, &metrics.schedules);
     engine(&mut page, &metrics.engine);
     if let Some(of_process) = &metrics.process {
         process(&mut page, of_process);
@@ -66,6 +67,34 @@ fn escape(value: &str) -> String {
 
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
+}
+
+fn schedules(page: &mut Page, schedules: &[ScheduleMetrics]) {
+    type Read = fn(&ScheduleMetrics) -> u64;
+    let families: [(&str, &str, &str, Read); 3] = [
+        (
+            "drystone_schedule_last_success_timestamp_seconds",
+            "gauge",
+            "When the last snapshot was taken, since 1970; 0 before the first.",
+            |schedule| schedule.last_success_unix_seconds,
+        ),
+        ("drystone_schedule_failures_total", "counter", "Attempts that failed.", |schedule| schedule.failures),
+        ("drystone_schedule_snapshots", "gauge", "Snapshots of it.", |schedule| schedule.snapshots.into()),
+    ];
+    if schedules.is_empty() {
+        return;
+    }
+    for (name, kind, help, read) in families {
+        page.family(name, kind, help);
+        for schedule in schedules {
+            page.sample(name, &[("schedule", &schedule.name)], read(schedule));
+        }
+    }
+    page.family("drystone_schedule_state", "gauge", "1 for the state that the schedule is in.");
+    for schedule in schedules {
+        let labels = [("schedule", schedule.name.as_str()), ("state", schedule.state.as_str())];
+        page.sample("drystone_schedule_state", &labels, 1);
+    }
 }
 
 fn vdisks(page: &mut Page, vdisks: &[VdiskMetrics]) {

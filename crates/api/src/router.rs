@@ -3,7 +3,7 @@
 use crate::auth::{Token, require_token};
 use crate::limits::TRANSFERS_BYTES_MAX;
 use crate::problem::{self, Problem};
-use crate::routes::{data, groups, iscsi, node, rewind, snapshots, vdisks, vms};
+use crate::routes::{data, groups, iscsi, node, rewind, schedules, snapshots, vdisks, vms};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -69,6 +69,8 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/groups/{name}/snapshots", get(groups::snapshots).post(groups::snapshot))
         .route("/api/v1/groups/{name}/snapshots/{snapshot}", delete(groups::delete_snapshot))
         .route("/api/v1/groups/{name}/rollback", post(groups::roll_back))
+        .route("/api/v1/schedules", get(schedules::list).post(schedules::create))
+        .route("/api/v1/schedules/{name}", get(schedules::show).patch(schedules::patch).delete(schedules::delete))
         .route("/api/v1/vdisks/{name}/iscsi", get(iscsi::target).patch(iscsi::set_access))
         .route("/api/v1/iscsi/targets", get(iscsi::targets))
         .route("/api/v1/iscsi/groups", get(iscsi::groups).post(iscsi::create_group))

@@ -5,6 +5,7 @@ pub mod groups;
 pub mod iscsi;
 pub mod node;
 pub mod rewind;
+pub mod schedules;
 pub mod snapshots;
 pub mod vdisks;
 pub mod vms;

@@ -156,6 +156,16 @@ impl Error {
         ))
     }
 
+    pub fn no_schedule(name: &str) -> Self {
+        let text = format!("there is no schedule {name:?}; `drystone schedule list` shows those there are");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn schedule_exists(name: &str) -> Self {
+        let text = format!("a schedule {name:?} exists already; choose another name, or delete that one first");
+        Error::new(Kind::Exists, text)
+    }
+
     pub fn no_vm_snapshot(vm: &str, name: &str) -> Self {
         let text = format!("VM {vm:?} has no snapshot {name:?}; `drystone vm snapshots {vm}` shows those it has");
         Error::new(Kind::NotFound, text)

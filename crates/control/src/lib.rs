@@ -12,6 +12,7 @@ mod metrics;
 pub mod model;
 mod rewind;
 pub mod rules;
+mod schedule;
 mod snapshot;
 mod status;
 pub use base::utc;
@@ -27,11 +28,13 @@ pub use iscsi::{
     target_name, vm_target_name,
 };
 pub use metrics::{
-    BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, VdiskMetrics,
+    BytesWritten, EngineMetrics, Histogram, Metrics, OperationKind, OperationMetrics, ProcessMetrics, ScheduleMetrics,
+    VdiskMetrics,
 };
 pub use rewind::{
     ClonesOfPast, HistoryKind, HistoryPoint, Moment, RewindInfo, RollBackToPast, SetRewind, SnapshotOfPast,
 };
+pub use schedule::{CreateSchedule, ScheduleInfo, ScheduleRule, ScheduleState, ScheduleTarget};
 pub use snapshot::{
     Change, ChangesPage, CreateSnapshot, ListChanges, MakeClones, RollBack, RolledBack, SnapshotInfo, SnapshotSpace,
     SpaceShare, VdiskSpace,
@@ -40,7 +43,9 @@ pub use status::{
     DiskState, DiskStatus, Health, Listener, MemoryStatus, NodeStatus, Protocol, ShardStatus, VdiskCounts,
 };
 pub use vdisk::{CreateVdisk, DeleteVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
-pub use verbs::{Control, ControlFuture, GroupControl, IscsiControl, RewindControl, SnapshotControl, VmControl};
+pub use verbs::{
+    Control, ControlFuture, GroupControl, IscsiControl, RewindControl, ScheduleControl, SnapshotControl, VmControl,
+};
 pub use vm::{
     AttachVdisk, CreateVm, DeleteVm, ListVms, NewVmVdisk, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, VmVdisk,
 };

@@ -6,9 +6,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Metrics {
     pub vdisks: Vec<VdiskMetrics>,
+    pub schedules: Vec<ScheduleMetrics>,
     pub engine: EngineMetrics,
     /// `None` where the kernel does not tell.
     pub process: Option<ProcessMetrics>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ScheduleMetrics {
+    pub name: String,
+    /// [`crate::ScheduleState::word`].
+    pub state: String,
+    /// Since 1970 (UTC); 0 before the first.
+    pub last_success_unix_seconds: u64,
+    pub failures: u64,
+    pub snapshots: u32,
 }
 
 /// What every exporter of Prometheus says of its process.

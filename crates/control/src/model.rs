@@ -5,6 +5,7 @@
 mod groups;
 mod iscsi;
 mod rewind;
+mod schedules;
 mod snapshots;
 mod vms;
 
@@ -38,6 +39,7 @@ struct State {
     vms: BTreeMap<String, vms::Vm>,
     sets: Vec<vms::Set>,
     groups_of_vms: groups::Groups,
+    schedules: BTreeMap<String, crate::ScheduleInfo>,
 }
 
 /// The verbs that can be made to fail.
@@ -329,6 +331,10 @@ impl Control for Model {
     }
 
     fn vm_groups(&self) -> &dyn crate::GroupControl {
+        self
+    }
+
+    fn schedules(&self) -> &dyn crate::ScheduleControl {
         self
     }
 

@@ -3,6 +3,7 @@
 pub mod groups;
 pub mod iscsi;
 pub mod rewind;
+pub mod schedules;
 pub mod snapshots;
 pub mod vms;
 

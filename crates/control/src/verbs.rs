@@ -2,11 +2,11 @@
 
 use crate::{AttachVdisk, CreateVm, DeleteVm, ListVms, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo};
 use crate::{ChangesPage, ListChanges, MakeClones, RolledBack, SnapshotInfo};
+use crate::{CreateSchedule, CreateVmGroup, GroupRolledBack, GroupSnapshotInfo, ScheduleInfo, VmGroupInfo};
 use crate::{
     CreateVdisk, DeleteVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage,
     VdiskSpace,
 };
-use crate::{CreateVmGroup, GroupRolledBack, GroupSnapshotInfo, VmGroupInfo};
 use crate::{HistoryPoint, Moment, SetRewind};
 use crate::{InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, SetIscsiAccess};
 use bytes::Bytes;
@@ -65,6 +65,8 @@ pub trait Control: Send + Sync {
     fn vms(&self) -> &dyn VmControl;
 
     fn vm_groups(&self) -> &dyn GroupControl;
+
+    fn schedules(&self) -> &dyn ScheduleControl;
 
     fn iscsi(&self) -> &dyn IscsiControl;
 
@@ -201,6 +203,22 @@ pub trait GroupControl: Send + Sync {
     /// All of its VMs, or none. What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected,
     /// `Kind::Invalid` if the group has other VMs now, or one of these other vDisks.
     fn roll_back_group<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, GroupRolledBack>;
+}
+
+/// The verbs on schedules. An unknown name is `Kind::NotFound`.
+pub trait ScheduleControl: Send + Sync {
+    /// The first snapshot is taken at once. `Kind::Exists` if there is one of this name.
+    fn create_schedule(&self, create: CreateSchedule) -> ControlFuture<'_, ScheduleInfo>;
+
+    /// In the order of names.
+    fn list_schedules(&self) -> ControlFuture<'_, Vec<ScheduleInfo>>;
+
+    fn show_schedule<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ScheduleInfo>;
+
+    fn pause_schedule<'a>(&'a self, name: &'a str, paused: bool) -> ControlFuture<'a, ScheduleInfo>;
+
+    /// Its snapshots stay, and nobody deletes them any more but whoever asks for it.
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ()>;
 }
 
 /// The verbs on iSCSI: who may log in to which vDisk, and who is.

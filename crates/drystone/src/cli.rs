@@ -16,6 +16,7 @@ mod progress;
 mod recover;
 mod restore;
 mod rewind;
+mod schedule;
 mod secret;
 mod snapshots;
 mod sparse;
@@ -89,6 +90,7 @@ fn dispatch(cli: Cli) -> std::result::Result<(), Failure> {
         Command::Vdisk { verb } => Ok(vdisk::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Vm { verb } => Ok(vm::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Group { verb } => Ok(group::run(verb, &Client::new(&connection)?, &printer)?),
+        Command::Schedule { verb } => Ok(schedule::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Iscsi { verb } => Ok(iscsi::run(verb, &Client::new(&connection)?, &printer)?),
     }
 }
@@ -113,6 +115,7 @@ fn run_line(line: &[&str], client: &Client, printer: &Printer) -> anyhow::Result
         Command::Vdisk { verb } => vdisk::run(verb, client, printer),
         Command::Vm { verb } => vm::run(verb, client, printer),
         Command::Group { verb } => group::run(verb, client, printer),
+        Command::Schedule { verb } => schedule::run(verb, client, printer),
         Command::Iscsi { verb } => iscsi::run(verb, client, printer),
         Command::Status => status::run(client, printer),
         other => anyhow::bail!("{other:?} needs no server"),

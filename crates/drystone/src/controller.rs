@@ -18,6 +18,7 @@ mod remote;
 mod report;
 mod resume;
 mod rewind;
+mod schedules;
 mod sets;
 mod shards;
 mod snapshots;

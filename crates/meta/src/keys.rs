@@ -21,6 +21,8 @@ pub const SETS: &[u8] = b"set/";
 pub const PLANS: &[u8] = b"plan/";
 /// Prefix of all [`crate::RollbackRecord`]s.
 pub const ROLLBACKS: &[u8] = b"rollback/";
+/// Prefix of all [`crate::ScheduleRecord`]s.
+pub const SCHEDULES: &[u8] = b"schedule/";
 /// Prefix of all [`crate::BirthsRecord`]s.
 pub const BIRTHS: &[u8] = b"births/";
 /// Prefix of the index from names to ids, which keeps names unique: create a vDisk with a compare for `None`.
@@ -58,6 +60,10 @@ pub fn plan(id: VmId) -> Bytes {
 /// Of the VM that is being rolled back.
 pub fn rollback(id: VmId) -> Bytes {
     format!("rollback/{:012x}", id.raw()).into_bytes().into()
+}
+
+pub fn schedule(name: &str) -> Bytes {
+    format!("schedule/{name}").into_bytes().into()
 }
 
 /// Of clones of which this is the first.

@@ -9,6 +9,7 @@ mod store;
 
 pub mod keys;
 mod record;
+mod schedule;
 mod vm;
 
 mod embedded;
@@ -24,6 +25,7 @@ pub use record::{
     BirthsRecord, CheckpointHint, CloneOf, InitiatorGroupRecord, NodeRecord, NoteRecord, ShardRecord, TailHint,
     VdiskRecord,
 };
+pub use schedule::{ScheduleNote, ScheduleRecord, ScheduleRule, ScheduleTarget, ScheduledSnapshot};
 pub use store::{Compare, KEY_BYTES_MAX, Outcome, Store, Transaction, VALUE_BYTES_MAX};
 pub use vm::{PlanRecord, PlannedVdisk, RollbackRecord, SetMember, SetRecord, SetVm, Source, VmRecord, VmVdisk};
 

@@ -18,10 +18,12 @@ pub enum NoteKind {
     Reservations = 2,
     /// The VM that the vDisk belongs to.
     Vm = 3,
+    /// The schedules that take snapshots of the vDisk.
+    Schedules = 4,
 }
 
 impl NoteKind {
-    pub const ALL: [NoteKind; 3] = [NoteKind::IscsiAccess, NoteKind::Reservations, NoteKind::Vm];
+    pub const ALL: [NoteKind; 4] = [NoteKind::IscsiAccess, NoteKind::Reservations, NoteKind::Vm, NoteKind::Schedules];
 
     /// Longest note of this kind. All of them have to fit into every checkpoint, and what the index holds into a value of
     /// the metadata store (64 KiB).
@@ -32,6 +34,8 @@ impl NoteKind {
             NoteKind::Reservations => 256 << 10,
             // 64 vDisks with the longest labels.
             NoteKind::Vm => 8 << 10,
+            // 8 of the vDisk, of its VM, and of each of 8 groups, with the longest names and the most rules.
+            NoteKind::Schedules => 20 << 10,
         }
     }
 

@@ -155,6 +155,9 @@ macro_rules! pass_on {
             fn vm_groups(&self) -> &dyn control::GroupControl {
                 &self.0
             }
+            fn schedules(&self) -> &dyn control::ScheduleControl {
+                &self.0
+            }
             fn iscsi(&self) -> &dyn control::IscsiControl {
                 &self.0
             }

@@ -2,6 +2,7 @@
 
 pub mod group;
 pub mod rewind;
+pub mod schedule;
 pub mod vm;
 
 use self::rewind::{MomentFlags, RewindFlags};
@@ -118,6 +119,14 @@ pub enum Command {
     Group {
         #[command(subcommand)]
         verb: group::Group,
+    },
+    /// Take snapshots regularly, and keep some of them
+    #[command(after_help = "Examples:\n  \
+        drystone schedule create web --vm web01 --hourly 24 --daily 7 --weekly 4\n  \
+        drystone schedule list")]
+    Schedule {
+        #[command(subcommand)]
+        verb: schedule::Schedule,
     },
     /// Say who may use vDisks over iSCSI, and who does
     #[command(after_help = "Examples:\n  \

@@ -3,13 +3,13 @@
 use super::args::Connection;
 use crate::config::{API_DEFAULT, DATA_DEFAULT};
 use anyhow::{Context, Result, anyhow, bail};
-use api::{PatchVdisk, PatchVm, Problem, SetInitiators, ZeroRange};
+use api::{PatchSchedule, PatchVdisk, PatchVm, Problem, SetInitiators, ZeroRange};
 use control::{
-    AddVm, AttachVdisk, Change, ChangesPage, ClonesOfPast, CreateSnapshot, CreateVdisk, CreateVm, CreateVmGroup,
-    DeleteVdisk, DeleteVm, Extent, ExtentPage, GroupRolledBack, GroupSnapshotInfo, HistoryPoint, InitiatorGroup,
-    InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, MakeClones, NodeStatus, RollBack, RollBackToPast,
-    RolledBack, SetIscsiAccess, SetRewind, SnapshotInfo, SnapshotOfPast, VdiskInfo, VdiskPage, VdiskSpace, VmGroupInfo,
-    VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, rules,
+    AddVm, AttachVdisk, Change, ChangesPage, ClonesOfPast, CreateSchedule, CreateSnapshot, CreateVdisk, CreateVm,
+    CreateVmGroup, DeleteVdisk, DeleteVm, Extent, ExtentPage, GroupRolledBack, GroupSnapshotInfo, HistoryPoint,
+    InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, MakeClones, NodeStatus, RollBack,
+    RollBackToPast, RolledBack, ScheduleInfo, SetIscsiAccess, SetRewind, SnapshotInfo, SnapshotOfPast, VdiskInfo,
+    VdiskPage, VdiskSpace, VmGroupInfo, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, rules,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -263,6 +263,26 @@ impl Client {
 
     pub fn roll_back_group(&self, name: &str, snapshot: String) -> Result<GroupRolledBack> {
         self.json(Method::POST, &group(name, "/rollback"), &RollBack { snapshot })
+    }
+
+    pub fn create_schedule(&self, create: &CreateSchedule) -> Result<ScheduleInfo> {
+        self.json(Method::POST, "/schedules", create)
+    }
+
+    pub fn schedules(&self) -> Result<Vec<ScheduleInfo>> {
+        self.get("/schedules")
+    }
+
+    pub fn schedule(&self, name: &str) -> Result<ScheduleInfo> {
+        self.get(&format!("/schedules/{}", encode(name)))
+    }
+
+    pub fn pause_schedule(&self, name: &str, paused: bool) -> Result<ScheduleInfo> {
+        self.json(Method::PATCH, &format!("/schedules/{}", encode(name)), &PatchSchedule { paused })
+    }
+
+    pub fn delete_schedule(&self, name: &str) -> Result<()> {
+        done(self.send(Method::DELETE, &format!("/schedules/{}", encode(name)), None, &[])?)
     }
 
     pub fn roll_back_vm(&self, name: &str, snapshot: String) -> Result<VmRolledBack> {

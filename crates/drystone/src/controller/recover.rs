@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use vdisk::NoteKind;
 
-/// VMs that are told by name; `drystone vm list` has all of them.
+/// VMs, and schedules, that are told by name; `drystone vm list` and `schedule list` have all of them.
 const NAMES_TOLD: usize = 10;
 
 /// Rebuilds the metadata store from the disks. A store that is there is kept beside the new one as `meta.redb.replaced`.
@@ -157,15 +157,20 @@ async fn store_groups(
     stored.await.map_err(|error| anyhow!("initiator groups: {error}"))
 }
 
-/// VMs are found in the logs of their vDisks, sets of snapshots by their parts.
+/// VMs and schedules are found in the logs of their vDisks, sets of snapshots by their parts.
 async fn store_vms(shards: &Shards, store: &Actor<RedbCore>, told: &AllTold, recovered: &mut Recovered) -> Result<()> {
     let vms = recover_vms::find_vms(told);
-    let transaction = recover_vms::transaction(&vms, &recover_vms::find_sets(told, &vms));
+    let schedules = recover_vms::find_schedules(told, &vms);
+    let transaction = recover_vms::transaction(&vms, &recover_vms::find_sets(told, &vms), &schedules);
     if !vms.is_empty() {
-        let names: Vec<&str> = vms.iter().map(|vm| vm.name.as_str()).take(NAMES_TOLD).collect();
-        let more =
-            if vms.len() > names.len() { format!(" and {} more", vms.len() - names.len()) } else { String::new() };
-        recovered.notes.push(format!("VMs found in the logs of their vDisks: {}{more}", names.join(", ")));
+        let names = some_names(vms.iter().map(|vm| vm.name.as_str()));
+        recovered.notes.push(format!("VMs found in the logs of their vDisks: {names}"));
+    }
+    if !schedules.is_empty() {
+        recovered.notes.push(format!(
+            "schedules found in the logs of vDisks: {}; the snapshots that they took before stay, as those of users",
+            some_names(schedules.iter().map(|schedule| schedule.name.as_str()))
+        ));
     }
     let store = store.clone();
     let stored = shards.on_worker(0, move |_| {
@@ -177,6 +182,12 @@ async fn store_vms(shards: &Shards, store: &Actor<RedbCore>, told: &AllTold, rec
     let outcome = stored.await.map_err(|error| anyhow!("VMs: {error}"))?;
     anyhow::ensure!(outcome == Outcome::Committed, "VMs could not be put on record");
     Ok(())
+}
+
+fn some_names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(NAMES_TOLD);
+    let told = names.take(NAMES_TOLD).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{told} and {more} more") } else { told }
 }
 
 fn add(recovered: &mut Recovered, rebuilt: Rebuilt) {

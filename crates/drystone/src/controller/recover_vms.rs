@@ -1,8 +1,9 @@
 //! VMs and sets of snapshots as the logs alone tell them, for `drystone recover`. Nothing is deleted here.
 
 use super::group_verbs::is_in;
+use super::schedules;
 use base::{SnapshotId, VdiskId, VmId};
-use meta::{SetMember, SetRecord, SetVm, Transaction, VmRecord, keys};
+use meta::{ScheduleNote, ScheduleRecord, ScheduleTarget, SetMember, SetRecord, SetVm, Transaction, VmRecord, keys};
 use node::RebuiltVdisk;
 use std::collections::{BTreeMap, BTreeSet};
 use vdisk::{NoteKind, SnapshotInfo};
@@ -13,16 +14,19 @@ pub struct Told {
     name: String,
     vm: Option<VmRecord>,
     snapshots: Vec<SnapshotInfo>,
+    schedules: Vec<ScheduleRecord>,
 }
 
 pub type AllTold = BTreeMap<VdiskId, Told>;
 
 pub fn told(vdisk: &RebuiltVdisk) -> Told {
     let note = vdisk.notes.get(&NoteKind::Vm);
+    let schedules = vdisk.notes.get(&NoteKind::Schedules);
     Told {
         name: vdisk.name.clone(),
         vm: note.and_then(|bytes| VmRecord::decode(bytes).ok()),
         snapshots: vdisk.snapshots.clone(),
+        schedules: schedules.and_then(|bytes| ScheduleNote::decode(bytes).ok()).map_or_else(Vec::new, |note| note.0),
     }
 }
 
@@ -92,10 +96,22 @@ fn common_group<'a>(mut vms: impl Iterator<Item = &'a VmRecord>) -> Option<Strin
     only.cloned()
 }
 
+/// Those whose vDisk, VM or group is there. What they took before they do not know any more.
+pub fn find_schedules(all: &AllTold, vms: &[VmRecord]) -> Vec<ScheduleRecord> {
+    let mut found = schedules::newest(all.values().flat_map(|told| told.schedules.iter().cloned()));
+    found.retain(|schedule| match &schedule.target {
+        ScheduleTarget::Vdisk(id) => all.contains_key(id),
+        ScheduleTarget::Vm(id) => vms.iter().any(|vm| vm.id == *id),
+        ScheduleTarget::Group(name) => vms.iter().any(|vm| is_in(vm, name)),
+    });
+    found
+}
+
 /// Puts all of it on record.
-pub fn transaction(vms: &[VmRecord], sets: &[SetRecord]) -> Transaction {
+pub fn transaction(vms: &[VmRecord], sets: &[SetRecord], schedules: &[ScheduleRecord]) -> Transaction {
     let with_vms = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
-    sets.iter().fold(with_vms, |all, set| all.put(keys::set(set.id), set.encode()))
+    let with_sets = sets.iter().fold(with_vms, |all, set| all.put(keys::set(set.id), set.encode()));
+    schedules.iter().fold(with_sets, |all, one| all.put(keys::schedule(&one.name), one.encode()))
 }
 
 #[cfg(test)]
@@ -142,7 +158,9 @@ mod tests {
     }
 
     fn all(vdisks: Vec<(u32, Option<VmRecord>, Vec<SnapshotInfo>)>) -> AllTold {
-        let told = |(number, vm, snapshots)| (id(number), Told { name: format!("v{number}"), vm, snapshots });
+        let told = |(number, vm, snapshots)| {
+            (id(number), Told { name: format!("v{number}"), vm, snapshots, ..Told::default() })
+        };
         vdisks.into_iter().map(told).collect()
     }
 
@@ -177,7 +195,35 @@ mod tests {
         // One that is whole, one that is not, and one whose other vDisk is gone.
         assert_eq!(told, [(31, 1, 2), (32, 0, 1), (33, 1, 1)]);
         assert_eq!(sets[1].vms[0].members[0].label, "v11");
-        assert_eq!(transaction(&[web], &sets).puts.len(), 4);
+        assert_eq!(transaction(&[web], &sets, &[]).puts.len(), 4);
+    }
+
+    #[test]
+    fn schedules_need_what_they_are_of() {
+        let of = |name: &str, target: ScheduleTarget| ScheduleRecord {
+            name: name.into(),
+            created_wall_ns: 5,
+            serial: 1,
+            target,
+            paused: false,
+            rules: Vec::new(),
+            last_success_wall_ns: 0,
+            last_period: None,
+            taking: None,
+            taken: Vec::new(),
+        };
+        let mut found = all(vec![(11, Some(vm(1, "web", 1, &[11])), vec![]), (12, None, vec![])]);
+        let schedules = vec![
+            of("vdisk", ScheduleTarget::Vdisk(id(12))),
+            of("no-vdisk", ScheduleTarget::Vdisk(id(13))),
+            of("vm", ScheduleTarget::Vm(VmId::new(1, 1))),
+            of("no-vm", ScheduleTarget::Vm(VmId::new(1, 2))),
+            of("no-group", ScheduleTarget::Group("g".into())),
+        ];
+        found.values_mut().for_each(|told| told.schedules = schedules.clone());
+        let there = find_schedules(&found, &find_vms(&found));
+        assert_eq!(there, [schedules[0].clone(), schedules[2].clone()]);
+        assert_eq!(transaction(&[], &[], &there).puts.len(), 2);
     }
 
     #[test]

@@ -250,7 +250,7 @@ impl Verbs {
             vdisk.snapshots = listed.snapshots.len() as u32;
             vdisk.iscsi_sessions = sessions.iter().filter(|session| session.key == listed.id.raw()).count() as u32;
         }
-        Ok(Metrics { vdisks, engine, process: self.process_metrics() })
+        Ok(Metrics { vdisks, schedules: self.schedule_metrics(), engine, process: self.process_metrics() })
     }
 
     fn process_metrics(&self) -> Option<ProcessMetrics> {

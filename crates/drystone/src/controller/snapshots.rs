@@ -104,9 +104,17 @@ impl Source {
         rules::check_snapshot_count(&self.name, before.len())
     }
 
-    async fn create(&self, name: &str) -> Result<SnapshotInfo> {
+    async fn create(&self, name: &str) -> Result<SnapshotSummary> {
         self.check_new(name).await?;
-        Ok(info(&self.name, self.shard.snapshot(self.id, name).await.map_err(from_node)?))
+        self.shard.snapshot(self.id, name).await.map_err(from_node)
+    }
+
+    /// Of this id, if it is there.
+    async fn delete_id(&self, snapshot: SnapshotId) -> Result<()> {
+        match self.snapshots().await?.into_iter().find(|one| one.id == snapshot) {
+            Some(found) => self.delete(&found.name, false).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     async fn delete(&self, name: &str, force: bool) -> Result<SnapshotId> {
@@ -252,6 +260,24 @@ impl Verbs {
         changed.await
     }
 
+    pub(super) async fn snapshots_of(&self, vdisk: &str) -> Result<Vec<SnapshotSummary>> {
+        let listed = self.find(vdisk)?;
+        self.at(vdisk, &listed, |source| Box::pin(async move { source.snapshots().await })).await
+    }
+
+    pub(super) async fn take_vdisk_snapshot(&self, vdisk: &str, name: &str) -> Result<SnapshotSummary> {
+        rules::check_snapshot_name(name)?;
+        let name = name.to_string();
+        self.change_snapshots(vdisk, |source| Box::pin(async move { source.create(&name).await })).await
+    }
+
+    /// One that is gone is no error.
+    pub(super) async fn drop_vdisk_snapshot(&self, vdisk: &str, id: SnapshotId) -> Result<()> {
+        self.change_snapshots(vdisk, move |source| Box::pin(async move { source.delete_id(id).await })).await?;
+        let _one = self.changing.lock().await;
+        self.forget_parts(|part| part.snapshot == id).await
+    }
+
     pub(super) async fn count_snapshots(&self, listed: &Listed, force: bool) -> Result<usize> {
         let (id, vms) = (listed.id, self.vms.clone());
         self.shards.on(listed.shard, move |shard| Box::pin(async move { count(&shard, id, &vms, force).await })).await
@@ -351,17 +377,15 @@ async fn clear_up(shard: &Rc<Shard>, id: VdiskId, vms: &Vms) -> Result<()> {
 impl SnapshotControl for Verbs {
     fn list_snapshots<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, Vec<SnapshotInfo>> {
         Box::pin(async move {
-            let listed = self.find(vdisk)?;
-            let found = self.at(vdisk, &listed, |source| Box::pin(async move { source.snapshots().await }));
-            Ok(found.await?.into_iter().map(|snapshot| info(vdisk, snapshot)).collect())
+            Ok(self.snapshots_of(vdisk).await?.into_iter().map(|snapshot| info(vdisk, snapshot)).collect())
         })
     }
 
     fn create_snapshot<'a>(&'a self, vdisk: &'a str, name: &'a str) -> ControlFuture<'a, SnapshotInfo> {
         let (vdisk, name) = (vdisk.to_string(), name.to_string());
         self.to_its_end(|verbs| async move {
-            rules::check_snapshot_name(&name)?;
-            verbs.change_snapshots(&vdisk, |source| Box::pin(async move { source.create(&name).await })).await
+            let taken = verbs.take_vdisk_snapshot(&vdisk, &name).await?;
+            Ok(info(&vdisk, taken))
         })
     }
 

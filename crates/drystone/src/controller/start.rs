@@ -76,7 +76,11 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
     let finishing = verbs.clone();
     tokio::spawn(async move { finishing.finish_group_changes().await });
     let learning = verbs.clone();
-    tokio::spawn(async move { learning.finish_vms(stored).await });
+    tokio::spawn(async move {
+        learning.finish_vms(stored).await;
+        // What a schedule has to find again is known only now.
+        super::schedules::run(learning).await;
+    });
     let nbd = Mutex::new(Some(nbd));
     let watch = tokio::spawn(super::health::watch(verbs.clone())).abort_handle();
     Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, watch, closing: AtomicUsize::new(0) }))

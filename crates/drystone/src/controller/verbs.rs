@@ -4,6 +4,7 @@ use super::directory::{Directory, Listed};
 use super::errors::{from_block, from_node};
 use super::groups::Groups;
 use super::report;
+use super::schedules::Schedules;
 use super::shards::Shards;
 use super::vms::Vms;
 use crate::config::Config;
@@ -38,6 +39,7 @@ pub struct Verbs {
     pub(super) sessions: Arc<Sessions>,
     pub(super) groups: Arc<Groups>,
     pub(super) vms: Arc<Vms>,
+    pub(super) schedules: Schedules,
     pub(super) started: Instant,
     pub(super) started_wall: SystemTime,
     stopping: AtomicBool,
@@ -77,6 +79,7 @@ impl Verbs {
             sessions,
             groups,
             vms: Arc::default(),
+            schedules: Schedules::default(),
             started: Instant::now(),
             started_wall: SystemTime::now(),
             stopping: AtomicBool::new(false),
@@ -383,6 +386,10 @@ impl Control for Verbs {
     }
 
     fn vm_groups(&self) -> &dyn control::GroupControl {
+        self
+    }
+
+    fn schedules(&self) -> &dyn control::ScheduleControl {
         self
     }
 

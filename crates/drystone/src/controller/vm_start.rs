@@ -19,6 +19,7 @@ impl Verbs {
         });
         let mut stored = stored.await?;
         self.vms.fill(std::mem::take(&mut stored.vms), std::mem::take(&mut stored.sets));
+        self.schedules.fill(std::mem::take(&mut stored.schedules));
         Ok(stored)
     }
 

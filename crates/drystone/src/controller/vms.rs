@@ -3,7 +3,7 @@
 use base::{SnapshotId, VdiskId, VmId};
 use bytes::Bytes;
 use control::rules::snapshots::is_temporary;
-use meta::{PlanRecord, RollbackRecord, SetMember, SetRecord, Store, VmRecord, keys};
+use meta::{PlanRecord, RollbackRecord, ScheduleRecord, SetMember, SetRecord, Store, VmRecord, keys};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::watch;
@@ -43,6 +43,7 @@ pub struct Stored {
     pub plans: Vec<PlanRecord>,
     /// VMs that are being rolled back.
     pub rollbacks: Vec<RollbackRecord>,
+    pub schedules: Vec<ScheduleRecord>,
 }
 
 impl Vms {
@@ -141,6 +142,11 @@ impl Vms {
         vms.filter_map(|member| state.vms.get(&member.vm)).find(|vm| !vm.deleting).cloned()
     }
 
+    /// One that counts.
+    pub fn find_set(&self, id: SnapshotId) -> Option<SetRecord> {
+        self.lock().sets.get(&id).filter(|set| !set.deleting).cloned()
+    }
+
     pub fn put_set(&self, set: SetRecord) {
         self.lock().sets.insert(set.id, set);
     }
@@ -177,6 +183,7 @@ pub async fn load(store: &dyn Store) -> meta::Result<Stored> {
         sets: scan(store, keys::SETS, SetRecord::decode).await?,
         plans: scan(store, keys::PLANS, PlanRecord::decode).await?,
         rollbacks: scan(store, keys::ROLLBACKS, RollbackRecord::decode).await?,
+        schedules: scan(store, keys::SCHEDULES, ScheduleRecord::decode).await?,
     })
 }
 

@@ -1,0 +1,234 @@
+//! Schedules: what is known of them, and the verbs. They are records of the metadata store; what outlives its loss is in
+//! `noted`. What takes the snapshots is in `scheduler`.
+
+mod noted;
+mod scheduler;
+
+pub(super) use noted::newest;
+pub(super) use scheduler::run;
+
+use super::sets::now_wall_ns;
+use super::verbs::Verbs;
+use control::rules::schedules::{self as rules, Attempts, Now, period, shortest};
+use control::{
+    ControlFuture, CreateSchedule, Error, Result, ScheduleControl, ScheduleInfo, ScheduleMetrics, ScheduleRule,
+    ScheduleState, ScheduleTarget,
+};
+use meta::{ScheduleRecord, Transaction, keys};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+/// All schedules of the controller, readable from every thread.
+#[derive(Default)]
+pub struct Schedules {
+    all: Mutex<BTreeMap<String, Schedule>>,
+    /// One step of one schedule, or one verb, at a time.
+    turn: tokio::sync::Mutex<()>,
+    /// There is something new to look at.
+    changed: Notify,
+    noted: tokio::sync::Mutex<noted::Noted>,
+}
+
+#[derive(Clone)]
+struct Schedule {
+    record: ScheduleRecord,
+    attempts: Attempts,
+    /// Since the start.
+    failures: u64,
+    /// Why the last attempt, of taking one or of deleting one, did not succeed.
+    trouble: Option<String>,
+}
+
+impl Schedule {
+    fn new(record: ScheduleRecord) -> Schedule {
+        let attempts = Attempts { last_period: record.last_period, ..Attempts::default() };
+        Schedule { record, attempts, failures: 0, trouble: None }
+    }
+
+    fn rules(&self) -> Vec<ScheduleRule> {
+        let rule = |rule: &meta::ScheduleRule| ScheduleRule { every_seconds: rule.every_seconds, keep: rule.keep };
+        self.record.rules.iter().map(rule).collect()
+    }
+}
+
+impl Schedules {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Schedule>> {
+        self.all.lock().expect("a panic under the lock ends the process")
+    }
+
+    pub fn fill(&self, records: Vec<ScheduleRecord>) {
+        self.lock().extend(records.into_iter().map(|record| (record.name.clone(), Schedule::new(record))));
+    }
+
+    fn find(&self, name: &str) -> Result<Schedule> {
+        self.lock().get(name).cloned().ok_or_else(|| Error::no_schedule(name))
+    }
+
+    /// In the order of names.
+    fn all(&self) -> Vec<Schedule> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn put(&self, schedule: Schedule) {
+        self.lock().insert(schedule.record.name.clone(), schedule);
+    }
+}
+
+impl Verbs {
+    pub(super) fn now(&self) -> Now {
+        Now { unix_seconds: now_wall_ns() / 1_000_000_000, up_ms: self.started.elapsed().as_millis() as u64 }
+    }
+
+    /// By the name that it has now; `None`: it is not there any more.
+    fn schedule_target(&self, record: &ScheduleRecord) -> Option<ScheduleTarget> {
+        match &record.target {
+            meta::ScheduleTarget::Vdisk(id) => self.directory.find_id(*id).map(|(name, _)| ScheduleTarget::Vdisk(name)),
+            meta::ScheduleTarget::Vm(id) => self.vms.find_id(*id).map(|vm| ScheduleTarget::Vm(vm.name)),
+            meta::ScheduleTarget::Group(name) => {
+                self.vms_of_group(name).ok().map(|_| ScheduleTarget::Group(name.clone()))
+            }
+        }
+    }
+
+    fn schedule_state(&self, schedule: &Schedule, target: Option<&ScheduleTarget>) -> ScheduleState {
+        let now = period(shortest(&schedule.rules()), self.now().unix_seconds);
+        match &schedule.trouble {
+            _ if target.is_none() => ScheduleState::WithoutTarget,
+            _ if schedule.record.paused => ScheduleState::Paused,
+            Some(reason) => ScheduleState::Failing { reason: reason.clone() },
+            None if schedule.attempts.last_period == Some(now) => ScheduleState::Good,
+            None => ScheduleState::Due,
+        }
+    }
+
+    fn schedule_info(&self, schedule: &Schedule) -> ScheduleInfo {
+        let target = self.schedule_target(&schedule.record);
+        let record = &schedule.record;
+        ScheduleInfo {
+            name: record.name.clone(),
+            rules: schedule.rules(),
+            state: self.schedule_state(schedule, target.as_ref()),
+            target,
+            created_unix_ms: record.created_wall_ns / 1_000_000,
+            last_success_unix_ms: Some(record.last_success_wall_ns / 1_000_000).filter(|ms| *ms > 0),
+            failures: schedule.failures,
+            snapshots: record.taken.iter().map(|one| one.name.clone()).collect(),
+        }
+    }
+
+    /// What is wrong with schedules, for people.
+    pub(super) fn schedule_troubles(&self) -> Vec<String> {
+        let trouble = |info: ScheduleInfo| match info.state {
+            ScheduleState::Failing { reason } => Some(format!("schedule {}: {reason}", info.name)),
+            ScheduleState::WithoutTarget => {
+                Some(format!("schedule {}: what it takes snapshots of was deleted; delete it, too", info.name))
+            }
+            ScheduleState::Good | ScheduleState::Due | ScheduleState::Paused => None,
+        };
+        self.schedules.all().iter().filter_map(|schedule| trouble(self.schedule_info(schedule))).collect()
+    }
+
+    pub(super) fn schedule_metrics(&self) -> Vec<ScheduleMetrics> {
+        let metrics = |schedule: &Schedule| {
+            let info = self.schedule_info(schedule);
+            ScheduleMetrics {
+                state: info.state.word().to_string(),
+                last_success_unix_seconds: info.last_success_unix_ms.unwrap_or(0) / 1000,
+                failures: info.failures,
+                snapshots: info.snapshots.len() as u32,
+                name: info.name,
+            }
+        };
+        self.schedules.all().iter().map(metrics).collect()
+    }
+
+    async fn store_schedule(&self, schedule: &Schedule) -> Result<()> {
+        let record = &schedule.record;
+        self.commit(Transaction::new().put(keys::schedule(&record.name), record.encode())).await?;
+        self.schedules.put(schedule.clone());
+        Ok(())
+    }
+
+    async fn new_schedule(&self, create: CreateSchedule) -> Result<ScheduleInfo> {
+        rules::check_schedule(&create)?;
+        let _turn = self.schedules.turn.lock().await;
+        if self.schedules.find(&create.name).is_ok() {
+            return Err(Error::schedule_exists(&create.name));
+        }
+        rules::check_schedule_count(self.schedules.all().len())?;
+        let target = match &create.target {
+            ScheduleTarget::Vdisk(name) => meta::ScheduleTarget::Vdisk(self.find(name)?.id),
+            ScheduleTarget::Vm(name) => meta::ScheduleTarget::Vm(self.find_vm(name)?.id),
+            ScheduleTarget::Group(name) => {
+                self.vms_of_group(name)?;
+                meta::ScheduleTarget::Group(name.clone())
+            }
+        };
+        let of_target = self.schedules.all().iter().filter(|other| other.record.target == target).count();
+        rules::check_schedules_of_target(of_target)?;
+        let rule = |rule: &ScheduleRule| meta::ScheduleRule { every_seconds: rule.every_seconds, keep: rule.keep };
+        let schedule = Schedule::new(ScheduleRecord {
+            name: create.name,
+            created_wall_ns: now_wall_ns(),
+            serial: 1,
+            target,
+            paused: false,
+            rules: create.rules.iter().map(rule).collect(),
+            last_success_wall_ns: 0,
+            last_period: None,
+            taking: None,
+            taken: Vec::new(),
+        });
+        self.store_schedule(&schedule).await?;
+        let vdisks = self.vdisks_of_target(&schedule.record.target);
+        self.note_schedules(Some(&vdisks)).await;
+        self.schedules.changed.notify_one();
+        Ok(self.schedule_info(&schedule))
+    }
+
+    async fn pause(&self, name: &str, paused: bool) -> Result<ScheduleInfo> {
+        let _turn = self.schedules.turn.lock().await;
+        let mut schedule = self.schedules.find(name)?;
+        schedule.record.paused = paused;
+        schedule.record.serial += 1;
+        self.store_schedule(&schedule).await?;
+        let vdisks = self.vdisks_of_target(&schedule.record.target);
+        self.note_schedules(Some(&vdisks)).await;
+        self.schedules.changed.notify_one();
+        Ok(self.schedule_info(&schedule))
+    }
+
+    async fn remove_schedule(&self, name: &str) -> Result<()> {
+        let _turn = self.schedules.turn.lock().await;
+        let vdisks = self.vdisks_of_target(&self.schedules.find(name)?.record.target);
+        self.commit(Transaction::new().delete(keys::schedule(name))).await?;
+        self.schedules.lock().remove(name);
+        self.note_schedules(Some(&vdisks)).await;
+        Ok(())
+    }
+}
+
+impl ScheduleControl for Verbs {
+    fn create_schedule(&self, create: CreateSchedule) -> ControlFuture<'_, ScheduleInfo> {
+        self.to_its_end(|verbs| async move { verbs.new_schedule(create).await })
+    }
+
+    fn list_schedules(&self) -> ControlFuture<'_, Vec<ScheduleInfo>> {
+        Box::pin(async move { Ok(self.schedules.all().iter().map(|schedule| self.schedule_info(schedule)).collect()) })
+    }
+
+    fn show_schedule<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ScheduleInfo> {
+        Box::pin(async move { Ok(self.schedule_info(&self.schedules.find(name)?)) })
+    }
+
+    fn pause_schedule<'a>(&'a self, name: &'a str, paused: bool) -> ControlFuture<'a, ScheduleInfo> {
+        let name = name.to_string();
+        self.to_its_end(move |verbs| async move { verbs.pause(&name, paused).await })
+    }
+
+    fn delete_schedule<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ()> {
+        let name = name.to_string();
+        self.to_its_end(|verbs| async move { verbs.remove_schedule(&name).await })
+    }
+}
