@@ -18,6 +18,7 @@ use utoipa::{Modify, OpenApi};
         snapshots::list, snapshots::create, snapshots::delete, snapshots::make_clones, snapshots::roll_back,
         snapshots::changes, snapshots::space,
         rewind::set, rewind::switch_off, rewind::history, rewind::snapshot, rewind::make_clones, rewind::roll_back,
+        rewind::make_vm_clones, rewind::roll_vm_back,
         vms::list, vms::create, vms::show, vms::patch, vms::delete, vms::attach, vms::detach, vms::snapshots, vms::snapshot,
         vms::delete_snapshot, vms::make_clones, vms::roll_back,
         groups::create, groups::list, groups::show, groups::delete, groups::add, groups::remove, groups::snapshots,

@@ -62,6 +62,8 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/vms/{name}/snapshots/{snapshot}", delete(vms::delete_snapshot))
         .route("/api/v1/vms/{name}/clones", post(vms::make_clones))
         .route("/api/v1/vms/{name}/rollback", post(vms::roll_back))
+        .route("/api/v1/vms/{name}/rewind/clones", post(rewind::make_vm_clones))
+        .route("/api/v1/vms/{name}/rewind/rollback", post(rewind::roll_vm_back))
         .route("/api/v1/groups", get(groups::list).post(groups::create))
         .route("/api/v1/groups/{name}", get(groups::show).delete(groups::delete))
         .route("/api/v1/groups/{name}/vms", post(groups::add))

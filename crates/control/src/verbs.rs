@@ -101,6 +101,12 @@ pub trait RewindControl: Send + Sync {
 
     /// What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected.
     fn roll_back_to_past<'a>(&'a self, vdisk: &'a str, moment: Moment) -> ControlFuture<'a, RolledBack>;
+
+    /// VMs as one was, all its vDisks at one time. `Kind::Invalid` if the window of one of them does not reach that far.
+    fn clone_vm_past<'a>(&'a self, vm: &'a str, names: Vec<String>, moment: Moment) -> ControlFuture<'a, Vec<VmInfo>>;
+
+    /// All its vDisks at one time. What is there before is kept as a snapshot first.
+    fn roll_vm_back_to_past<'a>(&'a self, vm: &'a str, moment: Moment) -> ControlFuture<'a, VmRolledBack>;
 }
 
 /// The verbs on snapshots of single vDisks, and on clones.

@@ -26,6 +26,7 @@ mod start;
 mod targets;
 mod verbs;
 mod vm_copies;
+mod vm_past;
 mod vm_start;
 mod vm_verbs;
 mod vms;

@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub const CHECKS: &[(&str, Check)] =
-    &[("rewind to twenty moments under load", twenty_moments), ("rewind refused, and switched off", refused)];
+pub const CHECKS: &[(&str, Check)] = &[
+    ("rewind to twenty moments under load", twenty_moments),
+    ("rewind refused, and switched off", refused),
+    ("rewind of VMs", of_vms),
+];
 
 const BLOCK: usize = 4096;
 /// Blocks that are written, in all of which something is overwritten again and again.
@@ -218,4 +221,67 @@ fn refused(bench: &mut Bench) -> Result<()> {
         bail!("it has a history")
     };
     server.run(&["vdisk", "delete", "kept", "--snapshots"]).map(drop)
+}
+
+/// The number of the last write of each vDisk of a VM.
+fn newest(server: &Server, vm: &str) -> Result<(u64, u64)> {
+    let of = |label: &str| -> Result<u64> {
+        let mut client = server.connect(&format!("{vm}-{label}"))?;
+        let mut bytes = [0; BLOCK];
+        client.read(0, &mut bytes)?;
+        client.disconnect()?;
+        Ok(u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")))
+    };
+    Ok((of("a")?, of("b")?))
+}
+
+/// Of two vDisks the second is written when the write of the first has been acknowledged.
+fn of_vms(bench: &mut Bench) -> Result<()> {
+    let server = &bench.server;
+    server.run(&["vm", "create", "pair", "--vdisk", "a=64MiB", "--vdisk", "b=64MiB"])?;
+    server.refuses(&["vm", "clone", "pair", "none", "--at", &text(now_ns())?], &["of VM", "history"])?;
+    for vdisk in ["pair-a", "pair-b"] {
+        server.run(&["vdisk", "set", vdisk, "--rewind", "1h"])?;
+    }
+    let (mut ahead, mut behind) = (server.connect("pair-a")?, server.connect("pair-b")?);
+    let mut writes = Vec::new();
+    for number in 1..=300u64 {
+        let (mut block, begun_ns) = (vec![0; BLOCK], now_ns());
+        block[..8].copy_from_slice(&number.to_le_bytes());
+        ahead.write(0, &block)?;
+        behind.write(0, &block)?;
+        writes.push(Write { block: 0, begun_ns, acknowledged_ns: now_ns() });
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    let right = |found: (u64, u64), moment_ns: u64| {
+        let least = writes.iter().filter(|write| write.acknowledged_ns <= moment_ns).count() as u64;
+        let most = writes.iter().filter(|write| write.begun_ns <= moment_ns).count() as u64;
+        let (first, second) = found;
+        ensure!(second <= first && first <= second + 1, "the moment has write {second} of b, and {first} of a");
+        ensure!(least <= second && first <= most, "{found:?} of writes {least} to {most}");
+        Ok(())
+    };
+    for at in [40, 150, 151, 222, 290] {
+        let moment_ns = (writes[at].begun_ns + writes[at].acknowledged_ns) / 2;
+        let name = format!("pair{at}");
+        server.run(&["vm", "clone", "pair", &name, "--at", &text(moment_ns)?])?;
+        right(newest(server, &name)?, moment_ns).with_context(|| format!("clone at {at}"))?;
+    }
+    // Refused before anything is made.
+    server.refuses(&["vm", "clone", "pair", "none", "--at", "2020-01-01T00:00:00Z"], &["of VM"])?;
+    server.refuses(&["vm", "clone", "pair@one", "none", "--at", "2020-01-01T00:00:00Z"], &["names a snapshot"])?;
+    server.refuses(&["vm", "show", "none"], &["no VM"])?;
+    let moment_ns = writes[100].acknowledged_ns;
+    let at = text(moment_ns)?;
+    server.refuses(&["vm", "rollback", "pair", "--at", &at], &["stop the VM first"])?;
+    ahead.disconnect()?;
+    behind.disconnect()?;
+    wait_until("the rollback of a VM", WAIT, || Ok(server.run(&["vm", "rollback", "pair", "--at", &at]).is_ok()))?;
+    right(newest(server, "pair")?, moment_ns).context("rollback")?;
+    let snapshots = server.json(&["vdisk", "snapshots", "pair-b"])?;
+    let names: Vec<&str> = snapshots.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
+    ensure!(names.len() == 1 && names[0].starts_with("before-rollback-"), "there are the snapshots {names:?}");
+    wait_until("another one", WAIT, || Ok(server.run(&["vm", "rollback", "pair", names[0]]).is_ok()))?;
+    ensure!(newest(server, "pair")? == (300, 300), "what was there before the rollback is not what was written");
+    Ok(())
 }

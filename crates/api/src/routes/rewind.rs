@@ -10,7 +10,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use control::{
     ClonesOfPast, HistoryPoint, Moment, RollBackToPast, RolledBack, SetRewind, SnapshotInfo, SnapshotOfPast, VdiskInfo,
-    rules,
+    VmInfo, VmRolledBack, rules,
 };
 use serde::Deserialize;
 
@@ -119,4 +119,42 @@ pub(crate) async fn roll_back(
     let Path(name) = name?;
     let RollBackToPast { at, before_write } = body::json(&api, request).await?;
     Ok(Json(api.control.rewind().roll_back_to_past(&name, Moment { at, before_write }).await?))
+}
+
+/// Makes VMs as one was at a time, all its vDisks at once: all of them or none.
+#[utoipa::path(post, path = "/api/v1/vms/{name}/rewind/clones", tag = "rewind", params(("name" = String, Path)), request_body = ClonesOfPast, responses(
+    (status = 201, description = "Made, in the order in which they were named", body = Vec<VmInfo>),
+    (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "A name is taken", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Too many, a name is refused, the VM has no vDisks, or the time is outside of the window of one of them", body = Problem, content_type = "application/problem+json"),
+    (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn make_vm_clones(
+    State(api): State<Api>,
+    name: Name,
+    request: Request,
+) -> Result<(StatusCode, Json<Vec<VmInfo>>), Problem> {
+    let Path(name) = name?;
+    let ClonesOfPast { names, at, before_write } = body::json(&api, request).await?;
+    let made = api.control.rewind().clone_vm_past(&name, names, Moment { at, before_write }).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// Makes what a VM was at a time what is there now, on all its vDisks. What was there before is kept as a snapshot
+/// `before-rollback-TIME`.
+#[utoipa::path(post, path = "/api/v1/vms/{name}/rewind/rollback", tag = "rewind", params(("name" = String, Path)), request_body = RollBackToPast, responses(
+    (status = 200, description = "Done, and what was there before", body = VmRolledBack),
+    (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Clients are connected, or the VM is a template", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "The time is outside of the window of one of the vDisks", body = Problem, content_type = "application/problem+json"),
+    (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn roll_vm_back(
+    State(api): State<Api>,
+    name: Name,
+    request: Request,
+) -> Result<Json<VmRolledBack>, Problem> {
+    let Path(name) = name?;
+    let RollBackToPast { at, before_write } = body::json(&api, request).await?;
+    Ok(Json(api.control.rewind().roll_vm_back_to_past(&name, Moment { at, before_write }).await?))
 }

@@ -5,7 +5,7 @@ use super::{Model, State, ready};
 use crate::rules::rewind::{Wanted, check_rewind, moment};
 use crate::{
     ControlFuture, Error, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RewindInfo, RolledBack,
-    SetRewind, SnapshotInfo, VdiskInfo,
+    SetRewind, SnapshotInfo, VdiskInfo, VmInfo, VmRolledBack,
 };
 use base::utc;
 
@@ -35,6 +35,11 @@ impl State {
                 Err(Error::invalid(format!("that is outside the window, which is {}", utc::format_ns(NOW_NS))))
             }
         }
+    }
+
+    fn check_moment_of_vm(&mut self, vm: &str, wanted: &Moment) -> Result<()> {
+        let info = self.vm_info(vm)?;
+        info.vdisks.iter().try_for_each(|member| self.check_moment(&member.vdisk, wanted))
     }
 
     fn history(&mut self, vdisk: &str) -> Result<Vec<HistoryPoint>> {
@@ -80,5 +85,22 @@ impl RewindControl for Model {
         let checked = state.check_moment(vdisk, &moment);
         let made = checked.and_then(|()| state.create_snapshot(vdisk, "past"));
         ready(made.and_then(|past| state.roll_back(vdisk, &past.name)))
+    }
+
+    fn clone_vm_past<'a>(&'a self, vm: &'a str, names: Vec<String>, moment: Moment) -> ControlFuture<'a, Vec<VmInfo>> {
+        let mut state = self.lock();
+        let checked = state.check_moment_of_vm(vm, &moment);
+        ready(checked.and_then(|()| state.clone_vm(vm, MakeClones { snapshot: None, names })))
+    }
+
+    /// The only moment of the past is now, so that nothing changes.
+    fn roll_vm_back_to_past<'a>(&'a self, vm: &'a str, moment: Moment) -> ControlFuture<'a, VmRolledBack> {
+        let mut state = self.lock();
+        let checked = state.check_moment_of_vm(vm, &moment);
+        ready(checked.and_then(|()| {
+            let kept = crate::rules::snapshots::kept_name(NOW_UNIX_MS, |_| false);
+            let kept = state.create_vm_snapshot(vm, &kept)?;
+            Ok(VmRolledBack { vm: state.vm_info(vm)?, kept })
+        }))
     }
 }

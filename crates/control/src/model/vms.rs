@@ -59,7 +59,7 @@ impl State {
         vm.map_or(Ok(()), |(vm, _)| Err(Error::part_of_vm_snapshot(vdisk, snapshot, vm)))
     }
 
-    fn vm_info(&mut self, name: &str) -> Result<VmInfo> {
+    pub(super) fn vm_info(&mut self, name: &str) -> Result<VmInfo> {
         let vm = self.vm(name)?.clone();
         let vdisks = vm.vdisks.iter().zip(0..).map(|((label, id), lun)| {
             let info = &self.by_id(id).info;
@@ -225,7 +225,7 @@ impl State {
         found.ok_or_else(|| Error::no_vm_snapshot(vm, snapshot))
     }
 
-    fn create_vm_snapshot(&mut self, name: &str, snapshot: &str) -> Result<VmSnapshotInfo> {
+    pub(super) fn create_vm_snapshot(&mut self, name: &str, snapshot: &str) -> Result<VmSnapshotInfo> {
         names::check_snapshot_name(snapshot)?;
         let vm = self.vm(name)?.clone();
         if self.set_of(name, snapshot).is_ok() {
@@ -271,7 +271,7 @@ impl State {
         Ok(())
     }
 
-    fn clone_vm(&mut self, name: &str, clones: MakeClones) -> Result<Vec<VmInfo>> {
+    pub(super) fn clone_vm(&mut self, name: &str, clones: MakeClones) -> Result<Vec<VmInfo>> {
         let members = match &clones.snapshot {
             None => self.vm(name)?.vdisks.clone(),
             Some(snapshot) => self.set_of(name, snapshot)?.members.clone(),

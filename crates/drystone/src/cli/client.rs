@@ -145,6 +145,14 @@ impl Client {
         self.json(Method::POST, &vdisk(name, "/rewind/rollback"), past)
     }
 
+    pub fn clone_vm_past(&self, name: &str, past: &ClonesOfPast) -> Result<Vec<VmInfo>> {
+        self.json(Method::POST, &vm(name, "/rewind/clones"), past)
+    }
+
+    pub fn roll_vm_back_to_past(&self, name: &str, past: &RollBackToPast) -> Result<VmRolledBack> {
+        self.json(Method::POST, &vm(name, "/rewind/rollback"), past)
+    }
+
     /// Page by page, each given to `take`.
     pub fn changes(
         &self,

@@ -8,10 +8,12 @@ use super::vdisk::Deleted;
 use super::vm_backup;
 use super::vm_images;
 use crate::config::OnOff;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use api::PatchVm;
 use base::units::format_size;
-use control::{AttachVdisk, CreateVm, DeleteVm, MakeClones, VmInfo, VmSnapshotInfo, rules};
+use control::{
+    AttachVdisk, ClonesOfPast, CreateVm, DeleteVm, MakeClones, RollBackToPast, VmInfo, VmSnapshotInfo, rules,
+};
 
 pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
     match verb {
@@ -59,20 +61,27 @@ pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
         }
         Vm::Export { source, folder, format } => vm_images::export(client, printer, &source, &folder, format),
         Vm::Restore { folders, name } => vm_backup::restore(client, printer, &folders, &name),
-        Vm::Clone { source, new } => make_clones(client, printer, &source, new),
-        Vm::Rollback { name, snapshot } => {
-            let text = format!("{name} is as it was at {snapshot}");
-            printer.print(&client.roll_back_vm(&name, snapshot)?, |done| {
-                format!("{text}; what was there before is {name}@{}\n", done.kept.name)
-            })
+        Vm::Clone { source, new, at } => make_clones(client, printer, &source, new, at),
+        Vm::Rollback { name, snapshot, at } => {
+            let text =
+                format!("{name} is as it was at {}", at.as_ref().or(snapshot.as_ref()).map_or("", String::as_str));
+            let done = match snapshot {
+                Some(snapshot) => client.roll_back_vm(&name, snapshot)?,
+                None => client.roll_vm_back_to_past(&name, &RollBackToPast { at, before_write: None })?,
+            };
+            printer.print(&done, |done| format!("{text}; what was there before is {name}@{}\n", done.kept.name))
         }
     }
 }
 
-fn make_clones(client: &Client, printer: &Printer, source: &str, names: Vec<String>) -> Result<()> {
+fn make_clones(client: &Client, printer: &Printer, source: &str, names: Vec<String>, at: Option<String>) -> Result<()> {
     let (name, snapshot) = rules::snapshots::split(source);
-    let clones = MakeClones { snapshot: snapshot.map(str::to_string), names };
-    printer.print(&client.clone_vm(name, &clones)?, |made| match made.as_slice() {
+    let made = match at {
+        Some(_) if snapshot.is_some() => bail!("{source} names a snapshot, and --at a time: give one of the two"),
+        Some(_) => client.clone_vm_past(name, &ClonesOfPast { names, at, before_write: None })?,
+        None => client.clone_vm(name, &MakeClones { snapshot: snapshot.map(str::to_string), names })?,
+    };
+    printer.print(&made, |made| match made.as_slice() {
         [one] => format!("made {}\n", one.name),
         [first, .., last] => format!("made {} VMs, {} to {}\n", made.len(), first.name, last.name),
         [] => String::new(),

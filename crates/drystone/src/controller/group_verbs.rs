@@ -155,15 +155,20 @@ impl Verbs {
         })
     }
 
-    /// It is no template, has the vDisks that it had then, and nobody uses them.
+    /// It has the vDisks that it had then, and may be changed.
     pub(super) async fn check_can_roll_back(&self, vm: &VmRecord, set: &SetRecord) -> Result<()> {
-        if vm.template {
-            return Err(Error::is_template(&vm.name));
-        }
         let then: Vec<(String, VdiskId)> =
             members_of(vm, set).map(|member| (member.label.clone(), member.vdisk)).collect();
         let now: Vec<_> = vm.vdisks.iter().map(|member| (member.label.clone(), member.vdisk)).collect();
         check_same_vdisks(&vm.name, &then, &now)?;
+        self.check_stopped(vm).await
+    }
+
+    /// It is no template, and nobody uses it.
+    pub(super) async fn check_stopped(&self, vm: &VmRecord) -> Result<()> {
+        if vm.template {
+            return Err(Error::is_template(&vm.name));
+        }
         for (vdisk, (read_only, connections)) in
             self.look_at_vdisks(vm, |summary| (summary.record.read_only, summary.connections)).await?
         {

@@ -8,7 +8,7 @@ use control::rules::rewind::{Wanted, check_rewind, moment};
 use control::rules::snapshots as rules;
 use control::{
     ControlFuture, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RolledBack, SetRewind,
-    SnapshotInfo, VdiskInfo,
+    SnapshotInfo, VdiskInfo, VmInfo, VmRolledBack,
 };
 use node::Shard;
 use std::rc::Rc;
@@ -162,5 +162,15 @@ impl RewindControl for Verbs {
             let info = verbs.info(&vdisk, &verbs.find(&vdisk)?).await?;
             Ok(RolledBack { vdisk: info, kept })
         })
+    }
+
+    fn clone_vm_past<'a>(&'a self, vm: &'a str, names: Vec<String>, wanted: Moment) -> ControlFuture<'a, Vec<VmInfo>> {
+        let vm = vm.to_string();
+        self.to_its_end(|verbs| async move { verbs.clone_past_of_vm(&vm, names, &wanted).await })
+    }
+
+    fn roll_vm_back_to_past<'a>(&'a self, vm: &'a str, wanted: Moment) -> ControlFuture<'a, VmRolledBack> {
+        let vm = vm.to_string();
+        self.to_its_end(|verbs| async move { verbs.roll_vm_back_to_past(&vm, &wanted).await })
     }
 }

@@ -126,7 +126,7 @@ impl Verbs {
         Ok(made?.iter().map(|vm| self.vm_info(vm)).collect())
     }
 
-    async fn clone_set(&self, vm: &VmRecord, set: &SetRecord, vms: Vec<String>) -> Result<Vec<VmRecord>> {
+    pub(super) async fn clone_set(&self, vm: &VmRecord, set: &SetRecord, vms: Vec<String>) -> Result<Vec<VmRecord>> {
         for member in members_of(vm, set) {
             if self.directory.find_id(member.vdisk).is_none() {
                 let text = format!(
@@ -153,15 +153,20 @@ impl Verbs {
         let vm = self.find_vm(name)?;
         let set = self.find_set(&vm, snapshot)?;
         self.check_can_roll_back(&vm, &set).await?;
-        let kept = names::kept_name(now_unix_ms(), |name| self.is_taken(&vm, name));
-        self.check_new_set(&vm, &kept)?;
-        let kept = self.take_set(&kept, None, std::slice::from_ref(&vm)).await?;
+        self.roll_vm_back_to(&vm, &set).await
+    }
+
+    /// The caller has checked that it may be.
+    pub(super) async fn roll_vm_back_to(&self, vm: &VmRecord, set: &SetRecord) -> Result<VmRolledBack> {
+        let kept = names::kept_name(now_unix_ms(), |name| self.is_taken(vm, name));
+        self.check_new_set(vm, &kept)?;
+        let kept = self.take_set(&kept, None, std::slice::from_ref(vm)).await?;
         let rollback = RollbackRecord {
             vm: vm.id,
-            steps: members_of(&vm, &set).map(|member| (member.vdisk, member.snapshot)).collect(),
+            steps: members_of(vm, set).map(|member| (member.vdisk, member.snapshot)).collect(),
         };
-        self.put_back(&format!("VM {name:?}"), &rollback, &kept).await?;
-        Ok(VmRolledBack { vm: self.vm_info(&vm), kept: self.set_info(&vm, &kept) })
+        self.put_back(&format!("VM {:?}", vm.name), &rollback, &kept).await?;
+        Ok(VmRolledBack { vm: self.vm_info(vm), kept: self.set_info(vm, &kept) })
     }
 
     /// Nobody can connect meanwhile. From the record on a crash means that the next start goes on. `what` is rolled back, for

@@ -68,6 +68,9 @@ pub enum Vm {
         /// Names of the clones; {001..500} in one stands for 500 of them
         #[arg(required = true)]
         new: Vec<String>,
+        /// As it was at this time, for example 2026-11-20T10:31:07Z; all its vDisks must keep their past so far back
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
     },
     /// Write a snapshot of a VM, or what changed since an older one, to a folder of files that prove themselves
     #[command(after_help = "Examples:\n  \
@@ -130,7 +133,11 @@ pub enum Vm {
     Rollback {
         name: String,
         /// Name of the snapshot
-        snapshot: String,
+        #[arg(required_unless_present = "at")]
+        snapshot: Option<String>,
+        /// To what it was at this time, for example 2026-11-20T10:31:07Z
+        #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
+        at: Option<String>,
     },
     /// Delete a VM and its vDisks with their data, for ever
     #[command(visible_alias = "rm")]
