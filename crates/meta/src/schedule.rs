@@ -225,7 +225,7 @@ mod tests {
     fn golden_bytes_of_a_note() {
         let note = ScheduleNote(vec![record(ScheduleTarget::Vm(VmId::new(7, 3)))]).encode();
         let hex: String = note.iter().map(|byte| format!("{byte:02x}")).collect();
-        let body = "010100410001000b01006e22110000000000000300000000000000010300000007000000010100100e000018000000\
+        let body = "0101003a0001000b01006e22110000000000000300000000000000010300000007000000010100100e000018000000\
                     000000000000000000000000";
         assert_eq!(hex.strip_prefix(body).map(str::len), Some(8), "{hex}");
         assert!(ScheduleNote(Vec::new()).encode().is_empty());
