@@ -78,6 +78,7 @@ impl Drop for StoringAgain<'_> {
         let load = &self.context.load;
         load.storing_again.set(load.storing_again.get() - 1);
         load.storing_again_bytes.set(load.storing_again_bytes.get() - self.bytes);
+        load.log_read.notify();
     }
 }
 

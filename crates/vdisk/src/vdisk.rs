@@ -65,7 +65,7 @@ pub struct Load {
     /// share their syncs, and the disk has time for others to read.
     pub storing_again: Cell<usize>,
     pub storing_again_bytes: Cell<u64>,
-    /// Rung when one begins to wait.
+    /// Rung when one begins to wait, and when it ends.
     pub log_read: Notify,
 }
 

@@ -4,6 +4,7 @@
 use crate::keeper::RETURNS;
 use crate::machine::{Machine, manual};
 use crate::tap::{Fate, Verb};
+use base::units::MIB;
 use base::{SnapshotId, VdiskId};
 use node::ShardConfig;
 use sim::rng::Rng;
@@ -282,6 +283,28 @@ fn what_many_store_once_more_shares_its_syncs() {
     let of_slabs = |verb| asked.iter().filter(|o| o.verb == verb && o.is_slab()).count();
     assert!(of_slabs(Verb::Write) >= CLONES, "each was written once more: {}", of_slabs(Verb::Write));
     assert!(of_slabs(Verb::Sync) <= CLONES / 4, "{} syncs for {CLONES} vDisks", of_slabs(Verb::Sync));
+}
+
+/// A client comes back at once to a vDisk whose end takes all the memory that is meant for such ends. The others follow.
+#[test]
+fn a_long_end_that_a_client_waits_for_holds_nobody_up_for_ever() {
+    const OTHERS: usize = 40;
+    let machine = Machine::new();
+    for number in 0..OTHERS {
+        machine.create(Box::leak(format!("w{number}").into_boxed_str()), 4 * MIB);
+    }
+    let last = machine.create("last", 4 * MIB);
+    let tags: Vec<u64> = (1..=1024).collect();
+    for _ in 0..5 {
+        machine.try_write(&last, 0, &tags).expect("it lives").expect("room");
+    }
+    machine.kill();
+    machine.tap.set_rule(|o| if o.verb != Verb::Commit { Fate::Waits } else { Fate::Happens });
+    machine.open();
+    let last = machine.vdisk_by_id(last.id).expect("it is whole");
+    assert_eq!(machine.reads(&last, 0..4), [1, 2, 3, 4]);
+    machine.idle(60_000_000_000);
+    assert_eq!(machine.shard().summary().to_recover, 0, "vDisks that nobody asked for");
 }
 
 /// Dies at the operation of this number, commits of the store included.
