@@ -55,11 +55,12 @@ impl Part {
         Ok(())
     }
 
-    /// What was attached is a logical unit of the nexus from now on.
+    /// What was attached is a logical unit of the nexus from now on; unless it was closed meanwhile, and is gone again.
     pub fn show(&self, lun: u64) {
-        let held = self.held.borrow();
-        let unit = held.get(&lun).map(|held| held.used.unit.clone());
-        self.nexus.put(lun, unit.expect("it was attached"));
+        let unit = self.held.borrow().get(&lun).map(|held| held.used.unit.clone());
+        if let Some(unit) = unit {
+            self.nexus.put(lun, unit);
+        }
     }
 
     /// There is nothing of this number any more, and nothing that was begun there goes on, when it completes.

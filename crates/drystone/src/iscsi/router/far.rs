@@ -111,7 +111,7 @@ impl Far {
         FarTask {
             far: sent.then(|| this.clone()),
             tag,
-            offered: if data_out_offered <= DATA_OUT_BYTES_MAX { data_out_offered } else { 0 },
+            offered: data_out_offered.min(DATA_OUT_BYTES_MAX),
             memory_bytes: scsi::memory_bytes(cdb, sector_bytes),
         }
     }
