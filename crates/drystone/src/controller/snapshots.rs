@@ -350,7 +350,7 @@ impl Verbs {
                 let all = shard.snapshots(id).await.map_err(from_node)?;
                 let snapshots = listed(&shard, id, &vms).await?;
                 directory.set_snapshots(id, by_name(&snapshots));
-                Ok(all.iter().any(|snapshot| is_left_behind(snapshot, |set| vms.standing(set))))
+                Ok(all.iter().any(|snapshot| goes(snapshot, &vms)))
             })
         });
         if look.await? {
@@ -363,11 +363,14 @@ impl Verbs {
     }
 }
 
+/// Left behind by a call, of which nothing is to be made any more.
+fn goes(snapshot: &SnapshotSummary, vms: &Vms) -> bool {
+    is_left_behind(snapshot, |set| vms.standing(set)) && !vms.is_needed(snapshot.id)
+}
+
 async fn clear_up(shard: &Rc<Shard>, id: VdiskId, vms: &Vms) -> Result<()> {
     let all = shard.snapshots(id).await.map_err(from_node)?;
-    for SnapshotSummary { id: snapshot, name, .. } in
-        all.into_iter().filter(|snapshot| is_left_behind(snapshot, |set| vms.standing(set)))
-    {
+    for SnapshotSummary { id: snapshot, name, .. } in all.into_iter().filter(|snapshot| goes(snapshot, vms)) {
         shard.delete_snapshot(id, snapshot, true).await.map_err(from_node)?;
         tracing::info!(vdisk = %id, snapshot = name, "a snapshot that an interrupted call left behind is deleted");
     }

@@ -8,7 +8,7 @@ use super::vms::{self, Stored};
 use base::VdiskId;
 use bytes::Bytes;
 use control::Result;
-use meta::{PlanRecord, RollbackRecord, Transaction, VmRecord, keys};
+use meta::{PlanRecord, RollbackRecord, SetRecord, Transaction, VmRecord, keys};
 use std::collections::BTreeMap;
 use vdisk::NoteKind;
 
@@ -20,6 +20,8 @@ impl Verbs {
         let mut stored = stored.await?;
         self.vms.fill(std::mem::take(&mut stored.vms), std::mem::take(&mut stored.sets));
         self.schedules.fill(std::mem::take(&mut stored.schedules));
+        self.vms.need(vms::sources(&stored.plans));
+        self.vms.need(stored.rollbacks.iter().flat_map(vms::targets));
         Ok(stored)
     }
 
@@ -28,7 +30,10 @@ impl Verbs {
         let _one = self.changing.lock().await;
         for rollback in rollbacks {
             match self.finish_rollback(rollback).await {
-                Ok(()) => tracing::info!(vm = %rollback.vm, "a rollback that was cut short is complete"),
+                Ok(()) => {
+                    self.vms.no_longer_need(vms::targets(rollback));
+                    tracing::info!(vm = %rollback.vm, "a rollback that was cut short is complete");
+                }
                 Err(error) => tracing::error!(
                     vm = %rollback.vm, %error,
                     "a rollback that was cut short cannot go on; the VM's vDisks cannot be connected to until a start succeeds with it"
@@ -59,16 +64,19 @@ impl Verbs {
                 self.commit_vms(&plans).await
             };
             match carried_out.await {
-                Ok(vms) => {
-                    tracing::info!(vms = vms.len(), "VMs that were being made when the last run ended are there")
+                Ok(made) => {
+                    self.vms.no_longer_need(vms::sources(plans));
+                    tracing::info!(vms = made.len(), "VMs that were being made when the last run ended are there");
                 }
                 Err(error) => {
-                    tracing::error!(%error, "VMs that were being made when the last run ended are not there yet; the next start tries again");
-                    return;
+                    tracing::error!(%error, "VMs that were being made when the last run ended are not there yet; the next start tries again")
                 }
             }
         }
-        for set in self.vms.sets_to_go() {
+        let is_needed = |set: &SetRecord| {
+            set.vms.iter().flat_map(|vm| &vm.members).any(|member| self.vms.is_needed(member.snapshot))
+        };
+        for set in self.vms.sets_to_go().into_iter().filter(|set| !is_needed(set)) {
             if let Err(error) = self.delete_set(&set).await {
                 tracing::warn!(set = %set.id, %error, "a snapshot of several vDisks is not deleted yet");
             }

@@ -3,8 +3,8 @@
 use base::{SnapshotId, VdiskId, VmId};
 use bytes::Bytes;
 use control::rules::snapshots::is_temporary;
-use meta::{PlanRecord, RollbackRecord, ScheduleRecord, SetMember, SetRecord, Store, VmRecord, keys};
-use std::collections::BTreeMap;
+use meta::{PlanRecord, RollbackRecord, ScheduleRecord, SetMember, SetRecord, Source, Store, VmRecord, keys};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -32,6 +32,21 @@ pub struct Vms {
 struct State {
     vms: BTreeMap<VmId, VmRecord>,
     sets: BTreeMap<SnapshotId, SetRecord>,
+    /// Snapshots that a clone or a rollback which was cut short still has to be made from.
+    needed: BTreeSet<SnapshotId>,
+}
+
+/// Snapshots that VMs which are being made begin as.
+pub fn sources(plans: &[PlanRecord]) -> impl Iterator<Item = SnapshotId> {
+    plans.iter().flat_map(|plan| &plan.vdisks).filter_map(|vdisk| match vdisk.source {
+        Source::Snapshot { snapshot, .. } => Some(snapshot),
+        Source::Empty { .. } => None,
+    })
+}
+
+/// Snapshots that VMs are being rolled back to.
+pub fn targets(rollback: &RollbackRecord) -> impl Iterator<Item = SnapshotId> {
+    rollback.steps.iter().map(|(_, snapshot)| *snapshot)
 }
 
 /// What the metadata store has.
@@ -55,6 +70,20 @@ impl Vms {
         let mut state = self.lock();
         state.vms.extend(vms.into_iter().map(|vm| (vm.id, vm)));
         state.sets.extend(sets.into_iter().map(|set| (set.id, set)));
+    }
+
+    /// What a start has to make clones and rollbacks from is not left behind, whatever it is called.
+    pub fn need(&self, snapshots: impl IntoIterator<Item = SnapshotId>) {
+        self.lock().needed.extend(snapshots);
+    }
+
+    pub fn no_longer_need(&self, snapshots: impl IntoIterator<Item = SnapshotId>) {
+        let mut state = self.lock();
+        snapshots.into_iter().for_each(|snapshot| _ = state.needed.remove(&snapshot));
+    }
+
+    pub fn is_needed(&self, snapshot: SnapshotId) -> bool {
+        self.lock().needed.contains(&snapshot)
     }
 
     /// One that is being deleted is not there any more.
