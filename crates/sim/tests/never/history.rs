@@ -2,13 +2,13 @@
 //! write is refused, whoever writes, but not because of an error of the disk.
 
 use crate::machine::{GROUP, Machine, manual};
-use crate::rewind::{BLOCKS, Recorder, SECOND_NS, WINDOW_NS, keep};
+use crate::rewind::{BLOCKS, Recorder, SECOND_NS, WINDOW_NS, delete, keep, read, snapshot_at};
 use crate::tap::{Fate, Operation, Verb};
-use base::units::{KIB, MIB};
+use base::units::{BLOCK, KIB, MIB};
 use node::ShardConfig;
 use std::cell::RefCell;
 use std::rc::Rc;
-use vdisk::{Kind, Rewind, RewindInfo};
+use vdisk::{Kind, Moment, PointKind, Rewind, RewindInfo};
 
 fn nothing_recycled() -> ShardConfig {
     let mut config = manual();
@@ -147,4 +147,61 @@ fn an_error_of_the_disk_costs_no_history() {
     let after = info(&all.machine);
     assert!(!after.cut_short && after.since == before.since, "{before:?} {after:?}");
     all.check(&all.seen[3].clone(), "from before");
+}
+
+/// Of note are moments behind which nothing was written for a while, and spells in which far more than usual was
+/// overwritten. Of either the moment before can be had.
+#[test]
+fn quiet_moments_and_bursts_of_overwriting_are_of_note() {
+    let mut all = Recorder::new(Machine::new());
+    all.machine.disk.set_capacity(2 << 30);
+    all.churn(1);
+    keep(&all.machine, WINDOW_NS, 0);
+    let told = |all: &Recorder, kind: PointKind| -> Vec<_> {
+        let vdisk = all.machine.vdisk();
+        let points = all.machine.run(async move { vdisk.history(0, u64::MAX).await }).expect("readable");
+        points.into_iter().filter(|point| point.kind == kind).collect()
+    };
+    let usual = |all: &mut Recorder, times: u32| {
+        for _ in 0..times {
+            all.write(0, 4);
+            all.machine.idle(4 * SECOND_NS);
+        }
+    };
+    // To the next multiple of ten seconds: overwriting is counted from one to the next.
+    let align = |all: &Recorder| all.machine.idle(10 * SECOND_NS - all.wall_ns() % (10 * SECOND_NS));
+    let overwrite = |all: &mut Recorder, bytes: u64| {
+        align(all);
+        (0..bytes.div_ceil(BLOCKS * BLOCK)).for_each(|_| all.write(0, BLOCKS));
+    };
+    usual(&mut all, 30);
+    assert!(told(&all, PointKind::Quiet).is_empty(), "a write every 4 s");
+
+    all.write(4, 2);
+    let (then, before) = (all.wall_ns(), all.tags.clone());
+    all.machine.idle(25 * SECOND_NS);
+    all.write(4, 2);
+    let quiet = told(&all, PointKind::Quiet);
+    let [point] = &quiet[..] else { panic!("one quiet moment: {quiet:?}") };
+    assert!(point.at_ns <= then && then - point.at_ns < SECOND_NS && point.len_ns >= 25 * SECOND_NS, "{point:?}");
+    let snapshot = snapshot_at(&all.machine, Moment::Before(point.sequence));
+    assert_eq!(read(&all.machine, snapshot.id), before);
+    delete(&all.machine, snapshot.id);
+
+    usual(&mut all, 30);
+    overwrite(&mut all, 48 * MIB);
+    usual(&mut all, 3);
+    assert!(told(&all, PointKind::Overwriting).is_empty(), "less than what is called a burst");
+    usual(&mut all, 30);
+    align(&all);
+    let (then, before) = (all.wall_ns(), all.tags.clone());
+    overwrite(&mut all, 80 * MIB);
+    usual(&mut all, 3);
+    assert!(!info(&all.machine).cut_short, "{:?}", info(&all.machine));
+    let bursts = told(&all, PointKind::Overwriting);
+    let [burst] = &bursts[..] else { panic!("one burst: {bursts:?}") };
+    assert!(burst.at_ns >= then && burst.at_ns - then < 11 * SECOND_NS, "{burst:?}");
+    assert!((80 * MIB..81 * MIB).contains(&burst.bytes), "{burst:?}");
+    let snapshot = snapshot_at(&all.machine, Moment::Before(burst.sequence));
+    assert_eq!(read(&all.machine, snapshot.id), before);
 }

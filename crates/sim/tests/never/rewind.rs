@@ -48,7 +48,7 @@ fn try_snapshot_at(machine: &Machine, name: &'static str, moment: Moment) -> Opt
     })
 }
 
-fn snapshot_at(machine: &Machine, moment: Moment) -> SnapshotInfo {
+pub fn snapshot_at(machine: &Machine, moment: Moment) -> SnapshotInfo {
     try_snapshot_at(machine, "past", moment).expect("it lives").unwrap_or_else(|error| panic!("{moment:?}: {error}"))
 }
 
@@ -58,11 +58,11 @@ fn refused(machine: &Machine, moment: Moment) -> String {
     error.to_string()
 }
 
-fn read(machine: &Machine, snapshot: SnapshotId) -> Vec<u64> {
+pub fn read(machine: &Machine, snapshot: SnapshotId) -> Vec<u64> {
     machine.read_snapshot(machine.id("v"), snapshot, 0..BLOCKS)
 }
 
-fn delete(machine: &Machine, snapshot: SnapshotId) {
+pub fn delete(machine: &Machine, snapshot: SnapshotId) {
     machine.delete_snapshot(machine.id("v"), snapshot);
 }
 
