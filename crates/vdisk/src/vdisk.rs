@@ -306,26 +306,35 @@ impl Vdisk {
 
     /// Brings a page of the map into memory.
     pub(crate) async fn load(&self, need: NeedPage) -> Result<()> {
-        if self.state.borrow_mut().tree.attach_known(need) {
-            self.watch_map_memory();
-            return Ok(());
-        }
-        let bytes = self.page_bytes(need.address).await?;
-        self.attach(need, &bytes)
+        let entries = self.page_entries(need).await?;
+        self.attach(need, &entries);
+        Ok(())
     }
 
-    /// What a page says that is not in the tree.
+    /// What a page says that is not in the tree: from the memory of another tree of this worker, or read.
     pub(crate) async fn page_entries(&self, need: NeedPage) -> Result<Box<[Address; FANOUT]>> {
-        entries_of(need, &self.page_bytes(need.address).await?)
+        if let Some(leaf) = self.context.load.map.leaf(need.address) {
+            return Ok(Box::new(*leaf.entries()));
+        }
+        self.entries_of(need, &self.page_bytes(need.address).await?)
     }
 
     /// `bytes`: the page, checked.
-    pub(crate) fn attach(&self, need: NeedPage, bytes: &[u8]) -> Result<()> {
-        let entries = entries_of(need, bytes)?;
-        Stats::add(&self.stats.map_page_loads, 1);
-        self.state.borrow_mut().tree.attach(need, &entries);
-        self.watch_map_memory();
+    pub(crate) fn attach_bytes(&self, need: NeedPage, bytes: &[u8]) -> Result<()> {
+        let entries = self.entries_of(need, bytes)?;
+        self.attach(need, &entries);
         Ok(())
+    }
+
+    fn attach(&self, need: NeedPage, entries: &[Address; FANOUT]) {
+        self.state.borrow_mut().tree.attach(need, entries);
+        self.watch_map_memory();
+    }
+
+    fn entries_of(&self, need: NeedPage, bytes: &[u8]) -> Result<Box<[Address; FANOUT]>> {
+        Stats::add(&self.stats.map_page_loads, 1);
+        decode_page(bytes)
+            .map_err(|error| Error::corrupt(format!("map page {:?} at {:?}: {error}", need.place, need.address)))
     }
 
     /// The bytes of a map page, checked.
@@ -352,11 +361,6 @@ impl Vdisk {
         let State { tree, evict_hand, .. } = &mut *state;
         tree.evict(evict_hand, want_bytes)
     }
-}
-
-fn entries_of(need: NeedPage, bytes: &[u8]) -> Result<Box<[Address; FANOUT]>> {
-    decode_page(bytes)
-        .map_err(|error| Error::corrupt(format!("map page {:?} at {:?}: {error}", need.place, need.address)))
 }
 
 impl State {

@@ -195,10 +195,8 @@ impl Vdisk {
                     match replaced {
                         Ok(()) => break,
                         Err(need) => {
-                            if !frozen.tree.borrow_mut().attach_known(need) {
-                                let entries = self.page_entries(need).await?;
-                                frozen.tree.borrow_mut().attach(need, &entries);
-                            }
+                            let entries = self.page_entries(need).await?;
+                            frozen.tree.borrow_mut().attach(need, &entries);
                         }
                     }
                 }

@@ -30,9 +30,7 @@ impl Pages {
 
     fn load(&self, tree: &mut Tree, need: NeedPage) {
         let bytes = self.stored.get(&need.address.raw()).expect("only stored pages are asked for");
-        if !tree.attach_known(need) {
-            tree.attach(need, &decode_page(bytes).expect("written by encode_page"));
-        }
+        tree.attach(need, &decode_page(bytes).expect("written by encode_page"));
     }
 
     /// Stores the dirty pages of `tree` bottom up and returns the root.

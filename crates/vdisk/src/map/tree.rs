@@ -243,13 +243,7 @@ impl Tree {
         Ok(())
     }
 
-    /// As [`Tree::attach`], with what another tree of this worker has in memory. Says whether there was such a page.
-    pub fn attach_known(&mut self, need: NeedPage) -> bool {
-        let known = if need.place.level == 0 { self.memory.leaf(need.address) } else { None };
-        known.map(|leaf| self.attach(need, leaf.entries())).is_some()
-    }
-
-    /// Puts a page that was asked for in its place. Ignored when the place has changed meanwhile.
+    /// Puts a page that was asked for in its place: of a leaf what memory has of it, if it has it. Ignored when the place has changed meanwhile.
     pub fn attach(&mut self, need: NeedPage, entries: &[Address; FANOUT]) {
         let block = need.place.index << (8 * (u32::from(need.place.level) + 1));
         let shared = self.path_is_shared(block, need.place.level);

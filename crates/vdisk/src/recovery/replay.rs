@@ -189,7 +189,7 @@ impl Vdisk {
             let at = (need.address.offset() - start) as usize;
             let bytes = read.as_ref().map(|read| read.slice(at..at + need.address.len() as usize));
             match bytes.filter(|bytes| base::crc::crc32c(bytes) == need.address.crc()) {
-                Some(bytes) => self.attach(*need, &bytes)?,
+                Some(bytes) => self.attach_bytes(*need, &bytes)?,
                 // By itself it may be readable, and if not, it says so.
                 None => self.load(*need).await?,
             }

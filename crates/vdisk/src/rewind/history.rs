@@ -246,10 +246,8 @@ impl<'a> Reader<'a> {
                 Ok(()) => break,
                 Err(need) => need,
             };
-            if !self.tree.attach_known(need) {
-                let page = self.vdisk.page_entries(need).await?;
-                self.tree.attach(need, &page);
-            }
+            let page = self.vdisk.page_entries(need).await?;
+            self.tree.attach(need, &page);
         }
         let stored = entries.iter().enumerate().filter(|(_, entry)| entry.is_stored());
         stored.for_each(|(at, _)| words[at / 64] |= 1 << (at % 64));
