@@ -263,8 +263,9 @@ pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result
         if !frame.is_nothing() {
             if from.0 != group || frame.offset < from.1 || frame.at.end > from.1 + window.len() as u32 {
                 // No more than is wanted: what is read stays in memory until it is stored.
-                let of_group = frames[index..].iter().take_while(|next| next.at.group == group);
-                let end = of_group.map(|next| next.at.end).max().unwrap_or(frame.at.end);
+                let is_near = |next: &&Replayed| next.offset.saturating_sub(frame.offset) < REREAD_BYTES;
+                let near = frames[index..].iter().take_while(|next| next.at.group == group && is_near(next));
+                let end = near.map(|next| next.at.end).max().unwrap_or(frame.at.end);
                 let len = (end - frame.offset).clamp(bytes, bytes.max(REREAD_BYTES));
                 window = match context.pool.read(group, frame.offset, len).await {
                     // A place nobody needs may be bad.
