@@ -65,14 +65,15 @@ impl Vdisk {
             let until = self.state.borrow().durable;
             match self.point_record(begin.id).await {
                 Ok((record, kept)) => {
-                    let mut found = self.read_history(&points[first..], record.covers, kept, until).await?;
+                    let found = self.read_history(&points[first..], record.covers, kept, until).await;
+                    let mut found = found.map_err(|error| self.unless_deleted(error))?;
                     found.retain(|point| (from_ns..=to_ns).contains(&point.at_ns));
                     found.sort_by_key(|point| point.sequence);
                     return Ok(found);
                 }
                 // It went before it was stored. What is left of the window, which may be nothing, begins with a later one.
                 Err(_) if !self.points().iter().any(|point| point.id == begin.id) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.unless_deleted(error)),
             }
         }
     }

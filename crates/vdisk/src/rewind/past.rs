@@ -12,8 +12,8 @@ use crate::map::{Tree, encode_page};
 use crate::recovery::read_checkpoint;
 use crate::references::Holds;
 use crate::snapshot::{Kept, Snapshot, SnapshotInfo, Stage, groups_of};
-use crate::vdisk::{Attributes, State, Vdisk, meta_hint};
-use crate::{Kind, Result};
+use crate::vdisk::{Attributes, Health, State, Vdisk, meta_hint};
+use crate::{Error, Kind, Result};
 use base::units::BLOCK;
 use base::{Sequence, SnapshotId};
 use bytes::Bytes;
@@ -85,7 +85,7 @@ impl Vdisk {
                 Err(error) if error.kind == Kind::Io && self.check_rewrites(rewrites).is_err() && tries < TRIES => {
                     tracing::warn!(vdisk = %self.id, %error, "a snapshot of the past is begun again");
                 }
-                result => return result,
+                result => return result.map_err(|error| self.unless_deleted(error)),
             }
         }
     }
@@ -291,6 +291,17 @@ impl Vdisk {
                 kept.place = place_of(now, offset);
                 snapshot.holds.add(now.group);
             }
+        }
+    }
+}
+
+impl Vdisk {
+    /// The groups of a vDisk that was deleted meanwhile are gone: that is no damage.
+    pub(super) fn unless_deleted(&self, error: Error) -> Error {
+        if self.health() == Health::Deleted {
+            Error::new(Kind::Closed, "the vDisk was deleted meanwhile")
+        } else {
+            error
         }
     }
 }
