@@ -216,7 +216,7 @@ async fn take(model: &Shared, node: &Rc<dyn Node>, slot: usize, id: u64, rng: &m
         _ => {
             let model = model.borrow();
             let events = model.walls.events();
-            let last = events.len() as u64 - 1;
+            let Some(last) = (events.len() as u64).checked_sub(1) else { return };
             let (_, at) = events[rng.between(last.saturating_sub(EVENTS_BACK), last) as usize];
             at.saturating_sub(1) + rng.below(3)
         }
