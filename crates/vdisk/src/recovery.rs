@@ -108,6 +108,7 @@ impl Vdisk {
         vdisk.tell_checkpoint();
         vdisk.replay(&frames).await?;
         vdisk.hold_foreign();
+        vdisk.find_last_point();
         {
             let mut state = vdisk.state.borrow_mut();
             let at = |count: usize| frames[..count].last().map_or(start, |frame| frame.at);

@@ -233,8 +233,8 @@ pub struct Vdisk {
     pub(crate) history_pins: RefCell<Vec<Sequence>>,
     /// Where what is kept of the log begins, but for pins.
     pub(crate) history_edge: Cell<Option<Sequence>>,
-    /// When the last point was taken, ns since the start.
-    pub(crate) last_point_ns: Cell<u64>,
+    /// When the last point was taken, ns since the start; negative: before it.
+    pub(crate) last_point_ns: Cell<i64>,
     pub stats: Stats,
 }
 
@@ -441,7 +441,7 @@ impl Vdisk {
             unsure: Default::default(),
             history_pins: Default::default(),
             history_edge: Default::default(),
-            last_point_ns: Cell::new(now_ns),
+            last_point_ns: Cell::new(now_ns as i64),
             stats: Default::default(),
         })
     }

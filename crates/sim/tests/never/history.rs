@@ -72,31 +72,128 @@ fn a_window_of_another_length_is_cut_short_as_well_until_time_has_filled_it() {
     assert!(!info(&all.machine).cut_short);
 }
 
+/// Nothing is in the log behind the last checkpoint afterwards.
+const STARTS: [fn(&Machine); 3] = [
+    |machine| {
+        machine.close();
+        machine.open();
+    },
+    |machine| {
+        machine.checkpoint(&machine.vdisk());
+        machine.lose_power();
+        machine.open();
+    },
+    |machine| {
+        machine.checkpoint(&machine.vdisk());
+        machine.kill();
+        assert!(machine.rebuild(2).lost.is_empty());
+        machine.open();
+    },
+];
+
 /// The disk is full of the past of one vDisk, and another one is written to.
 #[test]
 fn the_history_of_one_vdisk_goes_before_a_write_to_another_is_refused() {
-    let mut all = Recorder::new(Machine::with(nothing_recycled(), 5));
-    let other = all.machine.create("w", 8 * MIB);
-    keep(&all.machine, WINDOW_NS, 0);
-    let free = all.machine.disk.allocated_bytes();
-    all.churn(30);
-    let held = all.machine.disk.allocated_bytes() - free;
-    assert!(info(&all.machine).held_bytes > 2 * MIB);
-    all.machine.disk.set_capacity(all.machine.disk.allocated_bytes() + 128 * KIB);
-    let blocks = held / 2 / 4096;
-    for block in 0..blocks {
-        let written = all.machine.try_write(&other, block, &[block + 1]).expect("it lives");
-        assert!(written.is_ok(), "block {block} of {blocks}: {written:?}");
+    for start in [None].into_iter().chain(STARTS.map(Some)) {
+        let mut all = Recorder::new(Machine::with(nothing_recycled(), 5));
+        let other = all.machine.create("w", 8 * MIB).id;
+        keep(&all.machine, WINDOW_NS, 0);
+        let free = all.machine.disk.allocated_bytes();
+        all.churn(30);
+        if let Some(start) = start {
+            start(&all.machine);
+        }
+        let other = all.machine.vdisk_by_id(other).expect("good");
+        let held = all.machine.disk.allocated_bytes() - free;
+        assert!(info(&all.machine).held_bytes > 2 * MIB);
+        all.machine.disk.set_capacity(all.machine.disk.allocated_bytes() + 128 * KIB);
+        let blocks = held / 2 / 4096;
+        for block in 0..blocks {
+            let written = all.machine.try_write(&other, block, &[block + 1]).expect("it lives");
+            assert!(written.is_ok(), "block {block} of {blocks}: {written:?}");
+        }
+        assert!(info(&all.machine).cut_short);
+        all.machine.flush(&other);
+        all.machine.lose_power();
+        all.machine.open();
+        let other = all.machine.vdisk_by_id(other.id).expect("good");
+        assert_eq!(all.machine.reads(&other, 0..blocks), (1..=blocks).collect::<Vec<u64>>());
+        assert_eq!(all.machine.reads(&all.machine.vdisk(), 0..BLOCKS), all.tags);
+        all.churn(1);
+        all.check(all.seen.last().expect("some"), "what is kept from now on");
     }
-    assert!(info(&all.machine).cut_short);
-    all.machine.flush(&other);
-    all.machine.lose_power();
-    all.machine.open();
-    let other = all.machine.vdisk_by_id(other.id).expect("good");
-    assert_eq!(all.machine.reads(&other, 0..blocks), (1..=blocks).collect::<Vec<u64>>());
-    assert_eq!(all.machine.reads(&all.machine.vdisk(), 0..BLOCKS), all.tags);
-    all.churn(1);
-    all.check(all.seen.last().expect("some"), "what is kept from now on");
+}
+
+/// Of a vDisk that is not written to any more, and was not since the start.
+#[test]
+fn what_was_written_last_before_a_start_goes_by_age_and_at_the_limit() {
+    for start in STARTS {
+        for limit in [None, Some(4 * u64::from(GROUP))] {
+            let mut all = Recorder::new(Machine::new());
+            keep(&all.machine, WINDOW_NS, 0);
+            all.churn(20);
+            start(&all.machine);
+            let before = info(&all.machine);
+            assert!(before.held_bytes > MIB, "{before:?}");
+            match limit {
+                Some(limit) => {
+                    keep(&all.machine, WINDOW_NS, limit);
+                    all.machine.idle(SECOND_NS);
+                }
+                None => {
+                    // A point is due before half of it has passed; then that has to be older than the window.
+                    all.machine.idle(WINDOW_NS / 2);
+                    assert!(info(&all.machine).since == before.since, "it is in the window");
+                    all.machine.idle(WINDOW_NS);
+                }
+            }
+            let after = info(&all.machine);
+            assert!(after.held_bytes < 4 * u64::from(GROUP) && after.since > before.since, "{after:?}");
+            assert_eq!(after.cut_short, limit.is_some());
+            assert!(all.machine.vdisk().groups().len() < 12, "{}", all.machine.vdisk().groups().len());
+            assert_eq!(all.machine.reads(&all.machine.vdisk(), 0..BLOCKS), all.tags);
+            all.churn(1);
+            all.check(all.seen.last().expect("some"), "what is kept from now on");
+        }
+    }
+}
+
+/// A point is due every 100 s.
+#[test]
+fn points_are_taken_however_often_it_is_started() {
+    let mut all = Recorder::new(Machine::new());
+    keep(&all.machine, WINDOW_NS, 0);
+    for _ in 0..10 {
+        all.write(0, 4);
+        all.machine.idle(40 * SECOND_NS);
+        STARTS[0](&all.machine);
+    }
+    let vdisk = all.machine.vdisk();
+    let points = all.machine.run(async move { vdisk.history(0, u64::MAX).await }).expect("readable");
+    let points = points.into_iter().filter(|point| point.kind == PointKind::Checkpoint).count();
+    assert!((3..6).contains(&points), "{points} in 400 s");
+    all.check(&all.seen[4].clone(), "between two starts");
+}
+
+/// What was there is not written, but known to be there: no point is taken of what has not changed.
+#[test]
+fn a_start_by_itself_is_no_reason_for_a_point() {
+    let mut all = Recorder::new(Machine::new());
+    keep(&all.machine, WINDOW_NS, 0);
+    all.churn(2);
+    all.machine.idle(200 * SECOND_NS);
+    let points = |machine: &Machine| {
+        let vdisk = machine.vdisk();
+        machine.run(async move { vdisk.history(0, u64::MAX).await }).expect("readable").len()
+    };
+    all.write(0, 1);
+    all.machine.idle(200 * SECOND_NS);
+    let before = points(&all.machine);
+    for start in STARTS.into_iter().take(2).cycle().take(4) {
+        start(&all.machine);
+        all.machine.idle(200 * SECOND_NS);
+    }
+    assert_eq!(points(&all.machine), before);
 }
 
 /// Where histories have nothing to give, nobody waits for it.

@@ -271,7 +271,7 @@ fn initial_state(context: &Context, record: Option<&PlacedRecord>) -> State {
     state.lineage = record.lineage.clone();
     let snapshot = |entry: &SnapshotEntry| (entry.record.id, Snapshot::of_entry(entry, *place, &context.references));
     state.snapshots = record.snapshots.iter().map(snapshot).collect();
-    state.history = record.rewind.map(History::of_entry);
+    state.history = History::of_checkpoint(record);
     state.checkpoint_accounts = accounts.clone();
     state.accounts = accounts;
     state.checkpoint =

@@ -6,11 +6,11 @@
 
 use super::Rewind;
 use crate::account::GroupAccount;
-use crate::log::{Item, PointRecord, Record, RewindEntry, SnapshotRecord};
+use crate::log::{CheckpointRecord, GroupEntry, Item, PointRecord, Record, RewindEntry, SnapshotEntry, SnapshotRecord};
 use crate::snapshot::Snapshot;
 use crate::vdisk::{State, Vdisk};
 use crate::{Error, Kind, Result};
-use base::units::GIB;
+use base::units::{BLOCK, GIB};
 use base::{Sequence, SnapshotId};
 use std::rc::Rc;
 
@@ -59,9 +59,14 @@ impl History {
         History { rewind, cut_short, high_ns, needs_point, written_bytes: 0, unlooked_bytes: 0 }
     }
 
-    pub fn of_entry(entry: RewindEntry) -> History {
-        let RewindEntry { rewind, cut_short, high_ns } = entry;
-        History { cut_short, high_ns, needs_point: false, ..History::new(rewind) }
+    /// As of a checkpoint. What was written between the last point and that is in no frame that is read again: the maps tell
+    /// whether there is any.
+    pub fn of_checkpoint(record: &CheckpointRecord) -> Option<History> {
+        let RewindEntry { rewind, cut_short, high_ns } = record.rewind?;
+        let points = record.snapshots.iter().filter(|entry| entry.record.point.is_some());
+        let last = points.max_by_key(|entry| entry.sequence);
+        let written_bytes = last.map_or(0, |last| written_since(record, last));
+        Some(History { cut_short, high_ns, needs_point: false, written_bytes, ..History::new(rewind) })
     }
 
     pub fn entry(&self) -> RewindEntry {
@@ -78,6 +83,17 @@ impl History {
             limit => (limit / LIMIT_PARTS).clamp(group_size.into(), STEP_BYTES_MAX),
         }
     }
+}
+
+/// Log between the point and the checkpoint, if that has another map: the groups that were written to behind the point, none
+/// of which was freed. (An empty map says nothing: what was written may be discarded again.)
+fn written_since(record: &CheckpointRecord, point: &SnapshotEntry) -> u64 {
+    let is_same = (point.root, point.height) == (record.root, record.height);
+    if is_same && record.root.is_stored() {
+        return 0;
+    }
+    let behind = |group: &&GroupEntry| group.last_sequence > point.sequence;
+    record.groups.iter().filter(behind).map(|group| u64::from(group.len)).sum::<u64>().max(BLOCK)
 }
 
 impl State {
@@ -137,7 +153,7 @@ impl Vdisk {
         if snapshot.point.is_none() {
             return;
         }
-        self.last_point_ns.set(self.context.world.now().0);
+        self.last_point_ns.set(self.context.world.now().0 as i64);
         if let Some(history) = &mut self.state.borrow_mut().history {
             (history.high_ns, history.written_bytes, history.needs_point) = (0, 0, false);
         }
@@ -241,10 +257,22 @@ impl Vdisk {
     }
 
     fn point_is_due(&self, history: &History) -> bool {
-        let since_ns = self.context.world.now().0.saturating_sub(self.last_point_ns.get());
         history.written_bytes > 0
-            && (since_ns >= history.interval_ns()
+            && (self.since_last_point_ns() >= history.interval_ns()
                 || history.written_bytes >= history.step_bytes(self.context.pool.group_size()))
+    }
+
+    fn since_last_point_ns(&self) -> u64 {
+        (self.context.world.now().0 as i64).saturating_sub(self.last_point_ns.get()).max(0) as u64
+    }
+
+    /// After the log was read: by the wall clock, or a controller that is started often would never take a point.
+    pub(crate) fn find_last_point(&self) {
+        if let Some(last) = self.points().last() {
+            let clock = &self.context.world.clock;
+            let since_ns = clock.wall().0.saturating_sub(last.created_ns);
+            self.last_point_ns.set((clock.now().0 as i64).saturating_sub_unsigned(since_ns));
+        }
     }
 
     /// Wakes the maintenance if something is to be done, though nothing is written here: others may have filled the disk.
@@ -268,9 +296,9 @@ impl Vdisk {
         let is_due = {
             let state = self.state.borrow();
             let points = state.snapshots.values().filter(|snapshot| snapshot.is_point()).count();
-            let since_ns = self.context.world.now().0.saturating_sub(self.last_point_ns.get());
             let due = |history: &History| {
-                self.point_is_due(history) && (points < POINTS_MAX || since_ns >= history.interval_ns())
+                let in_time = self.since_last_point_ns() >= history.interval_ns();
+                self.point_is_due(history) && (points < POINTS_MAX || in_time)
             };
             state.history.as_ref().is_some_and(due)
         };
