@@ -149,6 +149,7 @@ impl Vdisk {
             .accounts
             .groups
             .iter()
+            .chain(&state.absent)
             .map(|(&group, account)| GroupEntry {
                 group,
                 len: account.len,

@@ -380,3 +380,47 @@ fn a_header_that_cannot_be_read_today_costs_neither_a_snapshot_nor_the_history()
         }
     }
 }
+
+/// A checkpoint's list has what was freed on its word. That is no group that cannot be read.
+#[test]
+fn what_is_free_does_not_come_back_while_a_header_cannot_be_read() {
+    let machine = Machine::new();
+    let other = machine.create("w", 4 << 20);
+    machine.write(&other, 0, 1);
+    let lost = machine.groups().pop().expect("some");
+    assert_eq!(lost.header.vdisk, other.id);
+    let vdisk = machine.vdisk();
+    (0..4).for_each(|round| machine.write_tags(&vdisk, (1..=40).map(|tag| 1000 * round + tag)));
+    machine.checkpoint(&vdisk);
+    machine.make_room(&vdisk);
+    let (groups, space) = (ids(&vdisk), vdisk.space());
+    for _ in 0..3 {
+        machine.close();
+        let (file, start) = (lost.file.clone(), lost.start);
+        machine.tap.set_rule(move |o| {
+            let is_lost = o.verb == Verb::Read && *o.file == *file && o.offset == start;
+            if is_lost { Fate::Fails } else { Fate::Happens }
+        });
+        machine.open();
+        machine.tap.clear();
+        let vdisk = machine.vdisk();
+        machine.assert_online(&vdisk);
+        assert_eq!(ids(&vdisk), groups);
+        assert_eq!((vdisk.space().stored_bytes, vdisk.space().groups), (space.stored_bytes, space.groups));
+        machine.make_room(&vdisk);
+        assert_eq!(vdisk.trouble(), None);
+    }
+    // Also where checkpoints go on naming them.
+    machine.write(&machine.vdisk(), 0, 7);
+    machine.settle();
+    assert_eq!(machine.vdisk().trouble(), None);
+    machine.close();
+    machine.open();
+    let vdisk = machine.vdisk();
+    assert!(ids(&vdisk).iter().all(|group| machine.groups().iter().any(|placed| placed.header.group == *group)));
+    assert_eq!(machine.reads(&vdisk, 1..40), (2..=40).map(|tag| 3000 + tag).collect::<Vec<u64>>());
+}
+
+fn ids(vdisk: &vdisk::Vdisk) -> std::collections::BTreeSet<base::GroupId> {
+    vdisk.groups().into_iter().collect()
+}

@@ -4,7 +4,6 @@
 use super::chain::Chain;
 use super::replay::{self, Replayed};
 use super::{Found, PlacedRecord};
-use crate::account::GroupAccount;
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
 use crate::image::Needed;
@@ -122,17 +121,17 @@ impl Recovery<'_> {
     }
 
     /// The checkpoint's list has groups that were freed after it. One that was not empty should be there, though. While a
-    /// header on the disk cannot be read, it may be that of a group in which only snapshots and the history have something:
-    /// it stays on the list, or the next start would find a group that nobody knows.
+    /// header on the disk cannot be read, it may be that of a group in which only snapshots, clones and the history have
+    /// something: such a one stays on the lists of checkpoints, or the next start would find a group that nobody knows.
     fn forget_freed_groups(&mut self, state: &mut State) {
         let gone: Vec<GroupId> =
             state.accounts.groups.keys().copied().filter(|group| !self.context.pool.knows(*group)).collect();
         for group in gone {
-            let live = state.accounts.groups.get(&group).map_or(0, GroupAccount::live);
-            if live > 0 {
-                self.damage.push(format!("group {group} with {live} bytes in use is missing"));
-            } else if self.found.unread.is_some() {
-                continue;
+            let account = state.accounts.groups.get(&group).copied().unwrap_or_default();
+            if account.live() > 0 {
+                self.damage.push(format!("group {group} with {} bytes in use is missing", account.live()));
+            } else if self.found.unread.is_some() && !account.is_foreign() {
+                state.absent.insert(group, account);
             }
             state.accounts.remove(group);
             state.checkpoint_accounts.remove(group);
