@@ -143,30 +143,78 @@ impl Shard {
         }
     }
 
-    /// A client's write found no room: whatever any vDisk of the shard can give back comes back now.
+    /// A client's write found no room: whatever any vDisk of the shard can give back comes back now. Histories first, those of
+    /// all: that costs a checkpoint each, and what is moved instead would eat up the reserve.
     async fn collect_when_full(&self) {
         loop {
             self.context.load.full.notified().await;
             if self.stopping.get() {
                 return;
             }
-            let open = self.open_vdisks();
-            for vdisk in &open {
-                if vdisk.health() == Health::Online
-                    && let Err(error) = vdisk.make_room_urgently().await
-                {
+            self.give_up_histories().await;
+            let mut looked_ns = self.context.world.now().0;
+            for vdisk in self.online_vdisks() {
+                // This takes long with many: whoever finds the disk full meanwhile is not to wait for all of them.
+                let is_wanted = self.open_vdisks().iter().any(|vdisk| vdisk.wants_room());
+                if is_wanted && self.context.world.now().0 >= looked_ns + LOOK_SOON_NS {
+                    self.give_up_histories().await;
+                    looked_ns = self.context.world.now().0;
+                }
+                if let Err(error) = vdisk.make_room_urgently().await {
                     tracing::warn!(vdisk = %vdisk.id, %error, "no room could be made");
                 }
             }
             if let Err(error) = self.context.pool.replenish().await {
                 tracing::warn!(%error, "the reserve could not be made whole");
             }
-            // Frames that wait are tried again, whoever has given something up; where nobody has more, none waits again.
-            let has_more = open.iter().any(|vdisk| vdisk.health() == Health::Online && vdisk.history_holds_any());
-            self.context.load.may_give_history.set(has_more);
-            open.iter().for_each(|vdisk| vdisk.room_was_made());
+            self.look_at_histories();
+            self.open_vdisks().iter().for_each(|vdisk| vdisk.room_was_searched());
             self.context.world.clock.sleep(LOOK_SOON_NS).await;
         }
+    }
+
+    /// All of what histories hold comes free.
+    async fn give_up_histories(&self) {
+        if !self.context.may_give_history() {
+            return;
+        }
+        let mut giving = self.look_at_histories();
+        if giving.is_empty() {
+            return;
+        }
+        if self.context.pool.only_reserve_is_missing().await {
+            return self.context.load.room_came();
+        }
+        // What brings most comes first.
+        giving.sort_by_key(|(bytes, vdisk)| (std::cmp::Reverse(*bytes), vdisk.id));
+        for (_, vdisk) in &giving {
+            if let Err(error) = vdisk.give_up_history().await {
+                // What is dead without that comes free all the same.
+                tracing::warn!(vdisk = %vdisk.id, %error, "the history could not be given up");
+            }
+        }
+        for (_, vdisk) in &giving {
+            if let Err(error) = vdisk.free_what_is_dead().await {
+                tracing::warn!(vdisk = %vdisk.id, %error, "what the history held is not free yet");
+            }
+        }
+        self.look_at_histories();
+    }
+
+    /// The vDisks whose histories hold something, and how much.
+    fn look_at_histories(&self) -> Vec<(u64, Rc<Vdisk>)> {
+        let all = self.online_vdisks().into_iter().map(|vdisk| (vdisk.history_gives_bytes(), vdisk));
+        let giving: Vec<_> = all.filter(|(bytes, _)| *bytes > 0).collect();
+        if giving.is_empty() {
+            self.context.no_history_holds_any();
+        }
+        giving
+    }
+
+    fn online_vdisks(&self) -> Vec<Rc<Vdisk>> {
+        let mut open = self.open_vdisks();
+        open.retain(|vdisk| vdisk.health() == Health::Online);
+        open
     }
 
     async fn watch_space(&self) {

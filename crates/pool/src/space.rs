@@ -382,6 +382,11 @@ impl Pool {
         Ok(())
     }
 
+    /// An error of the disk, not want of room, has kept the reserve from being whole, and with it every ordinary append out.
+    pub async fn only_reserve_is_missing(&self) -> bool {
+        !self.usage().ballast_whole && self.replenish().await.map_or(true, |()| self.usage().ballast_whole)
+    }
+
     /// Housekeeping, for a loop in the background (every second or so; it costs nothing when there is nothing to do):
     /// gives back what is behind the tails of groups that take no more appends, syncs slabs with freed slots so that
     /// they can be used again, grows the reserve, gives back what free slots keep and nobody used since the last call.

@@ -87,5 +87,6 @@ async fn free_one(context: &Context, leftover: &Leftover, group: GroupId) -> Res
         }
     }
     context.pool.free(group).await?;
+    context.load.room_came();
     Ok(true)
 }

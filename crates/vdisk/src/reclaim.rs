@@ -138,17 +138,31 @@ impl Vdisk {
     pub async fn make_room_urgently(self: &Rc<Self>) -> Result<()> {
         self.urgent.set(true);
         let done = async {
-            self.give_up_history().await?;
-            match self.checkpoint().await {
-                // What an earlier checkpoint has left dead may still come free.
-                Err(error) if error.kind != Kind::Full => Err(error),
-                _ => self.make_room().await,
-            }
+            self.checkpoint_if_it_fits().await?;
+            self.make_room().await
         };
         let result = done.await;
         self.urgent.set(false);
-        self.room_was_made();
         result
+    }
+
+    /// The disk is full: what is dead comes free, the history that was given up first of all. Nothing is moved for it.
+    pub async fn free_what_is_dead(self: &Rc<Self>) -> Result<()> {
+        let _one = self.one_reclaim.acquire(1).await;
+        if self.closing.get() {
+            return Ok(());
+        }
+        self.checkpoint_if_it_fits().await?;
+        self.free_dead_groups().await?;
+        Ok(())
+    }
+
+    /// Without it, what an earlier checkpoint has left dead may still come free.
+    async fn checkpoint_if_it_fits(self: &Rc<Self>) -> Result<()> {
+        match self.checkpoint().await {
+            Err(error) if error.kind == Kind::Full => Ok(()),
+            result => result,
+        }
     }
 
     /// Bytes in groups in which nothing lives, but which the last checkpoint may still need.

@@ -20,6 +20,8 @@ pub struct References {
     /// Clones that were not heard yet, each with its family, if that is known.
     unheard: RefCell<BTreeMap<VdiskId, Option<VdiskId>>>,
     tellers: Cell<u64>,
+    /// Groups that were let go, one by one, by whoever held them.
+    releases: Cell<u64>,
     /// Rung when a group is held by nobody any more, or somebody was heard.
     pub released: Notify,
 }
@@ -59,6 +61,11 @@ impl References {
         !self.holds.borrow().is_empty()
     }
 
+    /// Grows with every hold that is given up.
+    pub(crate) fn releases(&self) -> u64 {
+        self.releases.get()
+    }
+
     /// Groups that anybody holds.
     pub fn held_groups(&self) -> BTreeSet<GroupId> {
         self.holds.borrow().keys().copied().collect()
@@ -94,6 +101,7 @@ impl References {
         for group in groups {
             let count = holds.get_mut(group).expect("only what is held is released");
             *count -= 1;
+            self.releases.set(self.releases.get() + 1);
             if *count == 0 {
                 holds.remove(group);
                 any_free = true;

@@ -8,7 +8,7 @@
 use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
 use crate::contents::Contents;
-use crate::log::{Position, Queue, Unsynced};
+use crate::log::{Position, Queue, Room, Unsynced};
 use crate::map::{FANOUT, MapMemory, NeedPage, Tree, decode_page};
 use crate::notes::Notes;
 use crate::references::{Holds, References, ToldMaps};
@@ -53,8 +53,13 @@ pub struct Load {
     pub synced: Notify,
     /// Rung when a client's write found the disk full.
     pub full: Notify,
-    /// Some vDisk of the shard may have a history to give up.
-    pub may_give_history: Cell<bool>,
+    /// Grows with everything that comes free, and rung then: for client's frames that wait for room.
+    pub(crate) freed: Cell<u64>,
+    pub(crate) room_came: Notify,
+    /// Grows with everything that may let a history of the shard hold more.
+    pub(crate) history_changes: Cell<u64>,
+    /// How far these changes, and releases of groups, had come when no history held anything.
+    pub(crate) histories_were_empty: Cell<Option<(u64, u64)>>,
     /// Rung when map pages have left memory.
     pub map_freed: Notify,
     /// The map is over its limit and nothing can be done about it: no checkpoint succeeds.
@@ -197,9 +202,9 @@ pub struct Vdisk {
     /// Groups with synced frames that the index is just being told of, and rung when it was.
     pub(crate) telling: Cell<u32>,
     pub(crate) told: Notify,
-    /// A client's frame waits for what the history gives up, and rung when that was done.
-    pub(crate) room_wanted: Cell<bool>,
-    pub(crate) room_made: Notify,
+    /// What a client's frame waits for that found the disk full, and rung when it need not.
+    pub(crate) room: Cell<Room>,
+    pub(crate) room_searched: Notify,
     /// The disk is full: collect garbage that is not worth it otherwise.
     pub(crate) urgent: Cell<bool>,
     /// Rung when an unasked sync should not wait for the age limit.
@@ -247,6 +252,31 @@ pub trait Index {
     /// Frames up to `sequence` are synced, the last of them is the first in `group`. Flushes wait for it; if the index
     /// cannot be told, it is what has less to say after a crash, and they succeed all the same.
     fn synced_into(&self, vdisk: VdiskId, group: GroupId, sequence: Sequence) -> world::LocalFuture<()>;
+}
+
+impl Load {
+    /// Something came free: frames that wait for room are tried again.
+    pub fn room_came(&self) {
+        self.freed.set(self.freed.get() + 1);
+        self.room_came.notify();
+    }
+}
+
+impl Context {
+    /// Some history of the shard may have something to give up: asked for each frame that finds the disk full, so nobody looks.
+    pub fn may_give_history(&self) -> bool {
+        let is_any = self.load.history_changes.get() > 0;
+        is_any && self.load.histories_were_empty.get() != Some(self.history_state())
+    }
+
+    /// Somebody has looked.
+    pub fn no_history_holds_any(&self) {
+        self.load.histories_were_empty.set(Some(self.history_state()));
+    }
+
+    fn history_state(&self) -> (u64, u64) {
+        (self.load.history_changes.get(), self.references.releases())
+    }
 }
 
 impl Vdisk {
@@ -421,8 +451,8 @@ impl Vdisk {
             ended: Default::default(),
             telling: Default::default(),
             told: Default::default(),
-            room_wanted: Default::default(),
-            room_made: Default::default(),
+            room: Default::default(),
+            room_searched: Default::default(),
             urgent: Default::default(),
             synced_early: Default::default(),
             maintenance: Default::default(),

@@ -20,7 +20,8 @@
 //! order it goes, `barrier` about sets of several vDisks, `held` about the space that all of them take, `shares` about which of it
 //! each takes alone.
 //!
-//! `rewind` is about moments of the past, and what is kept for them, `history` about what is said of it and when it goes.
+//! `rewind` is about moments of the past, `moments` about what is kept for one and which time counts, `history` about what is
+//! said of the past and when it goes, `room_of_history` about a full disk that histories would make room on.
 //!
 //! `needed` is about who needs a group that looks dead.
 //!
@@ -55,6 +56,7 @@ mod overlap;
 mod reclaim;
 mod rewind;
 mod room;
+mod room_of_history;
 mod rot;
 mod seal;
 mod shares;

@@ -15,6 +15,7 @@ mod walk;
 mod writer;
 
 pub(crate) use combine::Combine;
+pub(crate) use full::Room;
 pub(crate) use payload::{Payload, Sums};
 pub(crate) use piece::{piece_of, run_addresses};
 pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue, Replaced};

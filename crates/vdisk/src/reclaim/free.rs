@@ -39,6 +39,7 @@ impl Vdisk {
                     self.context.pool.free(group).await?;
                     Stats::add(&self.stats.groups_freed, 1);
                     Stats::add(&self.stats.bytes_freed, account.occupied());
+                    self.context.load.room_came();
                     freed += 1;
                 }
                 Some(why) => {

@@ -277,7 +277,7 @@ impl Vdisk {
 
     /// Wakes the maintenance if something is to be done, though nothing is written here: others may have filled the disk.
     pub fn look_at_history(&self) {
-        let is_wanted = || self.is_nearly_full() && self.history_holds_any();
+        let is_wanted = || self.is_nearly_full() && self.history_gives_bytes() > 0;
         if self.history_is_due() || self.too_old().is_some() || is_wanted() {
             self.maintenance.notify();
         }
@@ -361,10 +361,10 @@ impl Vdisk {
             history.unlooked_bytes = 0;
         }
         self.context.pool.refresh_usage().await?;
-        if !self.is_nearly_full() || self.only_reserve_is_missing().await {
+        if !self.is_nearly_full() || self.context.pool.only_reserve_is_missing().await {
             return Ok(());
         }
-        if !self.history_holds_any() {
+        if self.history_gives_bytes() == 0 {
             return Ok(());
         }
         let points = self.points();
@@ -377,33 +377,25 @@ impl Vdisk {
         pool.room_bytes().is_some_and(|room| room < ROOM_GROUPS * u64::from(pool.group_size()))
     }
 
-    /// An error of the disk, not want of room, has kept the reserve from being whole, and with it every frame out.
-    async fn only_reserve_is_missing(&self) -> bool {
-        let pool = &self.context.pool;
-        !pool.usage().ballast_whole && pool.replenish().await.map_or(true, |()| pool.usage().ballast_whole)
-    }
-
-    /// The disk is full: all of the history goes.
-    pub(crate) async fn give_up_history(self: &Rc<Self>) -> Result<()> {
-        if !self.history_holds_any() || self.only_reserve_is_missing().await {
-            return Ok(());
-        }
+    /// The disk is full: all of the history goes. What it held comes free with the next checkpoint.
+    pub async fn give_up_history(self: &Rc<Self>) -> Result<()> {
         tracing::warn!(vdisk = %self.id, "the disk is full: the history goes");
         self.begin_anew().await
     }
 
-    /// Something comes free when the history begins anew.
-    pub fn history_holds_any(&self) -> bool {
+    /// What comes free when the history begins anew, about.
+    pub fn history_gives_bytes(&self) -> u64 {
         let written = self.state.borrow().history.as_ref().is_some_and(|history| history.written_bytes > 0);
         let points = self.points();
-        let Some(first) = points.first().filter(|_| points.len() > 1 || written) else { return false };
-        self.held_since(first.sequence) > 0
+        let first = points.first().filter(|_| points.len() > 1 || written);
+        first.map_or(0, |first| self.held_since(first.sequence))
     }
 
     /// Whoever finds the disk full may wait for what this vDisk gives up.
     pub(crate) fn history_grows(&self) {
         if self.state.borrow().history.is_some() {
-            self.context.load.may_give_history.set(true);
+            let changes = &self.context.load.history_changes;
+            changes.set(changes.get() + 1);
         }
     }
 
