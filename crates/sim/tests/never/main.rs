@@ -48,6 +48,7 @@ mod found;
 mod held;
 mod history;
 mod kept;
+mod moments;
 mod needed;
 mod notes;
 mod old_disk;

@@ -20,10 +20,10 @@ pub const WINDOW_NS: u64 = 3200 * SECOND_NS;
 /// What was acknowledged at one moment.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    wall_ns: u64,
+    pub wall_ns: u64,
     /// The last frame then.
-    sequence: Sequence,
-    tags: Vec<u64>,
+    pub sequence: Sequence,
+    pub tags: Vec<u64>,
 }
 
 /// A vDisk "v" and somebody who looks on.
@@ -459,6 +459,9 @@ fn a_sync_that_fails_while_a_moment_is_stored_spoils_nothing() {
             way.0(&all.machine, way.1);
             assert_eq!(read(&all.machine, made.id), seen.tags, "{at}");
         }
+        // What it needs is known, too: its record is where it is said to be.
+        let clone = all.machine.clone_of(all.machine.id("v"), made.id, "clone");
+        assert_eq!(all.machine.reads(&clone, 0..BLOCKS), seen.tags, "{at}");
         all.check(&seen, "again");
     }
 }
