@@ -10,6 +10,7 @@ mod index;
 mod maintenance;
 mod open;
 mod rebuild;
+mod recover;
 mod rewind;
 mod shard;
 mod snapshots;
