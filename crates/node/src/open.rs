@@ -1,6 +1,7 @@
 //! Making a shard, starting one, and stopping it cleanly.
 
 use crate::index::{MetaIndex, synced_tail};
+use crate::recover::Asking;
 use crate::shard::{Entry, Listener, is_damaged};
 use crate::{Error, Kind, Result, Shard};
 use base::{DiskId, VdiskId};
@@ -178,7 +179,7 @@ impl Shard {
                 let (shard, under_way) = (shard.clone(), under_way.clone());
                 shard.context.world.clone().spawn(async move {
                     // Errors are logged there and stay with the entry.
-                    let _ = shard.vdisk(id).await;
+                    let _ = shard.open_vdisk(id, Asking::Start).await;
                     if counted {
                         shard.to_recover.set(shard.to_recover.get() - 1);
                     }
@@ -194,7 +195,7 @@ impl Shard {
         loop {
             let reading = under_way.get().saturating_sub(load.storing_again.get());
             let more = reading < RECOVER_AT_ONCE && under_way.get() < RECOVERIES_MAX;
-            if more && load.storing_again_bytes.get() < STORING_AGAIN_MAX {
+            if self.stopping.get() || (more && load.storing_again_bytes.get() < STORING_AGAIN_MAX) {
                 return;
             }
             load.log_read.notified().await;
@@ -248,6 +249,7 @@ impl Shard {
             }
         }
         self.context.pool.close().await?;
+        self.context.load.log_read.notify();
         self.context.load.over_limit.notify();
         self.context.load.full.notify();
         self.context.references.released.notify();

@@ -10,9 +10,21 @@ use pool::GroupHeader;
 use std::rc::Rc;
 use vdisk::{Found, Health, Leftover, NoteKind, Recovered, Vdisk};
 
+/// Who wants a vDisk to be open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asking {
+    Client,
+    /// The start, which opens all of them in the background.
+    Start,
+}
+
 impl Shard {
     /// The vDisk, opened or recovered if it is not yet.
     pub async fn vdisk(self: &Rc<Self>, id: VdiskId) -> Result<Rc<Vdisk>> {
+        self.open_vdisk(id, Asking::Client).await
+    }
+
+    pub(crate) async fn open_vdisk(self: &Rc<Self>, id: VdiskId, asking: Asking) -> Result<Rc<Vdisk>> {
         loop {
             let entry = self.entries.borrow().get(&id).cloned();
             match entry {
@@ -25,7 +37,7 @@ impl Shard {
                         return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
                     }
                     self.entries.borrow_mut().insert(id, Entry::Opening);
-                    let result = self.recover(id).await;
+                    let result = self.recover(id, asking).await;
                     let entry = match &result {
                         Ok(vdisk) => vdisk.clone().map(Entry::Open),
                         Err(error) => {
@@ -55,7 +67,7 @@ impl Shard {
     }
 
     /// `None`: it turned out to be deleted.
-    async fn recover(self: &Rc<Self>, id: VdiskId) -> Result<Option<Rc<Vdisk>>> {
+    async fn recover(self: &Rc<Self>, id: VdiskId, asking: Asking) -> Result<Option<Rc<Vdisk>>> {
         let headers = self.headers.borrow().get(&id).cloned().unwrap_or_default();
         let record = self.index.record(id);
         if record.as_ref().is_some_and(|record| record.deleted) {
@@ -70,6 +82,7 @@ impl Shard {
             synced_through: record.as_ref().and_then(|record| record.tail).map(|tail| (tail.group, tail.sequence)),
             // Of a vDisk that a trustworthy index does not know nothing was ever acknowledged.
             unread: self.unread.clone().filter(|_| record.is_some() || !self.hints_are_good),
+            in_background: asking == Asking::Start,
             look_only: false,
         };
         let was_clean = found.clean_tail.is_some();

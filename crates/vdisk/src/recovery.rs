@@ -40,6 +40,8 @@ pub struct Found {
     pub synced_through: Option<(GroupId, Sequence)>,
     /// A group header on this disk could not be read at all; what of.
     pub unread: Option<String>,
+    /// Nobody has asked for it: it counts among those that are recovered in the background.
+    pub in_background: bool,
     /// Nothing is to be written: the state is looked at, not continued.
     pub look_only: bool,
 }
@@ -60,23 +62,24 @@ const READS_MAX: u32 = 4;
 /// As long as a recovery waits for its last sync.
 struct StoringAgain<'a> {
     context: &'a Context,
+    background: usize,
     bytes: u64,
 }
 
 impl StoringAgain<'_> {
-    fn new(context: &Context, bytes: u64) -> StoringAgain<'_> {
-        let load = &context.load;
-        load.storing_again.set(load.storing_again.get() + 1);
+    fn new<'a>(context: &'a Context, found: &Found, bytes: u64) -> StoringAgain<'a> {
+        let (load, background) = (&context.load, usize::from(found.in_background));
+        load.storing_again.set(load.storing_again.get() + background);
         load.storing_again_bytes.set(load.storing_again_bytes.get() + bytes);
         load.log_read.notify();
-        StoringAgain { context, bytes }
+        StoringAgain { context, background, bytes }
     }
 }
 
 impl Drop for StoringAgain<'_> {
     fn drop(&mut self) {
         let load = &self.context.load;
-        load.storing_again.set(load.storing_again.get() - 1);
+        load.storing_again.set(load.storing_again.get() - self.background);
         load.storing_again_bytes.set(load.storing_again_bytes.get() - self.bytes);
         load.log_read.notify();
     }
@@ -129,7 +132,8 @@ impl Vdisk {
         vdisk.stats.replayed_bytes.set(bytes);
         vdisk.start();
         if stored < frames.len() {
-            let _waits = StoringAgain::new(&context, frames[stored..].iter().map(Replayed::len).sum());
+            let bytes = frames[stored..].iter().map(Replayed::len).sum();
+            let _waits = StoringAgain::new(&context, &found, bytes);
             if let Err(error) = vdisk.flush_through(end).await {
                 // It stays as it is: readable, and tried again before anything else is written.
                 tracing::warn!(vdisk = %id, %error, "the unsynced end of the log could not be written once more yet");

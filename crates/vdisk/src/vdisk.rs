@@ -66,8 +66,8 @@ pub struct Load {
     pub map_stuck: Cell<bool>,
     /// Rung when a sum passes its limit.
     pub over_limit: Notify,
-    /// Recoveries that have read their log and wait until its end is stored once more, and the bytes of these ends. They
-    /// share their syncs, and the disk has time for others to read.
+    /// Recoveries in the background that have read their log and wait until its end is stored once more, and the bytes of all
+    /// such ends. They share their syncs, and the disk has time for others to read.
     pub storing_again: Cell<usize>,
     pub storing_again_bytes: Cell<u64>,
     /// Rung when one begins to wait, and when it ends.

@@ -7,7 +7,8 @@ use base::units::{BLOCK, KIB, MIB};
 use bytes::Bytes;
 use sim::disk::{Crash, InFlight, Survival};
 use sim::rng::Rng;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use vdisk::Vdisk;
 
@@ -283,4 +284,50 @@ fn a_flush_does_not_wait_for_large_writes_that_came_later() {
     machine.lose_power();
     machine.open();
     assert_eq!(machine.read(&machine.vdisk(), 0), 1);
+}
+
+/// Four logs are read at a time that nobody has asked for. Those that wait for their sync make room for others of them, and
+/// of those only: what a client waits for is read beside four.
+#[test]
+fn what_clients_wait_for_is_read_beside_four_others() {
+    let machine = Machine::new();
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
+    let ids: Vec<_> = names.into_iter().map(|name| machine.create(name, MIB).id).collect();
+    for id in &ids {
+        machine.write(&machine.vdisk_by_id(*id).expect("open"), 0, 1);
+    }
+    machine.kill();
+    let (background, asked) = ids.split_at(8);
+    let groups = machine.groups();
+    let places: Vec<_> = groups.iter().map(|placed| (placed.header.vdisk, placed.file.clone(), placed.start)).collect();
+    let shard = machine.begin();
+    let (size, slow, seen) =
+        (u64::from(machine.config.pool.group_size), background.to_vec(), Rc::new(RefCell::new(BTreeSet::new())));
+    let read = seen.clone();
+    machine.tap.set_rule(move |o| {
+        let holds =
+            |(_, file, start): &&(_, String, u64)| *o.file == **file && (*start..start + size).contains(&o.offset);
+        let of = places.iter().find(holds).map(|(vdisk, ..)| *vdisk);
+        match (o.verb, of.filter(|of| slow.contains(of))) {
+            (Verb::Read, Some(of)) => {
+                read.borrow_mut().insert(of);
+                Fate::Waits
+            }
+            (Verb::Sync, _) => Fate::Waits,
+            _ => Fate::Happens,
+        }
+    });
+    for id in asked.iter().copied() {
+        let shard = shard.clone();
+        machine.spawn(async move { drop(shard.vdisk(id).await) });
+    }
+    machine.idle(WAIT_NS / 2);
+    assert!(
+        shard.context.load.storing_again_bytes.get() > 0,
+        "those that were asked for are read, and wait for their sync"
+    );
+    assert!((1..=4).contains(&seen.borrow().len()), "{:?} of {background:?}", seen.borrow());
+    machine.idle(100 * WAIT_NS);
+    assert_eq!(shard.summary().to_recover, 0);
+    assert_eq!(shard.open_vdisks().len(), 17);
 }

@@ -153,7 +153,16 @@ impl Machine {
         self.run(async move { clock.sleep(ns).await });
     }
 
+    /// It goes on recovering.
+    pub fn begin(&self) -> Rc<Shard> {
+        self.try_open_until(|_| true).expect("no rule lets the machine die here").expect("a good disk")
+    }
+
     pub fn try_open(&self) -> Option<node::Result<Rc<Shard>>> {
+        self.try_open_until(|shard| shard.summary().to_recover == 0)
+    }
+
+    fn try_open_until(&self, is_enough: fn(&Shard) -> bool) -> Option<node::Result<Rc<Shard>>> {
         assert!(self.shard.borrow().is_none(), "it is open");
         let (world, disk, config) = (self.world(), self.mount(), self.config.clone());
         let store = Rc::new(TapStore { inner: self.store.borrow().clone(), tap: self.tap.clone() });
@@ -161,7 +170,7 @@ impl Machine {
         let clock = world.clock.clone();
         let opened = self.attempt(async move {
             let shard = Shard::open(world, disk, store, cache, config, Rc::new(|_, _| {})).await?;
-            while shard.summary().to_recover > 0 {
+            while !is_enough(&shard) {
                 clock.sleep(1_000_000).await;
             }
             Ok(shard)
