@@ -3,9 +3,11 @@
 pub mod group;
 pub mod rewind;
 pub mod schedule;
+pub mod snapshot;
 pub mod vm;
 
 use self::rewind::{MomentFlags, RewindFlags};
+use self::snapshot::{SnapshotArgs, SnapshotDeleteArgs};
 use super::image::Format;
 use super::output;
 use crate::config::{OnOff, UpFlags};
@@ -209,9 +211,8 @@ pub enum Vdisk {
     },
     /// Take a snapshot of a vDisk, also while it is written: one small write, whatever the size
     Snapshot {
-        name: String,
-        /// Name of the snapshot
-        snapshot: String,
+        #[command(flatten)]
+        of: SnapshotArgs,
         #[command(flatten)]
         moment: MomentFlags,
     },
@@ -235,12 +236,8 @@ pub enum Vdisk {
     Snapshots { name: String },
     /// Delete a snapshot; clones of it stay, its space comes back in the background
     SnapshotDelete {
-        name: String,
-        /// Name of the snapshot
-        snapshot: String,
-        /// Disconnect who reads it first
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        delete: SnapshotDeleteArgs,
     },
     /// Count what a vDisk and its snapshots take on disk: alone, and shared with others
     #[command(after_help = "ALONE is what deleting that one would free; SHARED is what others need as well.")]

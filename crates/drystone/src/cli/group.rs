@@ -1,6 +1,7 @@
 //! `drystone group`: one request each, and a table or JSON of what came back.
 
 use super::args::group::Group;
+use super::args::snapshot::{SnapshotArgs, SnapshotDeleteArgs};
 use super::client::Client;
 use super::output::{Printer, columns, pairs, time};
 use super::vdisk::Deleted;
@@ -26,14 +27,14 @@ pub fn run(verb: Group, client: &Client, printer: &Printer) -> Result<()> {
             client.delete_group(&name)?;
             printer.print(&Deleted { deleted: name }, gone)
         }
-        Group::Snapshot { name, snapshot } => {
+        Group::Snapshot { of: SnapshotArgs { name, snapshot } } => {
             let taken = client.create_group_snapshot(&name, snapshot)?;
             printer.print(&taken, |taken| format!("took {} of {} VMs\n", taken.name, taken.vms.len()))
         }
         Group::Snapshots { name } => {
             printer.print(&client.group_snapshots(&name)?, |taken| snapshots_table(&name, taken))
         }
-        Group::SnapshotDelete { name, snapshot, force } => {
+        Group::SnapshotDelete { delete: SnapshotDeleteArgs { of: SnapshotArgs { name, snapshot }, force } } => {
             client.delete_group_snapshot(&name, &snapshot, force)?;
             printer.print(&Deleted { deleted: format!("{name}@{snapshot}") }, gone)
         }

@@ -1,5 +1,6 @@
 //! `drystone vdisk` on snapshots: take, list, delete, clone, roll back, compare.
 
+use super::args::snapshot::{SnapshotArgs, SnapshotDeleteArgs};
 use super::client::Client;
 use super::output::{Printer, columns, time};
 use super::vdisk::Deleted;
@@ -15,8 +16,9 @@ pub fn list(client: &Client, printer: &Printer, name: &str) -> Result<()> {
     printer.print(&client.snapshots(name)?, |snapshots| table(name, snapshots))
 }
 
-pub fn delete(client: &Client, printer: &Printer, name: &str, snapshot: &str, force: bool) -> Result<()> {
-    client.delete_snapshot(name, snapshot, force)?;
+pub fn delete(client: &Client, printer: &Printer, delete: SnapshotDeleteArgs) -> Result<()> {
+    let SnapshotDeleteArgs { of: SnapshotArgs { name, snapshot }, force } = delete;
+    client.delete_snapshot(&name, &snapshot, force)?;
     let deleted = Deleted { deleted: format!("{name}@{snapshot}") };
     printer.print(&deleted, |gone| format!("deleted {}\n", gone.deleted))
 }

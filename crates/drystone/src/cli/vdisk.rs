@@ -1,6 +1,7 @@
 //! `drystone vdisk`: one request each, and a table or JSON of what came back.
 
 use super::args::Vdisk;
+use super::args::snapshot::SnapshotArgs;
 use super::client::Client;
 use super::image::Options;
 use super::output::{Printer, columns, pairs, time};
@@ -51,14 +52,14 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
             client.delete(&name, DeleteVdisk { force, snapshots })?;
             printer.print(&Deleted { deleted: name }, |gone| format!("deleted {}\n", gone.deleted))
         }
-        Vdisk::Snapshot { name, snapshot, moment } => match moment.moment() {
+        Vdisk::Snapshot { of: SnapshotArgs { name, snapshot }, moment } => match moment.moment() {
             Some(moment) => rewind::snapshot(client, printer, &name, snapshot, moment),
             None => snapshots::take(client, printer, &name, snapshot),
         },
         Vdisk::History { name, from, to } => rewind::history(client, printer, &name, from.as_deref(), to.as_deref()),
         Vdisk::Snapshots { name } => snapshots::list(client, printer, &name),
         Vdisk::Space { name } => snapshots::space(client, printer, &name),
-        Vdisk::SnapshotDelete { name, snapshot, force } => snapshots::delete(client, printer, &name, &snapshot, force),
+        Vdisk::SnapshotDelete { delete } => snapshots::delete(client, printer, delete),
         Vdisk::Clone { source, new, moment } => match moment.moment() {
             Some(moment) => rewind::make_clones(client, printer, &source, new, moment),
             None => snapshots::make_clones(client, printer, &source, new),

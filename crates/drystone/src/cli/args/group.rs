@@ -1,5 +1,6 @@
 //! `drystone group`: its commands, flags and help texts.
 
+use super::snapshot::{SnapshotArgs, SnapshotDeleteArgs};
 use clap::Subcommand;
 
 #[derive(Subcommand, Debug)]
@@ -25,20 +26,15 @@ pub enum Group {
     Delete { name: String },
     /// Take a snapshot of all vDisks of all VMs of a group at one instant, also while they are written
     Snapshot {
-        name: String,
-        /// Name of the snapshot
-        snapshot: String,
+        #[command(flatten)]
+        of: SnapshotArgs,
     },
     /// List the snapshots of a group, the oldest first
     Snapshots { name: String },
     /// Delete a snapshot of a group, all of it
     SnapshotDelete {
-        name: String,
-        /// Name of the snapshot
-        snapshot: String,
-        /// Disconnect who reads it first
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        delete: SnapshotDeleteArgs,
     },
     /// Make a snapshot what is there now, on all VMs; what it replaces is kept as the snapshot before-rollback-TIME
     #[command(
