@@ -20,7 +20,7 @@ use utoipa::{Modify, OpenApi};
         rewind::set, rewind::switch_off, rewind::history, rewind::snapshot, rewind::make_clones, rewind::roll_back,
         rewind::make_vm_clones, rewind::roll_vm_back,
         vms::list, vms::create, vms::show, vms::patch, vms::delete, vms::attach, vms::detach, vms::snapshots, vms::snapshot,
-        vms::delete_snapshot, vms::make_clones, vms::roll_back,
+        vms::delete_snapshot, vms::make_clones, vms::roll_back, vms::abort_rollback,
         groups::create, groups::list, groups::show, groups::delete, groups::add, groups::remove, groups::snapshots,
         groups::snapshot, groups::delete_snapshot, groups::roll_back,
         schedules::create, schedules::list, schedules::show, schedules::patch, schedules::delete,

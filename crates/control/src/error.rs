@@ -118,6 +118,45 @@ impl Error {
         Error::new(Kind::Busy, text)
     }
 
+    pub fn rollback_pending(vdisk: &str) -> Self {
+        let text = format!(
+            "vDisk {vdisk:?} is in a rollback that is not complete and is tried again; `drystone status` says what is in the way"
+        );
+        Error::new(Kind::Unavailable, text)
+    }
+
+    pub fn no_rollback(vm: &str) -> Self {
+        Error::new(
+            Kind::NotFound,
+            format!("VM {vm:?} has no rollback that is not complete; `drystone status` tells of each"),
+        )
+    }
+
+    /// Of a snapshot that something on record has to be made from.
+    pub fn snapshot_needed(name: &str, what: &str) -> Self {
+        let text = format!(
+            "snapshot {name:?} is needed for {what}; it can be deleted when that is complete (`drystone status` says what is \
+             in the way)"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
+    pub fn vdisk_needed(vdisk: &str, what: &str) -> Self {
+        let text = format!(
+            "vDisk {vdisk:?} is needed for {what}; it can be deleted when that is complete (`drystone status` says what is \
+             in the way)"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
+    /// Of a snapshot of several vDisks.
+    pub fn set_not_gone(name: &str, error: &Error) -> Self {
+        let text = format!(
+            "snapshot {name:?} is not there any more for anybody, but not all of it is gone: {error}; that is tried again"
+        );
+        Error::new(error.kind, text)
+    }
+
     pub fn no_vm(name: &str) -> Self {
         Error::new(Kind::NotFound, format!("there is no VM {name:?}; `drystone vm list` shows those there are"))
     }
@@ -146,6 +185,14 @@ impl Error {
         let text =
             format!("group {group:?} has no snapshot {name:?}; `drystone group snapshots {group}` shows those it has");
         Error::new(Kind::NotFound, text)
+    }
+
+    pub fn group_snapshot_exists(group: &str, name: &str) -> Self {
+        let text = format!(
+            "group {group:?} has a snapshot {name:?} already; choose another name, or delete that one first \
+             (`drystone group snapshot-delete {group} {name}`)"
+        );
+        Error::new(Kind::Exists, text)
     }
 
     /// Of the snapshot of a VM.

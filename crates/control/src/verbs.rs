@@ -177,6 +177,10 @@ pub trait VmControl: Send + Sync {
     /// What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected, `Kind::Invalid` if the VM
     /// has other vDisks now.
     fn roll_back_vm<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmRolledBack>;
+
+    /// Gives up a rollback that was cut short and cannot be completed, of all that it is of: what was rolled back stays so, the
+    /// rest stays as it was. `Kind::NotFound` if there is none.
+    fn abort_rollback<'a>(&'a self, name: &'a str) -> ControlFuture<'a, VmInfo>;
 }
 
 /// The verbs on consistency groups: VMs of which snapshots are taken at one instant. An unknown name is `Kind::NotFound`.

@@ -12,6 +12,7 @@ mod groups;
 mod health;
 mod iscsi;
 mod layout;
+mod pending;
 mod recover;
 mod recover_vms;
 mod remote;
@@ -33,3 +34,6 @@ mod vms;
 
 pub use recover::recover;
 pub use start::start;
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,27 @@ pub struct ScheduledSnapshot {
 impl ScheduleRecord {
     const KIND: u8 = 11;
 
+    /// One that has taken nothing yet.
+    pub fn new(
+        name: impl Into<String>,
+        created_wall_ns: u64,
+        target: ScheduleTarget,
+        rules: Vec<ScheduleRule>,
+    ) -> ScheduleRecord {
+        ScheduleRecord {
+            name: name.into(),
+            created_wall_ns,
+            serial: 1,
+            target,
+            paused: false,
+            rules,
+            last_success_wall_ns: 0,
+            last_period: None,
+            taking: None,
+            taken: Vec::new(),
+        }
+    }
+
     /// Names and numbers are limited where they come in.
     pub fn encode(&self) -> Bytes {
         let mut w = begin(Self::KIND);
@@ -99,7 +120,10 @@ impl ScheduleRecord {
 
     /// As if it had taken nothing yet.
     pub fn as_made(&self) -> ScheduleRecord {
-        ScheduleRecord { last_success_wall_ns: 0, last_period: None, taking: None, taken: Vec::new(), ..self.clone() }
+        // Field by field, so that what it took is not copied first.
+        let made =
+            ScheduleRecord::new(self.name.clone(), self.created_wall_ns, self.target.clone(), self.rules.clone());
+        ScheduleRecord { serial: self.serial, paused: self.paused, ..made }
     }
 
     /// `Corrupt` if the bytes are damaged, `UnsupportedFormat` if a newer build wrote them.
@@ -198,16 +222,13 @@ mod tests {
 
     fn record(target: ScheduleTarget) -> ScheduleRecord {
         ScheduleRecord {
-            name: "n".into(),
-            created_wall_ns: 0x1122,
             serial: 3,
-            target,
             paused: true,
-            rules: vec![ScheduleRule { every_seconds: 3600, keep: 24 }],
             last_success_wall_ns: 5,
             last_period: Some(7),
             taking: Some("t".into()),
             taken: vec![ScheduledSnapshot { id: SnapshotId::new(7, 10), name: "s".into(), unix_seconds: 9 }],
+            ..ScheduleRecord::new("n", 0x1122, target, vec![ScheduleRule { every_seconds: 3600, keep: 24 }])
         }
     }
 

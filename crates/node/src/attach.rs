@@ -9,6 +9,10 @@ use std::rc::Rc;
 use world::LocalFuture;
 use world::local::{OneshotSender, oneshot};
 
+/// How long a rollback waits for requests of those who are not connected, ns: 5 s, in steps of 1 ms. Each is one block request.
+const IDLE_WAIT_NS: u64 = 5_000_000_000;
+const IDLE_STEP_NS: u64 = 1_000_000;
+
 /// By vDisk and number of the connection; sending asks the connection to end.
 type Open = Rc<RefCell<BTreeMap<(VdiskId, u64), OneshotSender<()>>>>;
 
@@ -67,10 +71,45 @@ impl Shard {
     pub async fn attach(self: &Rc<Self>, id: VdiskId) -> Result<Attachment> {
         let vdisk = self.vdisk(id).await?;
         self.check_not_leaving(id)?;
-        if self.rolling_back.borrow().contains(&id) {
+        if self.rolling_back.borrow().contains(&id) || self.is_held(id) {
             return Err(Error::new(Kind::Busy, "the vDisk is being rolled back; try again"));
         }
         Ok(self.attachment(id, vdisk.device()))
+    }
+
+    /// Nobody connects to them from here on, until [`Shard::let_in`]. Who is connected stays.
+    pub fn hold(&self, vdisks: &[VdiskId]) {
+        self.held.borrow_mut().extend(vdisks);
+    }
+
+    pub fn let_in(&self, vdisks: &[VdiskId]) {
+        let mut held = self.held.borrow_mut();
+        vdisks.iter().for_each(|id| _ = held.remove(id));
+    }
+
+    pub fn is_held(&self, id: VdiskId) -> bool {
+        self.held.borrow().contains(&id)
+    }
+
+    /// Of a vDisk that is held: what was acknowledged before it completes is all that will be. `Busy` while somebody is connected.
+    pub async fn until_idle(self: &Rc<Self>, id: VdiskId) -> Result<()> {
+        let vdisk = self.vdisk(id).await?;
+        let mut waited_ns = 0;
+        loop {
+            let count = self.attachments.count(id);
+            if count > 0 {
+                return Err(Error::new(Kind::Busy, format!("{count} clients are connected")));
+            }
+            // Of others than clients, who are not connected while they ask.
+            if vdisk.stats.in_flight.get() == 0 {
+                return Ok(());
+            }
+            if waited_ns >= IDLE_WAIT_NS {
+                return Err(Error::new(Kind::Busy, "requests are still under way after 5 s; try again"));
+            }
+            self.context.world.clock.sleep(IDLE_STEP_NS).await;
+            waited_ns += IDLE_STEP_NS;
+        }
     }
 
     pub(crate) fn check_not_leaving(&self, id: VdiskId) -> Result<()> {

@@ -119,6 +119,7 @@ impl Shard {
             views: Default::default(),
             leaving: Default::default(),
             rolling_back: Default::default(),
+            held: Default::default(),
             paused: Default::default(),
             hold_times: Default::default(),
             listener,

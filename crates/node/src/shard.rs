@@ -63,6 +63,8 @@ pub struct Shard {
     pub(crate) leaving: RefCell<BTreeSet<VdiskId>>,
     /// vDisks to which nobody may connect before they are rolled back.
     pub(crate) rolling_back: RefCell<BTreeSet<VdiskId>>,
+    /// vDisks that others than this shard want nobody to connect to.
+    pub(crate) held: RefCell<BTreeSet<VdiskId>>,
     /// vDisks that are about to be cut, by set.
     pub(crate) paused: RefCell<BTreeMap<SnapshotId, Vec<Pending>>>,
     pub(crate) hold_times: Cell<HoldTimes>,

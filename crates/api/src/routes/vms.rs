@@ -234,3 +234,15 @@ pub(crate) async fn roll_back(
     let RollBack { snapshot } = body::json(&api, request).await?;
     Ok(Json(api.control.vms().roll_back_vm(&name, &snapshot).await?))
 }
+
+/// Gives up a rollback that was cut short and cannot be completed, also that of a group: what was rolled back stays so, the
+/// rest stays as it was. Clients can connect again. A snapshot `before-rollback-TIME` has what was there before.
+#[utoipa::path(delete, path = "/api/v1/vms/{name}/rollback", tag = "vms", params(("name" = String, Path)), responses(
+    (status = 200, description = "The VM as it is now", body = VmInfo),
+    (status = 404, description = "No such VM, or no such rollback", body = Problem, content_type = "application/problem+json"),
+    (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn abort_rollback(State(api): State<Api>, name: Name) -> Result<Json<VmInfo>, Problem> {
+    let Path(name) = name?;
+    Ok(Json(api.control.vms().abort_rollback(&name).await?))
+}

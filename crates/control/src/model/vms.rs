@@ -373,4 +373,9 @@ impl VmControl for Model {
     fn roll_back_vm<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmRolledBack> {
         ready(self.lock().roll_back_vm(name, snapshot))
     }
+
+    /// Here none is ever cut short.
+    fn abort_rollback<'a>(&'a self, name: &'a str) -> ControlFuture<'a, VmInfo> {
+        ready(self.lock().vm(name).and_then(|_| Err(Error::no_rollback(name))))
+    }
 }

@@ -8,6 +8,19 @@ pub const GROUP_VMS_MAX: usize = 64;
 /// Groups that one VM is in; their names are in every copy of its record.
 pub const GROUPS_OF_VM_MAX: usize = 8;
 
+/// vDisks of all VMs of one group: each snapshot of it names them all in the log of each of them, and in every checkpoint while
+/// it is kept. With 512 that a schedule keeps these are 1 MiB; twice as many vDisks would double that.
+pub const GROUP_VDISKS_MAX: usize = 256;
+
+pub fn check_group_vdisks(group: &str, vdisks: usize) -> Result<()> {
+    if vdisks <= GROUP_VDISKS_MAX {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "the VMs of group {group:?} would have {vdisks} vDisks; those of a group have at most {GROUP_VDISKS_MAX} together"
+    )))
+}
+
 pub fn check_create(create: &CreateVmGroup) -> Result<()> {
     check_name(&create.name)
         .map_err(|error| Error::invalid(error.message.replace("the name of a vDisk", "the name of a group")))?;

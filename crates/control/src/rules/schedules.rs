@@ -19,6 +19,9 @@ pub const SCHEDULES_OF_TARGET_MAX: usize = 8;
 pub const RULES_MAX: usize = 8;
 /// Snapshots that one schedule keeps: half of what a vDisk may have, so that there is room for others.
 pub const KEEP_MAX: u32 = 512;
+/// Snapshots that one schedule may have, those among them that cannot be deleted for the moment: so many fit into its record,
+/// with the longest names.
+pub const TAKEN_MAX: usize = 640;
 /// The longest period: a leap year.
 pub const EVERY_SECONDS_MAX: u32 = 366 * DAY;
 const DAY: u32 = 86_400;
@@ -87,6 +90,14 @@ pub fn check_schedules_of_target(count: usize) -> Result<()> {
     Err(Error::invalid(format!(
         "it has {count} schedules, the most that there may be of one vDisk, VM or group; one schedule may have several rules"
     )))
+}
+
+/// Room for one more in the schedule's record.
+pub fn check_taken_count(count: usize) -> Result<()> {
+    if count < TAKEN_MAX {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("it has {count} snapshots and takes no more, as old ones are not deleted")))
 }
 
 /// A snapshot that a schedule took.

@@ -10,7 +10,8 @@ pub const SEPARATOR: char = '@';
 /// Clones made by one call: twice the boot storm of a large classroom. Their names fit into one request, their records into
 /// one transaction of the metadata store.
 pub const CLONES_MAX: usize = 1_000;
-/// Snapshots of one vDisk: each is some 60 bytes in every checkpoint of it, and one is a line in listings.
+/// Snapshots of one vDisk: each is some 60 bytes in every checkpoint of it, and 8 for each vDisk of the set that it is a part of
+/// ([`super::groups::GROUP_VDISKS_MAX`]); one is a line in listings.
 pub const SNAPSHOTS_MAX: usize = 1_024;
 /// Ranges on one page of a comparison: some 50 bytes of JSON each.
 pub const CHANGES_LIMIT_MAX: u32 = 10_000;

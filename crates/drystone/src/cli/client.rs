@@ -297,6 +297,10 @@ impl Client {
         self.json(Method::POST, &vm(name, "/rollback"), &RollBack { snapshot })
     }
 
+    pub fn abort_rollback(&self, name: &str) -> Result<VmInfo> {
+        parse(self.send(Method::DELETE, &vm(name, "/rollback"), None, &[])?)
+    }
+
     pub fn iscsi_targets(&self) -> Result<Vec<IscsiTarget>> {
         self.get("/iscsi/targets")
     }

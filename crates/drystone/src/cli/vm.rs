@@ -1,5 +1,6 @@
 //! `drystone vm`: one request each, and a table or JSON of what came back.
 
+use super::args::snapshot::{SnapshotArgs, SnapshotDeleteArgs};
 use super::args::vm::Vm;
 use super::client::Client;
 use super::image::Options;
@@ -44,12 +45,12 @@ pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
             client.delete_vm(&name, DeleteVm { force, snapshots, keep_vdisks })?;
             printer.print(&Deleted { deleted: name }, |gone| format!("deleted {}\n", gone.deleted))
         }
-        Vm::Snapshot { name, snapshot } => {
+        Vm::Snapshot { of: SnapshotArgs { name, snapshot } } => {
             let taken = client.create_vm_snapshot(&name, snapshot)?;
             printer.print(&taken, |taken| format!("took {}@{}\n", taken.vm, taken.name))
         }
         Vm::Snapshots { name } => printer.print(&client.vm_snapshots(&name)?, |taken| snapshots_table(&name, taken)),
-        Vm::SnapshotDelete { name, snapshot, force } => {
+        Vm::SnapshotDelete { delete: SnapshotDeleteArgs { of: SnapshotArgs { name, snapshot }, force } } => {
             client.delete_vm_snapshot(&name, &snapshot, force)?;
             let deleted = Deleted { deleted: format!("{name}@{snapshot}") };
             printer.print(&deleted, |gone| format!("deleted {}\n", gone.deleted))
@@ -62,6 +63,7 @@ pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
         Vm::Export { source, folder, format } => vm_images::export(client, printer, &source, &folder, format),
         Vm::Restore { folders, name } => vm_backup::restore(client, printer, &folders, &name),
         Vm::Clone { source, new, at } => make_clones(client, printer, &source, new, at),
+        Vm::RollbackAbort { name } => abort_rollback(client, printer, &name),
         Vm::Rollback { name, snapshot, at } => {
             let text =
                 format!("{name} is as it was at {}", at.as_ref().or(snapshot.as_ref()).map_or("", String::as_str));
@@ -72,6 +74,15 @@ pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
             printer.print(&done, |done| format!("{text}; what was there before is {name}@{}\n", done.kept.name))
         }
     }
+}
+
+fn abort_rollback(client: &Client, printer: &Printer, name: &str) -> Result<()> {
+    printer.print(&client.abort_rollback(name)?, |info| {
+        format!(
+            "the rollback of {} is given up; see which of its vDisks were rolled back before you start it\n",
+            info.name
+        )
+    })
 }
 
 fn make_clones(client: &Client, printer: &Printer, source: &str, names: Vec<String>, at: Option<String>) -> Result<()> {

@@ -103,8 +103,8 @@ impl Directory {
         }
     }
 
-    pub fn hold(&self, vdisks: &[(VdiskId, SnapshotId)], held: bool) {
-        for listed in self.lock().values_mut().filter(|listed| vdisks.iter().any(|(id, _)| *id == listed.id)) {
+    pub fn hold(&self, vdisks: &[VdiskId], held: bool) {
+        for listed in self.lock().values_mut().filter(|listed| vdisks.contains(&listed.id)) {
             listed.held = held;
         }
     }

@@ -4,6 +4,7 @@
 use super::sets::members_of;
 use super::snapshots::now_unix_ms;
 use super::verbs::Verbs;
+use super::vm_copies::Kept;
 use base::VdiskId;
 use control::rules::groups as rules;
 use control::rules::snapshots as names;
@@ -51,7 +52,13 @@ impl Verbs {
         }
     }
 
-    /// One transaction takes effect on all of them.
+    /// The group has a snapshot of this name, or one of its VMs or of their vDisks has.
+    pub(super) fn is_taken_in(&self, group: &str, snapshot: &str) -> bool {
+        let vms = self.vms_of_group(group).unwrap_or_default();
+        self.find_group_set(group, snapshot).is_ok() || vms.iter().any(|vm| self.is_taken(vm, snapshot))
+    }
+
+    /// Takes effect by one transaction.
     async fn change_groups(&self, vms: Vec<VmRecord>, sets: Vec<SetRecord>) -> Result<()> {
         let vms: Vec<VmRecord> = vms.into_iter().map(|vm| VmRecord { serial: vm.serial + 1, ..vm }).collect();
         let all = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
@@ -69,7 +76,10 @@ impl Verbs {
             return Err(Error::vm_group_exists(&create.name));
         }
         let vms = create.vms.iter().map(|vm| joined(self.find_vm(vm)?, &create.name)).collect::<Result<Vec<_>>>()?;
-        self.change_groups(vms, Vec::new()).await?;
+        rules::check_group_vdisks(&create.name, vdisk_count(&vms))?;
+        // Those of an earlier group of this name, which went with its last VM.
+        let sets = without_group(self.vms.sets_of_group(&create.name));
+        self.change_groups(vms, sets).await?;
         self.group_info(&create.name)
     }
 
@@ -79,9 +89,18 @@ impl Verbs {
         let vm = self.find_vm(vm)?;
         if !is_in(&vm, name) {
             rules::check_group_size(name, members.len() + 1)?;
+            rules::check_group_vdisks(name, vdisk_count(&members) + vm.vdisks.len())?;
             self.change_groups(vec![joined(vm, name)?], Vec::new()).await?;
         }
         self.group_info(name)
+    }
+
+    /// A vDisk of this VM.
+    pub(super) fn check_groups_take_one_more(&self, vm: &VmRecord) -> Result<()> {
+        vm.groups.iter().try_for_each(|group| {
+            let vdisks = vdisk_count(&self.vms_of_group(group).unwrap_or_default());
+            rules::check_group_vdisks(group, vdisks + 1)
+        })
     }
 
     async fn remove_from(&self, name: &str, vm: &str) -> Result<VmGroupInfo> {
@@ -95,8 +114,7 @@ impl Verbs {
     async fn delete_group_of(&self, name: &str) -> Result<()> {
         let _one = self.changing.lock().await;
         let vms = self.vms_of_group(name)?.into_iter().map(|vm| left(vm, name)).collect();
-        let sets = self.vms.sets_of_group(name).into_iter().map(|set| SetRecord { group: None, ..set }).collect();
-        self.change_groups(vms, sets).await
+        self.change_groups(vms, without_group(self.vms.sets_of_group(name))).await
     }
 
     /// Those that have something to take a snapshot of. The caller holds the turn.
@@ -105,6 +123,12 @@ impl Verbs {
         let vms: Vec<VmRecord> = all.iter().filter(|vm| !vm.vdisks.is_empty()).cloned().collect();
         if let (true, Some(vm)) = (vms.is_empty(), all.first()) {
             return Err(Error::has_no_vdisks(&vm.name));
+        }
+        // It may have grown so large in an earlier build.
+        rules::check_group_vdisks(name, vdisk_count(&vms))?;
+        // A VM that has left may have had it, so that none that is here does.
+        if self.find_group_set(name, snapshot).is_ok() {
+            return Err(Error::group_snapshot_exists(name, snapshot));
         }
         vms.iter().try_for_each(|vm| self.check_new_set(vm, snapshot))?;
         Ok(vms)
@@ -124,7 +148,7 @@ impl Verbs {
         if !force {
             self.check_unread(&set).await?;
         }
-        self.delete_set(&set).await
+        self.delete_set(&set, force).await
     }
 
     /// The rollback of all VMs is one record, under the first one's id.
@@ -142,13 +166,12 @@ impl Verbs {
         for vm in &vms {
             self.check_can_roll_back(vm, &set).await?;
         }
-        let taken = |kept: &str| vms.iter().any(|vm| self.is_taken(vm, kept));
-        let kept = names::kept_name(now_unix_ms(), taken);
+        let kept = names::kept_name(now_unix_ms(), |kept| self.is_taken_in(name, kept));
         vms.iter().try_for_each(|vm| self.check_new_set(vm, &kept))?;
-        let kept = self.take_set(&kept, Some(name.to_string()), &vms).await?;
         let steps = vms.iter().flat_map(|vm| members_of(vm, &set)).map(|member| (member.vdisk, member.snapshot));
         let rollback = RollbackRecord { vm: first.id, steps: steps.collect() };
-        self.put_back(&format!("group {name:?}"), &rollback, &kept).await?;
+        let kept = Kept { name: kept, group: Some(name.to_string()), vms: &vms };
+        let kept = self.put_back(&format!("group {name:?}"), &rollback, kept).await?;
         Ok(GroupRolledBack {
             vms: vms.iter().map(|vm| self.vm_info(vm)).collect(),
             kept: self.group_set_info(name, &kept),
@@ -164,10 +187,18 @@ impl Verbs {
         self.check_stopped(vm).await
     }
 
-    /// It is no template, and nobody uses it.
+    /// It is no template, nobody uses it, and it is not in the middle of another rollback: that would be carried out over what
+    /// is written later.
     pub(super) async fn check_stopped(&self, vm: &VmRecord) -> Result<()> {
         if vm.template {
             return Err(Error::is_template(&vm.name));
+        }
+        for member in &vm.vdisks {
+            if let (Some(_), Some((vdisk, _))) =
+                (self.vms.rollback_of(member.vdisk), self.directory.find_id(member.vdisk))
+            {
+                return Err(Error::rollback_pending(&vdisk));
+            }
         }
         for (vdisk, (read_only, connections)) in
             self.look_at_vdisks(vm, |summary| (summary.record.read_only, summary.connections)).await?
@@ -185,6 +216,14 @@ impl Verbs {
 
 pub(super) fn is_in(vm: &VmRecord, group: &str) -> bool {
     vm.groups.iter().any(|name| name == group)
+}
+
+fn vdisk_count(vms: &[VmRecord]) -> usize {
+    vms.iter().map(|vm| vm.vdisks.len()).sum()
+}
+
+fn without_group(sets: Vec<SetRecord>) -> Vec<SetRecord> {
+    sets.into_iter().map(|set| SetRecord { group: None, ..set }).collect()
 }
 
 fn joined(vm: VmRecord, group: &str) -> Result<VmRecord> {

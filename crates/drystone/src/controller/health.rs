@@ -67,6 +67,7 @@ impl Verbs {
                 reasons.push(format!("shard {number}: {count} reads met bytes that fail their checksum"));
             }
         }
+        reasons.extend(self.vms.pending_troubles());
         reasons.extend(self.schedule_troubles());
         let recovering: usize = reports.iter().map(|report| report.summary.to_recover).sum();
         match (reasons.is_empty(), recovering) {

@@ -200,18 +200,7 @@ mod tests {
 
     #[test]
     fn schedules_need_what_they_are_of() {
-        let of = |name: &str, target: ScheduleTarget| ScheduleRecord {
-            name: name.into(),
-            created_wall_ns: 5,
-            serial: 1,
-            target,
-            paused: false,
-            rules: Vec::new(),
-            last_success_wall_ns: 0,
-            last_period: None,
-            taking: None,
-            taken: Vec::new(),
-        };
+        let of = |name: &str, target: ScheduleTarget| ScheduleRecord::new(name, 5, target, Vec::new());
         let mut found = all(vec![(11, Some(vm(1, "web", 1, &[11])), vec![]), (12, None, vec![])]);
         let schedules = vec![
             of("vdisk", ScheduleTarget::Vdisk(id(12))),

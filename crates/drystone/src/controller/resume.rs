@@ -34,7 +34,8 @@ async fn go_on(shard: u16, id: VdiskId, units: &Here) {
     let Some(shard) = here(shard) else { return };
     // One that cannot be opened is reported by the shard.
     let Ok(Some(saved)) = shard.note(id, NoteKind::Reservations).await else { return };
-    if !scsi::LogicalUnit::goes_on(&saved) {
+    // Of one that is being rolled back the content is another one soon; it goes on when somebody logs in.
+    if !scsi::LogicalUnit::goes_on(&saved) || shard.is_held(id) {
         return;
     }
     let woken = async {

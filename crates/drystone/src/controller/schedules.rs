@@ -9,12 +9,13 @@ pub(super) use scheduler::run;
 
 use super::sets::now_wall_ns;
 use super::verbs::Verbs;
+use base::SnapshotId;
 use control::rules::schedules::{self as rules, Attempts, Now, period, shortest};
 use control::{
     ControlFuture, CreateSchedule, Error, Result, ScheduleControl, ScheduleInfo, ScheduleMetrics, ScheduleRule,
     ScheduleState, ScheduleTarget,
 };
-use meta::{ScheduleRecord, Transaction, keys};
+use meta::{ScheduleRecord, ScheduledSnapshot, Transaction, keys};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -46,6 +47,15 @@ impl Schedule {
         Schedule { record, attempts, failures: 0, trouble: None }
     }
 
+    /// What an attempt that failed has left under the name that it was to have. If that cannot be told it is looked for again.
+    fn left_behind(&mut self, name: String, found: Result<Option<(SnapshotId, u64)>>) {
+        let Ok(found) = found else { return };
+        self.record.taking = None;
+        if let Some((id, created_wall_ns)) = found {
+            self.record.taken.push(ScheduledSnapshot { id, name, unix_seconds: created_wall_ns / 1_000_000_000 });
+        }
+    }
+
     fn rules(&self) -> Vec<ScheduleRule> {
         let rule = |rule: &meta::ScheduleRule| ScheduleRule { every_seconds: rule.every_seconds, keep: rule.keep };
         self.record.rules.iter().map(rule).collect()
@@ -65,9 +75,9 @@ impl Schedules {
         self.lock().get(name).cloned().ok_or_else(|| Error::no_schedule(name))
     }
 
-    /// In the order of names.
-    fn all(&self) -> Vec<Schedule> {
-        self.lock().values().cloned().collect()
+    /// In the order of names. What `of` takes of each is all that is copied: each may know 640 snapshots.
+    fn each<T>(&self, of: impl FnMut(&Schedule) -> T) -> Vec<T> {
+        self.lock().values().map(of).collect()
     }
 
     fn put(&self, schedule: Schedule) {
@@ -85,16 +95,14 @@ impl Verbs {
         match &record.target {
             meta::ScheduleTarget::Vdisk(id) => self.directory.find_id(*id).map(|(name, _)| ScheduleTarget::Vdisk(name)),
             meta::ScheduleTarget::Vm(id) => self.vms.find_id(*id).map(|vm| ScheduleTarget::Vm(vm.name)),
-            meta::ScheduleTarget::Group(name) => {
-                self.vms_of_group(name).ok().map(|_| ScheduleTarget::Group(name.clone()))
-            }
+            meta::ScheduleTarget::Group(name) => self.vms.has_group(name).then(|| ScheduleTarget::Group(name.clone())),
         }
     }
 
-    fn schedule_state(&self, schedule: &Schedule, target: Option<&ScheduleTarget>) -> ScheduleState {
+    fn schedule_state(&self, schedule: &Schedule, has_target: bool) -> ScheduleState {
         let now = period(shortest(&schedule.rules()), self.now().unix_seconds);
         match &schedule.trouble {
-            _ if target.is_none() => ScheduleState::WithoutTarget,
+            _ if !has_target => ScheduleState::WithoutTarget,
             _ if schedule.record.paused => ScheduleState::Paused,
             Some(reason) => ScheduleState::Failing { reason: reason.clone() },
             None if schedule.attempts.last_period == Some(now) => ScheduleState::Good,
@@ -108,7 +116,7 @@ impl Verbs {
         ScheduleInfo {
             name: record.name.clone(),
             rules: schedule.rules(),
-            state: self.schedule_state(schedule, target.as_ref()),
+            state: self.schedule_state(schedule, target.is_some()),
             target,
             created_unix_ms: record.created_wall_ns / 1_000_000,
             last_success_unix_ms: Some(record.last_success_wall_ns / 1_000_000).filter(|ms| *ms > 0),
@@ -119,28 +127,30 @@ impl Verbs {
 
     /// What is wrong with schedules, for people.
     pub(super) fn schedule_troubles(&self) -> Vec<String> {
-        let trouble = |info: ScheduleInfo| match info.state {
-            ScheduleState::Failing { reason } => Some(format!("schedule {}: {reason}", info.name)),
-            ScheduleState::WithoutTarget => {
-                Some(format!("schedule {}: what it takes snapshots of was deleted; delete it, too", info.name))
+        let troubles = self.schedules.each(|schedule| {
+            let name = &schedule.record.name;
+            match self.schedule_state(schedule, self.has_target(&schedule.record.target)) {
+                ScheduleState::Failing { reason } => Some(format!("schedule {name}: {reason}")),
+                ScheduleState::WithoutTarget => {
+                    Some(format!("schedule {name}: what it takes snapshots of was deleted; delete it, too"))
+                }
+                ScheduleState::Good | ScheduleState::Due | ScheduleState::Paused => None,
             }
-            ScheduleState::Good | ScheduleState::Due | ScheduleState::Paused => None,
-        };
-        self.schedules.all().iter().filter_map(|schedule| trouble(self.schedule_info(schedule))).collect()
+        });
+        troubles.into_iter().flatten().collect()
     }
 
     pub(super) fn schedule_metrics(&self) -> Vec<ScheduleMetrics> {
-        let metrics = |schedule: &Schedule| {
-            let info = self.schedule_info(schedule);
+        self.schedules.each(|schedule| {
+            let state = self.schedule_state(schedule, self.has_target(&schedule.record.target));
             ScheduleMetrics {
-                state: info.state.word().to_string(),
-                last_success_unix_seconds: info.last_success_unix_ms.unwrap_or(0) / 1000,
-                failures: info.failures,
-                snapshots: info.snapshots.len() as u32,
-                name: info.name,
+                state: state.word().to_string(),
+                last_success_unix_seconds: schedule.record.last_success_wall_ns / 1_000_000_000,
+                failures: schedule.failures,
+                snapshots: schedule.record.taken.len() as u32,
+                name: schedule.record.name.clone(),
             }
-        };
-        self.schedules.all().iter().map(metrics).collect()
+        })
     }
 
     async fn store_schedule(&self, schedule: &Schedule) -> Result<()> {
@@ -156,7 +166,7 @@ impl Verbs {
         if self.schedules.find(&create.name).is_ok() {
             return Err(Error::schedule_exists(&create.name));
         }
-        rules::check_schedule_count(self.schedules.all().len())?;
+        rules::check_schedule_count(self.schedules.lock().len())?;
         let target = match &create.target {
             ScheduleTarget::Vdisk(name) => meta::ScheduleTarget::Vdisk(self.find(name)?.id),
             ScheduleTarget::Vm(name) => meta::ScheduleTarget::Vm(self.find_vm(name)?.id),
@@ -165,21 +175,12 @@ impl Verbs {
                 meta::ScheduleTarget::Group(name.clone())
             }
         };
-        let of_target = self.schedules.all().iter().filter(|other| other.record.target == target).count();
+        let of_target = self.schedules.each(|other| other.record.target == target);
+        let of_target = of_target.into_iter().filter(|is_of_target| *is_of_target).count();
         rules::check_schedules_of_target(of_target)?;
         let rule = |rule: &ScheduleRule| meta::ScheduleRule { every_seconds: rule.every_seconds, keep: rule.keep };
-        let schedule = Schedule::new(ScheduleRecord {
-            name: create.name,
-            created_wall_ns: now_wall_ns(),
-            serial: 1,
-            target,
-            paused: false,
-            rules: create.rules.iter().map(rule).collect(),
-            last_success_wall_ns: 0,
-            last_period: None,
-            taking: None,
-            taken: Vec::new(),
-        });
+        let rules = create.rules.iter().map(rule).collect();
+        let schedule = Schedule::new(ScheduleRecord::new(create.name, now_wall_ns(), target, rules));
         self.store_schedule(&schedule).await?;
         let vdisks = self.vdisks_of_target(&schedule.record.target);
         self.note_schedules(Some(&vdisks)).await;
@@ -215,7 +216,7 @@ impl ScheduleControl for Verbs {
     }
 
     fn list_schedules(&self) -> ControlFuture<'_, Vec<ScheduleInfo>> {
-        Box::pin(async move { Ok(self.schedules.all().iter().map(|schedule| self.schedule_info(schedule)).collect()) })
+        Box::pin(async move { Ok(self.schedules.each(|schedule| self.schedule_info(schedule))) })
     }
 
     fn show_schedule<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ScheduleInfo> {
@@ -232,3 +233,6 @@ impl ScheduleControl for Verbs {
         self.to_its_end(|verbs| async move { verbs.remove_schedule(&name).await })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ pub(super) fn now_wall_ns() -> u64 {
 }
 
 /// Ids of one shard each.
-type ByShard = BTreeMap<u16, Vec<VdiskId>>;
+pub(super) type ByShard = BTreeMap<u16, Vec<VdiskId>>;
 
 impl Verbs {
     /// Durable when it completes.
@@ -81,7 +81,7 @@ impl Verbs {
         ids.await
     }
 
-    fn by_shard(&self, vdisks: impl Iterator<Item = VdiskId>) -> ByShard {
+    pub(super) fn by_shard(&self, vdisks: impl Iterator<Item = VdiskId>) -> ByShard {
         let mut by_shard = ByShard::new();
         for id in vdisks {
             by_shard.entry(super::exports::shard_of(id)).or_default().push(id);
@@ -99,7 +99,7 @@ impl Verbs {
         let taken = match self.cut_all(id, name, &members, &by_shard).await {
             Ok(taken) => taken,
             Err(error) => {
-                self.drop_snapshots_of(id, &by_shard).await;
+                self.take_back_set(id, &by_shard).await;
                 return Err(error);
             }
         };
@@ -112,12 +112,14 @@ impl Verbs {
             vms: vms.iter().map(|vm| set_vm(vm, &taken)).collect(),
         };
         if let Err(error) = self.commit(Transaction::new().put(keys::set(id), record.encode())).await {
-            self.drop_snapshots_of(id, &by_shard).await;
+            self.take_back_set(id, &by_shard).await;
             return Err(error);
         }
         self.vms.put_set(record.clone());
         if let Err(error) = self.confirm_all(id, &by_shard).await {
-            self.delete_set(&record).await?;
+            if let Err(also) = self.delete_set(&record, true).await {
+                tracing::warn!(set = %id, error = %also, "a set that was not taken is not deleted yet");
+            }
             return Err(error);
         }
         self.show_snapshots(members).await;
@@ -176,39 +178,56 @@ impl Verbs {
         Ok(taken?.into_iter().flatten().collect())
     }
 
-    /// Deletes what there is of a set that does not count (any more). Whether all of it is gone.
-    async fn drop_snapshots_of(&self, set: SnapshotId, by_shard: &ByShard) -> bool {
+    /// Deletes what there is of a set that does not count (any more). The first error, if something stays. Without `force`
+    /// what somebody reads stays.
+    async fn drop_snapshots_of(&self, set: SnapshotId, by_shard: &ByShard, force: bool) -> Result<()> {
         let dropped = by_shard.iter().map(|(shard, vdisks)| {
             let vdisks = vdisks.clone();
             self.shards.on(*shard, move |shard| {
                 Box::pin(async move {
-                    let mut all_gone = true;
+                    let mut result = Ok(());
                     for id in vdisks {
-                        if let Err(error) = drop_part(&shard, id, set).await {
-                            all_gone = false;
-                            tracing::warn!(vdisk = %id, %set, %error, "a snapshot is not deleted yet; the next start does it");
-                        }
+                        result = result.and(drop_part(&shard, id, set, force).await);
                     }
-                    Ok(all_gone)
+                    result
                 })
             })
         });
-        join_all(dropped).await.into_iter().all(|gone| gone.unwrap_or(false))
+        join_all(dropped).await.into_iter().collect()
     }
 
-    /// Deletes a set: first the record says so, so that a crash leaves nothing that counts.
-    pub(super) async fn delete_set(&self, set: &SetRecord) -> Result<()> {
+    /// Of a set that was never told of.
+    async fn take_back_set(&self, set: SnapshotId, by_shard: &ByShard) {
+        if let Err(error) = self.drop_snapshots_of(set, by_shard, true).await {
+            tracing::warn!(%set, %error, "snapshots of a set that was not taken stay until the next start");
+        }
+    }
+
+    /// What on record has to be made from a part of it.
+    pub(super) fn needed_part(&self, set: &SetRecord) -> Option<String> {
+        set.vms.iter().flat_map(|vm| &vm.members).find_map(|member| self.vms.needed_for(member.snapshot))
+    }
+
+    /// Deletes a set: first the record says so, so that a crash leaves nothing that counts. An error: it counts no more, but
+    /// not all of it is gone; that is tried again. `Busy` if something on record has to be made from it: then it stays as it
+    /// is. Without `force` what somebody reads stays until he has gone.
+    pub(super) async fn delete_set(&self, set: &SetRecord, force: bool) -> Result<()> {
+        if let Some(what) = self.needed_part(set) {
+            return Err(Error::snapshot_needed(&set.name, &what));
+        }
         let going = SetRecord { deleting: true, ..set.clone() };
-        self.commit(Transaction::new().put(keys::set(set.id), going.encode())).await?;
-        self.vms.put_set(going);
+        if !set.deleting {
+            self.commit(Transaction::new().put(keys::set(set.id), going.encode())).await?;
+            self.vms.put_set(going);
+        }
         let members: BTreeSet<VdiskId> = set.vms.iter().flat_map(|vm| &vm.members).map(|member| member.vdisk).collect();
         let there = members.into_iter().filter(|id| self.directory.find_id(*id).is_some());
         let there: Vec<VdiskId> = there.collect();
-        if self.drop_snapshots_of(set.id, &self.by_shard(there.iter().copied())).await {
-            self.commit(Transaction::new().delete(keys::set(set.id))).await?;
-            self.vms.remove_set(set.id);
-        }
+        let dropped = self.drop_snapshots_of(set.id, &self.by_shard(there.iter().copied()), force).await;
         self.show_snapshots(there).await;
+        dropped.map_err(|error| Error::set_not_gone(&set.name, &error))?;
+        self.commit(Transaction::new().delete(keys::set(set.id))).await?;
+        self.vms.remove_set(set.id);
         Ok(())
     }
 
@@ -260,10 +279,10 @@ pub(super) fn members_of<'a>(vm: &VmRecord, set: &'a SetRecord) -> impl Iterator
     set.vms.iter().filter(move |one| one.vm == id).flat_map(|one| &one.members)
 }
 
-async fn drop_part(shard: &Rc<Shard>, id: VdiskId, set: SnapshotId) -> Result<()> {
+async fn drop_part(shard: &Rc<Shard>, id: VdiskId, set: SnapshotId, force: bool) -> Result<()> {
     let all = shard.snapshots(id).await.map_err(from_node)?;
     for part in all.into_iter().filter(|snapshot| snapshot.set == Some(set)) {
-        shard.delete_snapshot(id, part.id, true).await.map_err(from_node)?;
+        shard.delete_snapshot(id, part.id, force).await.map_err(from_node)?;
     }
     Ok(())
 }

@@ -106,7 +106,20 @@ impl Source {
 
     async fn create(&self, name: &str) -> Result<SnapshotSummary> {
         self.check_new(name).await?;
-        self.shard.snapshot(self.id, name).await.map_err(from_node)
+        let taken = self.shard.snapshot(self.id, name).await.map_err(from_node);
+        if taken.is_err() {
+            self.take_back(name).await;
+        }
+        taken
+    }
+
+    /// One that could not be synced may be there all the same, though nobody was told so.
+    async fn take_back(&self, name: &str) {
+        let Ok(there) = self.snapshots().await else { return };
+        let Ok(left) = find(&self.name, &there, name) else { return };
+        if let Err(error) = self.shard.delete_snapshot(self.id, left.id, true).await {
+            tracing::warn!(vdisk = self.name, snapshot = name, %error, "a snapshot that failed is there all the same");
+        }
     }
 
     /// Of this id, if it is there.
@@ -121,6 +134,9 @@ impl Source {
         let snapshot = find(&self.name, &self.snapshots().await?, name)?;
         if let Some(vm) = snapshot.set.and_then(|set| self.vms.claimed_by(set)) {
             return Err(Error::part_of_vm_snapshot(&self.name, name, &vm.name));
+        }
+        if let Some(what) = self.vms.needed_for(snapshot.id) {
+            return Err(Error::snapshot_needed(name, &what));
         }
         if snapshot.connections > 0 && !force {
             return Err(Error::snapshot_busy(&self.name, name, snapshot.connections));
@@ -169,6 +185,9 @@ impl Source {
         if let Some(vm) = self.vms.of_vdisk(self.id).filter(|vm| vm.template) {
             return Err(Error::is_template(&vm.name));
         }
+        if self.vms.rollback_of(self.id).is_some() {
+            return Err(Error::rollback_pending(&self.name));
+        }
         let now = self.shard.summary_of(self.id).ok_or_else(|| Error::not_found(&self.name))?;
         if now.record.read_only {
             return Err(Error::read_only(&self.name));
@@ -179,7 +198,18 @@ impl Source {
         Ok(())
     }
 
+    /// The caller has checked that it may be.
     pub(super) async fn roll_back_to(&self, wanted: SnapshotId) -> Result<SnapshotInfo> {
+        self.shard.hold(&[self.id]);
+        let done = self.roll_back_held(wanted).await;
+        self.shard.let_in(&[self.id]);
+        done
+    }
+
+    /// Nobody writes any more when what is there is kept.
+    async fn roll_back_held(&self, wanted: SnapshotId) -> Result<SnapshotInfo> {
+        self.check_roll_back()?;
+        self.shard.until_idle(self.id).await.map_err(from_node)?;
         let before = self.snapshots().await?;
         rules::check_snapshot_count(&self.name, before.len())?;
         let name = rules::kept_name(now_unix_ms(), |name| find(&self.name, &before, name).is_ok());
@@ -246,8 +276,18 @@ impl Verbs {
     ) -> Result<T> {
         let _one = self.changing.lock().await;
         let listed = self.find(name)?;
+        self.change_snapshots_of(name, &listed, work).await
+    }
+
+    /// The caller holds the turn, and has found the vDisk since.
+    async fn change_snapshots_of<T: Send + 'static>(
+        &self,
+        name: &str,
+        listed: &Listed,
+        work: impl FnOnce(Rc<Source>) -> LocalFuture<Result<T>> + Send + 'static,
+    ) -> Result<T> {
         let directory = self.directory.clone();
-        let changed = self.at(name, &listed, move |source| {
+        let changed = self.at(name, listed, move |source| {
             Box::pin(async move {
                 let source = Rc::new(source);
                 let done = work(source.clone()).await;
@@ -265,17 +305,32 @@ impl Verbs {
         self.at(vdisk, &listed, |source| Box::pin(async move { source.snapshots().await })).await
     }
 
-    pub(super) async fn take_vdisk_snapshot(&self, vdisk: &str, name: &str) -> Result<SnapshotSummary> {
+    async fn take_vdisk_snapshot(&self, vdisk: &str, name: &str) -> Result<SnapshotSummary> {
         rules::check_snapshot_name(name)?;
         let name = name.to_string();
         self.change_snapshots(vdisk, |source| Box::pin(async move { source.create(&name).await })).await
     }
 
-    /// One that is gone is no error.
-    pub(super) async fn drop_vdisk_snapshot(&self, vdisk: &str, id: SnapshotId) -> Result<()> {
-        self.change_snapshots(vdisk, move |source| Box::pin(async move { source.delete_id(id).await })).await?;
+    /// Of the vDisk of this id, whatever it is called by then.
+    pub(super) async fn take_snapshot_of(&self, id: VdiskId, name: &str) -> Result<SnapshotId> {
         let _one = self.changing.lock().await;
-        self.forget_parts(|part| part.snapshot == id).await
+        let (vdisk, listed) = self.directory.find_id(id).ok_or_else(|| Error::not_found(&id.to_string()))?;
+        let name = name.to_string();
+        let taken =
+            self.change_snapshots_of(&vdisk, &listed, |source| Box::pin(async move { source.create(&name).await }));
+        Ok(taken.await?.id)
+    }
+
+    /// One that is gone is no error.
+    pub(super) async fn drop_snapshot_of(&self, id: VdiskId, snapshot: SnapshotId) -> Result<()> {
+        let _one = self.changing.lock().await;
+        if let Some((vdisk, listed)) = self.directory.find_id(id) {
+            let dropped = self.change_snapshots_of(&vdisk, &listed, move |source| {
+                Box::pin(async move { source.delete_id(snapshot).await })
+            });
+            dropped.await?;
+        }
+        self.forget_parts(|part| part.snapshot == snapshot).await
     }
 
     pub(super) async fn count_snapshots(&self, listed: &Listed, force: bool) -> Result<usize> {
@@ -343,7 +398,7 @@ impl Verbs {
         futures_util::future::join_all(learned).await;
     }
 
-    async fn learn(&self, number: u16, id: VdiskId) -> Result<()> {
+    pub(super) async fn learn(&self, number: u16, id: VdiskId) -> Result<()> {
         let (directory, vms) = (self.directory.clone(), self.vms.clone());
         let look = self.shards.on(number, move |shard| {
             Box::pin(async move {

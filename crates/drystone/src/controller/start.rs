@@ -42,6 +42,10 @@ impl meta::Submit for ToStore {
 
 /// Starts everything that serves vDisks; returns when all of them are found, be they replayed yet or not.
 pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
+    Ok(Box::new(start_controller(config).await?))
+}
+
+pub(super) async fn start_controller(config: &Config) -> Result<Controller> {
     raise_descriptor_limit();
     let mut nbd = NbdThread::bind(config).await?;
     let (core, node) = open_store(config)?;
@@ -69,21 +73,21 @@ pub async fn start(config: &Config) -> Result<Box<dyn Running>> {
         Verbs::new(config, node.node, shards.clone(), directory.clone(), cache, fronts, own.clone())
     });
     let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, vms: verbs.vms.clone(), realms });
-    let stored = verbs.load_vms().await.map_err(|error| anyhow!("VMs on record: {error}"))?;
-    verbs.finish_rollbacks(&stored.rollbacks).await;
+    verbs.load_vms().await.map_err(|error| anyhow!("VMs on record: {error}"))?;
+    verbs.finish_rollbacks().await;
     super::resume::resume(&exported);
     nbd.serve(Serving { exported, sessions });
     let finishing = verbs.clone();
     tokio::spawn(async move { finishing.finish_group_changes().await });
     let learning = verbs.clone();
     tokio::spawn(async move {
-        learning.finish_vms(stored).await;
+        learning.finish_vms().await;
         // What a schedule has to find again is known only now.
-        super::schedules::run(learning).await;
+        tokio::join!(super::schedules::run(learning.clone()), super::vm_start::go_on(learning));
     });
     let nbd = Mutex::new(Some(nbd));
     let watch = tokio::spawn(super::health::watch(verbs.clone())).abort_handle();
-    Ok(Box::new(Controller { verbs, listeners, shards, store, nbd, watch, closing: AtomicUsize::new(0) }))
+    Ok(Controller { verbs, listeners, shards, store, nbd, watch, closing: AtomicUsize::new(0) })
 }
 
 /// A thousand connections need more descriptors than the usual soft limit of 1,024; the hard limit is the administrator's.
@@ -287,8 +291,8 @@ impl NbdThread {
     }
 }
 
-struct Controller {
-    verbs: Arc<Verbs>,
+pub(super) struct Controller {
+    pub(super) verbs: Arc<Verbs>,
     listeners: Vec<Listener>,
     shards: Shards,
     store: Actor<RedbCore>,
@@ -300,7 +304,7 @@ struct Controller {
 }
 
 impl Controller {
-    async fn stop_all(&self) -> Result<()> {
+    pub(super) async fn stop_all(&self) -> Result<()> {
         self.verbs.stopping();
         self.watch.abort();
         let nbd = self.nbd.lock().expect("a panic under the lock ends the process").take();

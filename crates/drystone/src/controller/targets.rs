@@ -259,7 +259,8 @@ impl scsi::Host for Host {
     fn open(&self, designator: &[u8], initiator_port: &str) -> Completion<Option<Rc<dyn BlockDevice>>> {
         let is_it = |(name, listed): &(String, Listed)| self.exported.identity(listed.id, name).matches(designator);
         let found = self.exported.directory.all().into_iter().find(is_it);
-        let Some((_, listed)) = found.filter(|(_, listed)| self.may_use_too(listed, initiator_port)) else {
+        let may_use = |(_, listed): &(String, Listed)| !listed.held && self.may_use_too(listed, initiator_port);
+        let Some((_, listed)) = found.filter(may_use) else {
             return Completion::Ready(None);
         };
         let (exported, id, initiator_port) = (self.exported.clone(), listed.id, initiator_port.to_string());

@@ -168,13 +168,17 @@ impl Verbs {
                 })
                 .await;
         }
+        let held = Error::new(Kind::Unavailable, format!("vDisk {name:?} is being rolled back; try again later"));
         if listed.held {
-            return Err(Error::new(Kind::Unavailable, format!("vDisk {name:?} is being rolled back; try again later")));
+            return Err(held);
         }
         self.shards
             .on(listed.shard, move |shard| {
                 Box::pin(async move {
                     let device = shard.vdisk(id).await.map_err(from_node)?.device();
+                    if shard.is_held(id) {
+                        return Err(held);
+                    }
                     device.submit(request).await.map_err(from_block)
                 })
             })
@@ -225,6 +229,7 @@ impl Verbs {
         if let Some(vm) = self.vms.of_vdisk(listed.id) {
             return Err(Error::belongs_to_vm(name, &vm.name));
         }
+        self.check_no_clone_of(listed.id)?;
         let snapshots = if delete.snapshots { 0 } else { self.count_snapshots(&listed, delete.force).await? };
         if snapshots > 0 {
             return Err(Error::has_snapshots(name, snapshots));

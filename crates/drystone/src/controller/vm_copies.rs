@@ -5,6 +5,7 @@
 use super::directory::Listed;
 use super::errors::from_node;
 use super::exports::shard_of;
+use super::pending::RollingBack;
 use super::sets::members_of;
 use super::snapshots::now_unix_ms;
 use super::verbs::Verbs;
@@ -17,6 +18,13 @@ use futures_util::future::join_all;
 use meta::{PlanRecord, PlannedVdisk, RollbackRecord, SetMember, SetRecord, Source, Transaction, VmRecord, keys};
 use std::collections::BTreeMap;
 
+/// The snapshot that a rollback takes of what is there before.
+pub(super) struct Kept<'a> {
+    pub name: String,
+    pub group: Option<String>,
+    pub vms: &'a [VmRecord],
+}
+
 impl Verbs {
     /// Names, and what their vDisks begin as. The caller has checked the names, and holds the turn.
     pub(super) async fn make_vms(&self, vms: Vec<(String, Vec<PlannedVdisk>)>) -> Result<Vec<VmRecord>> {
@@ -25,12 +33,14 @@ impl Verbs {
         let plans: Vec<PlanRecord> = plans.collect();
         let planned = plans.iter().fold(Transaction::new(), |all, plan| all.put(keys::plan(plan.vm), plan.encode()));
         self.commit(planned).await?;
+        self.vms.put_plans(&plans);
         let mut made = Vec::new();
         if let Err(error) = self.make_vdisks(&plans, &mut made).await {
             self.take_back(&plans, made).await;
             return Err(error);
         }
-        self.commit_vms(&plans).await
+        let made = self.commit_vms(&plans).await;
+        made.inspect_err(|error| plans.iter().for_each(|plan| self.is_left(plan.vm, error)))
     }
 
     /// Makes what is not there yet; what is made is told even of an attempt that fails.
@@ -79,6 +89,7 @@ impl Verbs {
         let vms: Vec<VmRecord> = vms.collect();
         let there = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
         self.commit(plans.iter().fold(there, |all, plan| all.delete(keys::plan(plan.vm)))).await?;
+        self.vms.remove_plans(plans);
         vms.iter().for_each(|vm| self.vms.put(vm.clone()));
         self.note_vms(&vms).await;
         Ok(vms)
@@ -92,10 +103,19 @@ impl Verbs {
                 tracing::warn!(vdisk = name, %error, "a vDisk of a VM that could not be made is not deleted");
             }
         }
-        let given_up = plans.iter().fold(Transaction::new(), |all, plan| all.delete(keys::plan(plan.vm)));
-        if let Err(error) = self.commit(given_up).await {
-            tracing::warn!(%error, "a plan that failed stays on record; the next start tries it again");
+        if let Err(error) = self.forget_plans(plans).await {
+            plans.iter().for_each(|plan| self.is_left(plan.vm, &error));
         }
+    }
+
+    /// They are not to be carried out.
+    pub(super) async fn forget_plans(&self, plans: &[PlanRecord]) -> Result<()> {
+        if plans.is_empty() {
+            return Ok(());
+        }
+        self.commit(plans.iter().fold(Transaction::new(), |all, plan| all.delete(keys::plan(plan.vm)))).await?;
+        self.vms.remove_plans(plans);
+        Ok(())
     }
 
     pub(super) async fn make_vm_clones(&self, name: &str, clones: MakeClones) -> Result<Vec<VmInfo>> {
@@ -119,9 +139,9 @@ impl Verbs {
         };
         let made = self.clone_set(&vm, &set, vms).await;
         if known.is_none()
-            && let Err(error) = self.delete_set(&set).await
+            && let Err(error) = self.delete_set(&set, true).await
         {
-            tracing::warn!(vm = name, %error, "a snapshot that clones were made of is not deleted yet; the next start does it");
+            tracing::warn!(vm = name, %error, "a snapshot that clones were made of is not deleted yet");
         }
         Ok(made?.iter().map(|vm| self.vm_info(vm)).collect())
     }
@@ -160,23 +180,88 @@ impl Verbs {
     pub(super) async fn roll_vm_back_to(&self, vm: &VmRecord, set: &SetRecord) -> Result<VmRolledBack> {
         let kept = names::kept_name(now_unix_ms(), |name| self.is_taken(vm, name));
         self.check_new_set(vm, &kept)?;
-        let kept = self.take_set(&kept, None, std::slice::from_ref(vm)).await?;
-        let rollback = RollbackRecord {
-            vm: vm.id,
-            steps: members_of(vm, set).map(|member| (member.vdisk, member.snapshot)).collect(),
-        };
-        self.put_back(&format!("VM {:?}", vm.name), &rollback, &kept).await?;
+        let kept = Kept { name: kept, group: None, vms: std::slice::from_ref(vm) };
+        let steps = members_of(vm, set).map(|member| (member.vdisk, member.snapshot)).collect();
+        let rollback = RollbackRecord { vm: vm.id, steps };
+        let kept = self.put_back(&format!("VM {:?}", vm.name), &rollback, kept).await?;
         Ok(VmRolledBack { vm: self.vm_info(vm), kept: self.set_info(vm, &kept) })
     }
 
-    /// Nobody can connect meanwhile. From the record on a crash means that the next start goes on. `what` is rolled back, for
-    /// people.
-    pub(super) async fn put_back(&self, what: &str, rollback: &RollbackRecord, kept: &SetRecord) -> Result<()> {
+    /// Nobody can connect meanwhile. What is there before is kept: of that nothing is written any more when it is taken. From
+    /// the record on a crash means that the next start goes on. `what` is rolled back, for people. The caller has checked that
+    /// no vDisk of it is in another rollback that is on record.
+    pub(super) async fn put_back(&self, what: &str, rollback: &RollbackRecord, kept: Kept<'_>) -> Result<SetRecord> {
+        let ids: Vec<VdiskId> = rollback.steps.iter().map(|(id, _)| *id).collect();
+        self.hold(&ids).await;
+        let done = async {
+            for vm in kept.vms {
+                self.check_stopped(vm).await?;
+            }
+            self.until_idle(&ids).await?;
+            let kept = self.take_set(&kept.name, kept.group.clone(), kept.vms).await?;
+            self.vms.put_rollback(rollback.clone());
+            self.try_put_back(what, rollback, &kept).await?;
+            Ok(kept)
+        };
+        let done = done.await;
+        if let Err(error) = &done {
+            // If it is on record still.
+            self.is_left(rollback.vm, error);
+        }
+        self.let_in(&ids).await;
+        done
+    }
+
+    /// Nobody connects to these from here on.
+    pub(super) async fn hold(&self, vdisks: &[VdiskId]) {
+        self.directory.hold(vdisks, true);
+        let held = self.by_shard(vdisks.iter().copied()).into_iter().map(|(shard, vdisks)| {
+            self.shards.on(shard, move |shard| {
+                shard.hold(&vdisks);
+                Box::pin(async { Ok(()) })
+            })
+        });
+        // Fails only while the workers end.
+        join_all(held).await;
+    }
+
+    /// But for those whose rollback is on record still.
+    async fn let_in(&self, vdisks: &[VdiskId]) {
+        let free = vdisks.iter().copied().filter(|id| self.vms.rollback_of(*id).is_none());
+        let free: Vec<VdiskId> = free.collect();
+        let let_in = self.by_shard(free.iter().copied()).into_iter().map(|(shard, vdisks)| {
+            self.shards.on(shard, move |shard| {
+                shard.let_in(&vdisks);
+                Box::pin(async { Ok(()) })
+            })
+        });
+        // Fails only while the workers end.
+        join_all(let_in).await;
+        self.directory.hold(&free, false);
+    }
+
+    async fn until_idle(&self, vdisks: &[VdiskId]) -> Result<()> {
+        for id in vdisks.iter().copied() {
+            let idle = self
+                .shards
+                .on(shard_of(id), move |shard| Box::pin(async move { shard.until_idle(id).await.map_err(from_node) }));
+            idle.await?;
+        }
+        Ok(())
+    }
+
+    async fn try_put_back(&self, what: &str, rollback: &RollbackRecord, kept: &SetRecord) -> Result<()> {
         let record = Transaction::new().put(keys::rollback(rollback.vm), rollback.encode());
         if let Err(error) = self.commit(record).await {
+            // It may be there all the same, and nobody is to write before it is certain that it is not.
+            if let Err(worse) = self.end_rollback(rollback).await {
+                let text = format!(
+                    "{what} is to be rolled back, but that cannot be put on record: {error}; nor taken back: {worse}"
+                );
+                return Err(Error::new(worse.kind, text));
+            }
             return Err(self.without_kept(kept, error).await);
         }
-        self.directory.hold(&rollback.steps, true);
         let mut done = 0;
         let Err(error) = self.roll_back_each(&rollback.steps, &mut done).await else {
             return self.end_rollback(rollback).await;
@@ -187,8 +272,8 @@ impl Verbs {
         let undo: Vec<_> = before.iter().filter(of_done).copied().collect();
         if let Err(worse) = self.roll_back_each(&undo, &mut 0).await {
             let text = format!(
-                "{what} is rolled back in part: {error}; what was done cannot be taken back: {worse}. Its vDisks cannot be \
-                 connected to until a restart of the controller, which goes on with it"
+                "{what} is rolled back in part: {error}; what was done cannot be taken back: {worse}. It is tried again; until \
+                 it is done nobody can connect to its vDisks (`drystone status` says what is in the way)"
             );
             return Err(Error::internal(text));
         }
@@ -199,36 +284,71 @@ impl Verbs {
     /// In their order, until one fails.
     async fn roll_back_each(&self, steps: &[(VdiskId, SnapshotId)], done: &mut usize) -> Result<()> {
         for (vdisk, snapshot) in steps.iter().copied() {
-            let one = self.shards.on(shard_of(vdisk), move |shard| {
-                Box::pin(async move { shard.rollback(vdisk, snapshot).await.map_err(from_node) })
-            });
-            one.await?;
+            self.roll_back_one(vdisk, snapshot).await?;
             *done += 1;
         }
         Ok(())
     }
 
+    async fn roll_back_one(&self, vdisk: VdiskId, snapshot: SnapshotId) -> Result<()> {
+        let one = self.shards.on(shard_of(vdisk), move |shard| {
+            Box::pin(async move { shard.rollback(vdisk, snapshot).await.map_err(from_node) })
+        });
+        one.await
+    }
+
+    /// It is not on record any more, be it done, taken back or given up.
     async fn end_rollback(&self, rollback: &RollbackRecord) -> Result<()> {
         self.commit(Transaction::new().delete(keys::rollback(rollback.vm))).await?;
-        self.directory.hold(&rollback.steps, false);
+        self.vms.remove_rollback(rollback.vm);
         Ok(())
     }
 
     /// A snapshot that kept what is still there. The error is passed on.
     async fn without_kept(&self, kept: &SetRecord, error: Error) -> Error {
-        if let Err(also) = self.delete_set(kept).await {
+        if let Err(also) = self.delete_set(kept, true).await {
             tracing::warn!(snapshot = kept.name, error = %also, "a snapshot of a rollback that failed stays");
         }
         error
     }
 
-    /// Goes on with a rollback that was cut short. To be called before anybody can connect.
-    pub(super) async fn finish_rollback(&self, rollback: &RollbackRecord) -> Result<()> {
-        self.directory.hold(&rollback.steps, true);
-        let there = |step: &&(VdiskId, SnapshotId)| self.directory.find_id(step.0).is_some();
-        let steps: Vec<_> = rollback.steps.iter().filter(there).copied().collect();
-        self.roll_back_each(&steps, &mut 0).await?;
-        self.end_rollback(rollback).await
+    /// Goes on with a rollback that was cut short, while nobody can connect. vDisks that are gone are none of it any more.
+    pub(super) async fn finish_rollback(&self, rolling: &RollingBack) -> Result<()> {
+        let mut result = Ok(());
+        for (vdisk, snapshot) in rolling.record.steps.iter().copied() {
+            if rolling.done.contains(&vdisk) {
+                continue;
+            }
+            let Some((name, _)) = self.directory.find_id(vdisk) else { continue };
+            match self.roll_back_one(vdisk, snapshot).await {
+                Ok(()) => self.vms.put_back(rolling.record.vm, vdisk),
+                Err(error) => result = result.and(Err(Error::new(error.kind, format!("vDisk {name:?}: {error}")))),
+            }
+        }
+        result?;
+        self.end_rollback(&rolling.record).await?;
+        let ids: Vec<VdiskId> = rolling.record.steps.iter().map(|(id, _)| *id).collect();
+        self.let_in(&ids).await;
+        Ok(())
+    }
+
+    /// Of all VMs that it is of.
+    pub(super) async fn abort_rollback_of(&self, name: &str) -> Result<VmInfo> {
+        let (vm, ids) = {
+            let _one = self.changing.lock().await;
+            let vm = self.find_vm(name)?;
+            let is_of = |id: VdiskId| vm.vdisks.iter().any(|member| member.vdisk == id);
+            let of_vm = |record: &RollbackRecord| record.vm == vm.id || record.steps.iter().any(|(id, _)| is_of(*id));
+            let rolling = self.vms.rollbacks().into_iter().find(|rolling| of_vm(&rolling.record));
+            let record = rolling.ok_or_else(|| Error::no_rollback(name))?.record;
+            self.end_rollback(&record).await?;
+            let ids: Vec<VdiskId> = record.steps.iter().map(|(id, _)| *id).collect();
+            self.let_in(&ids).await;
+            tracing::warn!(vm = name, "a rollback that was not complete is given up");
+            (vm, ids)
+        };
+        self.forget_sources(&ids).await;
+        Ok(self.vm_info(&vm))
     }
 
     /// Deletes a vDisk, its snapshots too. The caller has looked at what is in the way, and holds the turn.

@@ -52,11 +52,7 @@ impl Verbs {
         self.check_stopped(&vm).await?;
         let past = self.take_past(&vm, at_ns).await?;
         let done = self.roll_vm_back_to(&vm, &past).await;
-        // If it stays on record, the next start needs them.
-        let is_held = |member: &meta::VmVdisk| self.directory.find_id(member.vdisk).is_some_and(|(_, one)| one.held);
-        if !vm.vdisks.iter().any(is_held) {
-            self.drop_past(&past).await;
-        }
+        self.drop_past(&past).await;
         done
     }
 
@@ -90,8 +86,10 @@ impl Verbs {
         Ok(past)
     }
 
+    /// But for what is on record still and has to be made from it.
     async fn drop_past(&self, past: &SetRecord) {
-        let dropped = past.vms.iter().flat_map(|vm| &vm.members).map(|member| {
+        let members = past.vms.iter().flat_map(|vm| &vm.members);
+        let dropped = members.filter(|member| !self.vms.is_needed(member.snapshot)).map(|member| {
             let (id, snapshot) = (member.vdisk, member.snapshot);
             self.shards.on(shard_of(id), move |shard| {
                 Box::pin(async move { shard.delete_snapshot(id, snapshot, true).await.map_err(from_node) })

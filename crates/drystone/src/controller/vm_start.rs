@@ -1,94 +1,143 @@
-//! What a start does about VMs: what calls that were cut short had promised on record is carried out.
+//! What calls that were cut short had promised on record is carried out: by a start, and by the running controller until it
+//! is done.
 
 use super::errors::from_node;
 use super::exports::shard_of;
 use super::sets::STORING_SHARD;
 use super::verbs::Verbs;
 use super::vms::{self, Stored};
-use base::VdiskId;
+use base::{VdiskId, VmId};
 use bytes::Bytes;
-use control::Result;
-use meta::{PlanRecord, RollbackRecord, SetRecord, Transaction, VmRecord, keys};
+use control::{Error, Result};
+use meta::VmRecord;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 use vdisk::NoteKind;
 
+/// Between attempts to carry out what is left; it may be that a disk is full, or that somebody reads what is to go.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
+
+/// Until the controller stops.
+pub async fn go_on(verbs: Arc<Verbs>) {
+    while !verbs.is_stopping() {
+        tokio::time::sleep(RETRY_PAUSE).await;
+        verbs.finish_pending().await;
+    }
+}
+
 impl Verbs {
-    pub(super) async fn load_vms(&self) -> Result<Stored> {
+    pub(super) async fn load_vms(&self) -> Result<()> {
         let stored = self.shards.on(STORING_SHARD, |shard| {
             Box::pin(async move { vms::load(&*shard.store()).await.map_err(|error| from_node(error.into())) })
         });
-        let mut stored = stored.await?;
-        self.vms.fill(std::mem::take(&mut stored.vms), std::mem::take(&mut stored.sets));
-        self.schedules.fill(std::mem::take(&mut stored.schedules));
-        self.vms.need(vms::sources(&stored.plans));
-        self.vms.need(stored.rollbacks.iter().flat_map(vms::targets));
-        Ok(stored)
+        let Stored { vms, sets, plans, rollbacks, schedules } = stored.await?;
+        self.vms.fill(vms, sets);
+        self.vms.put_plans(&plans);
+        rollbacks.into_iter().for_each(|rollback| self.vms.put_rollback(rollback));
+        self.schedules.fill(schedules);
+        Ok(())
     }
 
     /// Before anybody can connect: a VM that is half rolled back is no VM.
-    pub(super) async fn finish_rollbacks(&self, rollbacks: &[RollbackRecord]) {
+    pub(super) async fn finish_rollbacks(&self) {
         let _one = self.changing.lock().await;
-        for rollback in rollbacks {
-            match self.finish_rollback(rollback).await {
-                Ok(()) => {
-                    self.vms.no_longer_need(vms::targets(rollback));
-                    tracing::info!(vm = %rollback.vm, "a rollback that was cut short is complete");
-                }
-                Err(error) => tracing::error!(
-                    vm = %rollback.vm, %error,
-                    "a rollback that was cut short cannot go on; the VM's vDisks cannot be connected to until a start succeeds with it"
-                ),
+        let all = self.vms.rollbacks();
+        let ids: Vec<VdiskId> = all.iter().flat_map(|rolling| &rolling.record.steps).map(|(id, _)| *id).collect();
+        self.hold(&ids).await;
+        for rolling in all {
+            let vm = rolling.record.vm;
+            match self.finish_rollback(&rolling).await {
+                Ok(()) => tracing::info!(%vm, "a rollback that was cut short is complete"),
+                Err(error) => self.is_left(vm, &error),
             }
         }
     }
 
+    /// What is on record of this VM stays there. Told once, however often it is tried.
+    pub(super) fn is_left(&self, vm: VmId, error: &Error) {
+        if self.vms.set_trouble(vm, &error.message) {
+            tracing::error!(%vm, %error, "what a call had promised on record is not done yet; it is tried again");
+        }
+    }
+
     /// The rest, beside what is served.
-    pub(super) async fn finish_vms(&self, stored: Stored) {
-        self.finish_plans(&stored.plans).await;
-        self.finish_deletions().await;
+    pub(super) async fn finish_vms(&self) {
+        self.finish_plans().await;
+        self.finish_sets().await;
+        self.finish_deletions(true).await;
         self.finish_templates().await;
         self.learn_snapshots().await;
         self.finish_notes().await;
     }
 
-    /// VMs that were being made are made; then the snapshots go that they were made from.
-    async fn finish_plans(&self, plans: &[PlanRecord]) {
-        let _one = self.changing.lock().await;
-        if !plans.is_empty() {
-            let carried_out = async {
-                let (taken, plans): (Vec<_>, Vec<_>) =
-                    plans.iter().cloned().partition(|plan| self.vms.find(&plan.name).is_some());
-                let given_up = taken.iter().fold(Transaction::new(), |all, plan| all.delete(keys::plan(plan.vm)));
-                self.commit(given_up).await?;
-                self.make_vdisks(&plans, &mut Vec::new()).await?;
-                self.commit_vms(&plans).await
-            };
-            match carried_out.await {
-                Ok(made) => {
-                    self.vms.no_longer_need(vms::sources(plans));
-                    tracing::info!(vms = made.len(), "VMs that were being made when the last run ended are there");
-                }
-                Err(error) => {
-                    tracing::error!(%error, "VMs that were being made when the last run ended are not there yet; the next start tries again")
-                }
+    /// What is left of all that, in the running controller: nobody is cut off for it.
+    pub(super) async fn finish_pending(&self) {
+        if self.vms.is_settled() {
+            return;
+        }
+        let needed = self.vms.needed_vdisks();
+        self.finish_rollbacks().await;
+        self.finish_plans().await;
+        self.finish_sets().await;
+        self.finish_deletions(false).await;
+        let done: Vec<VdiskId> = needed.difference(&self.vms.needed_vdisks()).copied().collect();
+        self.forget_sources(&done).await;
+    }
+
+    /// What calls took for themselves goes from these vDisks, as nothing has to be made from it any more.
+    pub(super) async fn forget_sources(&self, vdisks: &[VdiskId]) {
+        for id in vdisks.iter().copied().filter(|id| self.directory.find_id(*id).is_some()) {
+            if let Err(error) = self.learn(shard_of(id), id).await {
+                tracing::warn!(vdisk = %id, %error, "a snapshot that is not needed any more stays until the next start");
             }
         }
-        let is_needed = |set: &SetRecord| {
-            set.vms.iter().flat_map(|vm| &vm.members).any(|member| self.vms.is_needed(member.snapshot))
+    }
+
+    /// VMs that were being made are made; then the snapshots go that they were made from.
+    async fn finish_plans(&self) {
+        let _one = self.changing.lock().await;
+        let plans = self.vms.plans();
+        if plans.is_empty() {
+            return;
+        }
+        let carried_out = async {
+            let (taken, plans): (Vec<_>, Vec<_>) =
+                plans.iter().cloned().partition(|plan| self.vms.find(&plan.name).is_some());
+            self.forget_plans(&taken).await?;
+            self.make_vdisks(&plans, &mut Vec::new()).await?;
+            self.commit_vms(&plans).await
         };
+        match carried_out.await {
+            Ok(made) => {
+                tracing::info!(vms = made.len(), "VMs that were being made by a call that was cut short are there")
+            }
+            Err(error) => plans.iter().for_each(|plan| self.is_left(plan.vm, &error)),
+        }
+    }
+
+    /// Sets that are being deleted, and those that calls took for themselves.
+    async fn finish_sets(&self) {
+        let _one = self.changing.lock().await;
+        let is_needed = |set: &meta::SetRecord| self.needed_part(set).is_some();
         for set in self.vms.sets_to_go().into_iter().filter(|set| !is_needed(set)) {
-            if let Err(error) = self.delete_set(&set).await {
+            if let Err(error) = self.delete_set(&set, false).await
+                && self.vms.is_news(set.id.raw(), &error.message)
+            {
                 tracing::warn!(set = %set.id, %error, "a snapshot of several vDisks is not deleted yet");
             }
         }
     }
 
-    async fn finish_deletions(&self) {
+    async fn finish_deletions(&self, force: bool) {
         let _one = self.changing.lock().await;
         for vm in self.vms.deleting() {
-            match self.finish_deletion(&vm, true).await {
+            match self.finish_deletion(&vm, force).await {
                 Ok(()) => tracing::info!(vm = vm.name, "its deletion, which was cut short, is complete"),
-                Err(error) => tracing::error!(vm = vm.name, %error, "its deletion is not complete yet"),
+                Err(error) if self.vms.is_news(vm.id.raw(), &error.message) => {
+                    tracing::error!(vm = vm.name, %error, "its deletion is not complete yet");
+                }
+                Err(_) => {}
             }
         }
     }

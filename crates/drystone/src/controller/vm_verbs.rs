@@ -210,6 +210,9 @@ impl Verbs {
         if let Some(other) = self.vms.of_vdisk(listed.id) {
             return Err(Error::belongs_to_vm(&attach.vdisk, &other.name));
         }
+        if self.vms.rollback_of(listed.id).is_some() {
+            return Err(Error::rollback_pending(&attach.vdisk));
+        }
         if vm.template {
             return Err(Error::is_template(name));
         }
@@ -217,6 +220,7 @@ impl Verbs {
             return Err(Error::label_exists(name, &label));
         }
         rules::check_vdisk_count(name, vm.vdisks.len() + 1)?;
+        self.check_groups_take_one_more(&vm)?;
         vm.add(label, listed.id);
         self.store_vm(vm).await
     }
@@ -281,12 +285,18 @@ impl Verbs {
         Ok(())
     }
 
-    pub(super) async fn take_vm_set(&self, name: &str, snapshot: &str) -> Result<SetRecord> {
+    /// `find` is asked when the turn has come. With the VM as it was then.
+    pub(super) async fn take_vm_set(
+        &self,
+        find: impl FnOnce() -> Result<VmRecord> + Send,
+        snapshot: &str,
+    ) -> Result<(VmRecord, SetRecord)> {
         names::check_snapshot_name(snapshot)?;
         let _one = self.changing.lock().await;
-        let vm = self.find_vm(name)?;
+        let vm = find()?;
         self.check_new_set(&vm, snapshot)?;
-        self.take_set(snapshot, None, std::slice::from_ref(&vm)).await
+        let set = self.take_set(snapshot, None, std::slice::from_ref(&vm)).await?;
+        Ok((vm, set))
     }
 
     async fn drop_vm_snapshot(&self, name: &str, snapshot: &str, force: bool) -> Result<()> {
@@ -299,7 +309,7 @@ impl Verbs {
         if !force {
             self.check_unread(&set).await?;
         }
-        self.delete_set(&set).await
+        self.delete_set(&set, force).await
     }
 
     pub(super) async fn check_unread(&self, set: &SetRecord) -> Result<()> {
@@ -323,6 +333,9 @@ impl Verbs {
     async fn remove_vm(&self, name: &str, delete: DeleteVm) -> Result<()> {
         let _one = self.changing.lock().await;
         let vm = self.find_vm(name)?;
+        if !delete.keep_vdisks {
+            vm.vdisks.iter().try_for_each(|member| self.check_no_clone_of(member.vdisk))?;
+        }
         if delete.keep_vdisks {
             self.commit(Transaction::new().delete(keys::vm(vm.id))).await?;
             self.vms.remove(vm.id);
@@ -344,6 +357,14 @@ impl Verbs {
         self.finish_deletion(&going, delete.force).await
     }
 
+    /// Nothing on record has to be made from a vDisk that is to go.
+    pub(super) fn check_no_clone_of(&self, id: VdiskId) -> Result<()> {
+        match (self.vms.clone_of(id), self.directory.find_id(id)) {
+            (Some(what), Some((vdisk, _))) => Err(Error::vdisk_needed(&vdisk, &what)),
+            _ => Ok(()),
+        }
+    }
+
     async fn check_without_snapshots(&self, vm: &VmRecord) -> Result<()> {
         for member in &vm.vdisks {
             let Some((vdisk, listed)) = self.directory.find_id(member.vdisk) else { continue };
@@ -355,7 +376,7 @@ impl Verbs {
         Ok(())
     }
 
-    /// The record says that it is to go; what is left of it when this is cut short goes at the next start.
+    /// The record says that it is to go; what is left of it when this is cut short goes later.
     pub(super) async fn finish_deletion(&self, vm: &VmRecord, force: bool) -> Result<()> {
         let mut gone = Vec::with_capacity(vm.vdisks.len());
         for member in &vm.vdisks {
@@ -371,10 +392,8 @@ impl Verbs {
                     return Err(error);
                 }
                 Err(error) => {
-                    let text = format!(
-                        "VM {:?} is deleted but for the vDisk {name:?}: {error}; the next start goes on",
-                        vm.name
-                    );
+                    let text =
+                        format!("VM {:?} is deleted but for the vDisk {name:?}: {error}; that is tried again", vm.name);
                     return Err(Error::new(error.kind, text));
                 }
             }
@@ -434,8 +453,8 @@ impl VmControl for Verbs {
     fn create_vm_snapshot<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmSnapshotInfo> {
         let (name, snapshot) = (name.to_string(), snapshot.to_string());
         self.to_its_end(|verbs| async move {
-            let set = verbs.take_vm_set(&name, &snapshot).await?;
-            Ok(verbs.set_info(&verbs.find_vm(&name)?, &set))
+            let (vm, set) = verbs.take_vm_set(|| verbs.find_vm(&name), &snapshot).await?;
+            Ok(verbs.set_info(&vm, &set))
         })
     }
 
@@ -452,6 +471,11 @@ impl VmControl for Verbs {
     fn roll_back_vm<'a>(&'a self, name: &'a str, snapshot: &'a str) -> ControlFuture<'a, VmRolledBack> {
         let (name, snapshot) = (name.to_string(), snapshot.to_string());
         self.to_its_end(|verbs| async move { verbs.roll_vm_back(&name, &snapshot).await })
+    }
+
+    fn abort_rollback<'a>(&'a self, name: &'a str) -> ControlFuture<'a, VmInfo> {
+        let name = name.to_string();
+        self.to_its_end(|verbs| async move { verbs.abort_rollback_of(&name).await })
     }
 }
 

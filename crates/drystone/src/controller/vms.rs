@@ -1,10 +1,11 @@
 //! VMs and sets of snapshots: kept in the metadata store, read from memory. Copies of VMs are notes of their vDisks.
 
+use super::pending::Pending;
 use base::{SnapshotId, VdiskId, VmId};
 use bytes::Bytes;
 use control::rules::snapshots::is_temporary;
-use meta::{PlanRecord, RollbackRecord, ScheduleRecord, SetMember, SetRecord, Source, Store, VmRecord, keys};
-use std::collections::{BTreeMap, BTreeSet};
+use meta::{PlanRecord, RollbackRecord, ScheduleRecord, SetMember, SetRecord, Store, VmRecord, keys};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -29,24 +30,15 @@ pub struct Vms {
 }
 
 #[derive(Default)]
-struct State {
-    vms: BTreeMap<VmId, VmRecord>,
-    sets: BTreeMap<SnapshotId, SetRecord>,
-    /// Snapshots that a clone or a rollback which was cut short still has to be made from.
-    needed: BTreeSet<SnapshotId>,
+pub(super) struct State {
+    pub(super) vms: BTreeMap<VmId, VmRecord>,
+    pub(super) sets: BTreeMap<SnapshotId, SetRecord>,
+    pub(super) pending: Pending,
 }
 
-/// Snapshots that VMs which are being made begin as.
-pub fn sources(plans: &[PlanRecord]) -> impl Iterator<Item = SnapshotId> {
-    plans.iter().flat_map(|plan| &plan.vdisks).filter_map(|vdisk| match vdisk.source {
-        Source::Snapshot { snapshot, .. } => Some(snapshot),
-        Source::Empty { .. } => None,
-    })
-}
-
-/// Snapshots that VMs are being rolled back to.
-pub fn targets(rollback: &RollbackRecord) -> impl Iterator<Item = SnapshotId> {
-    rollback.steps.iter().map(|(_, snapshot)| *snapshot)
+/// It is not to stay: it is being deleted, or was taken by a call for itself.
+pub(super) fn goes(set: &SetRecord) -> bool {
+    set.deleting || is_temporary(&set.name)
 }
 
 /// What the metadata store has.
@@ -62,7 +54,7 @@ pub struct Stored {
 }
 
 impl Vms {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("a panic under the lock ends the process")
     }
 
@@ -70,20 +62,6 @@ impl Vms {
         let mut state = self.lock();
         state.vms.extend(vms.into_iter().map(|vm| (vm.id, vm)));
         state.sets.extend(sets.into_iter().map(|set| (set.id, set)));
-    }
-
-    /// What a start has to make clones and rollbacks from is not left behind, whatever it is called.
-    pub fn need(&self, snapshots: impl IntoIterator<Item = SnapshotId>) {
-        self.lock().needed.extend(snapshots);
-    }
-
-    pub fn no_longer_need(&self, snapshots: impl IntoIterator<Item = SnapshotId>) {
-        let mut state = self.lock();
-        snapshots.into_iter().for_each(|snapshot| _ = state.needed.remove(&snapshot));
-    }
-
-    pub fn is_needed(&self, snapshot: SnapshotId) -> bool {
-        self.lock().needed.contains(&snapshot)
     }
 
     /// One that is being deleted is not there any more.
@@ -110,6 +88,11 @@ impl Vms {
         vms
     }
 
+    /// Some VM is in this group.
+    pub fn has_group(&self, name: &str) -> bool {
+        self.lock().vms.values().any(|vm| !vm.deleting && vm.groups.iter().any(|group| group == name))
+    }
+
     pub fn deleting(&self) -> Vec<VmRecord> {
         self.lock().vms.values().filter(|vm| vm.deleting).cloned().collect()
     }
@@ -125,7 +108,10 @@ impl Vms {
     }
 
     pub fn remove(&self, id: VmId) {
-        self.lock().vms.remove(&id);
+        let mut state = self.lock();
+        state.vms.remove(&id);
+        state.pending.is_gone(id.raw());
+        drop(state);
         self.changes.send_modify(|count| *count += 1);
     }
 
@@ -142,10 +128,9 @@ impl Vms {
         }
     }
 
-    /// Those that are not to stay: they are being deleted, or were taken by a call for itself.
+    /// Those that are not to stay.
     pub fn sets_to_go(&self) -> Vec<SetRecord> {
-        let goes = |set: &&SetRecord| set.deleting || is_temporary(&set.name);
-        self.lock().sets.values().filter(goes).cloned().collect()
+        self.lock().sets.values().filter(|set| goes(set)).cloned().collect()
     }
 
     /// Those that a VM is in, in order of age.
@@ -171,6 +156,11 @@ impl Vms {
         vms.filter_map(|member| state.vms.get(&member.vm)).find(|vm| !vm.deleting).cloned()
     }
 
+    /// One that is being deleted.
+    pub fn find_going(&self, id: SnapshotId) -> Option<SetRecord> {
+        self.lock().sets.get(&id).filter(|set| set.deleting).cloned()
+    }
+
     /// One that counts.
     pub fn find_set(&self, id: SnapshotId) -> Option<SetRecord> {
         self.lock().sets.get(&id).filter(|set| !set.deleting).cloned()
@@ -181,7 +171,9 @@ impl Vms {
     }
 
     pub fn remove_set(&self, id: SnapshotId) {
-        self.lock().sets.remove(&id);
+        let mut state = self.lock();
+        state.sets.remove(&id);
+        state.pending.is_gone(id.raw());
     }
 
     /// What is left of the sets that have parts that are gone: of a VM that is there they tell all that it had. Changed

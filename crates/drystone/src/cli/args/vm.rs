@@ -1,6 +1,7 @@
 //! `drystone vm`: its commands, flags and help texts.
 
 use super::Image;
+use super::snapshot::{SnapshotArgs, SnapshotDeleteArgs};
 use crate::cli::image::Format;
 use crate::config::OnOff;
 use base::units::parse_size;
@@ -41,20 +42,15 @@ pub enum Vm {
     },
     /// Take a snapshot of all vDisks of a VM at one instant, also while they are written
     Snapshot {
-        name: String,
-        /// Name of the snapshot
-        snapshot: String,
+        #[command(flatten)]
+        of: SnapshotArgs,
     },
     /// List the snapshots of a VM, the oldest first
     Snapshots { name: String },
     /// Delete a snapshot of a VM; clones of it stay, its space comes back in the background
     SnapshotDelete {
-        name: String,
-        /// Name of the snapshot
-        snapshot: String,
-        /// Disconnect who reads it first
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        delete: SnapshotDeleteArgs,
     },
     /// Make VMs with the content of a snapshot, or of a VM as it is now; they share its space
     #[command(after_help = "Examples:\n  \
@@ -139,6 +135,12 @@ pub enum Vm {
         #[arg(long, value_name = "TIME", conflicts_with = "snapshot")]
         at: Option<String>,
     },
+    /// Give up a rollback that was cut short and cannot be completed
+    #[command(
+        after_help = "Each vDisk stays as it is: rolled back, or as it was. The snapshot before-rollback-TIME has all of it as it\n\
+        was. Until then it is tried again every 10 s; `drystone status` says what is in the way."
+    )]
+    RollbackAbort { name: String },
     /// Delete a VM and its vDisks with their data, for ever
     #[command(visible_alias = "rm")]
     Delete {

@@ -12,10 +12,29 @@ use meta::{ScheduleNote, ScheduleRecord, ScheduleTarget, VmRecord};
 use std::collections::BTreeMap;
 use vdisk::NoteKind;
 
-/// What the logs are known to say: `None` of those that were not looked at yet.
+/// What the logs are known to say.
 #[derive(Default)]
 pub(super) struct Noted {
-    by_vdisk: BTreeMap<VdiskId, Option<Bytes>>,
+    by_vdisk: BTreeMap<VdiskId, Bytes>,
+    /// What was logged of those that do not say it yet.
+    troubles: BTreeMap<VdiskId, String>,
+}
+
+impl Noted {
+    fn retain(&mut self, is_there: impl Fn(&VdiskId) -> bool) {
+        self.by_vdisk.retain(|vdisk, _| is_there(vdisk));
+        self.troubles.retain(|vdisk, _| is_there(vdisk));
+    }
+
+    fn says(&mut self, vdisk: VdiskId, bytes: Bytes) {
+        self.by_vdisk.insert(vdisk, bytes);
+        self.troubles.remove(&vdisk);
+    }
+
+    /// Whether that is news.
+    fn fails(&mut self, vdisk: VdiskId, error: &str) -> bool {
+        self.troubles.insert(vdisk, error.to_string()).as_deref() != Some(error)
+    }
 }
 
 impl Verbs {
@@ -30,28 +49,35 @@ impl Verbs {
         }
     }
 
+    /// What the log of each vDisk is to say: what the user said of each schedule, and not the snapshots that it took, of which
+    /// there are many.
+    pub(super) fn wanted_notes(&self) -> BTreeMap<VdiskId, Vec<ScheduleRecord>> {
+        let mut wanted: BTreeMap<VdiskId, Vec<ScheduleRecord>> =
+            self.directory.all().into_iter().map(|(_, listed)| (listed.id, Vec::new())).collect();
+        for made in self.schedules.each(|schedule| schedule.record.as_made()) {
+            for vdisk in self.vdisks_of_target(&made.target) {
+                wanted.entry(vdisk).and_modify(|all| all.push(made.clone()));
+            }
+        }
+        wanted
+    }
+
     /// In the logs of these vDisks, or of all. What does not succeed is tried again at the next call.
     pub(super) async fn note_schedules(&self, only: Option<&[VdiskId]>) {
         let mut noted = self.schedules.noted.lock().await;
-        let mut wanted: BTreeMap<VdiskId, Vec<ScheduleRecord>> =
-            self.directory.all().into_iter().map(|(_, listed)| (listed.id, Vec::new())).collect();
-        for schedule in self.schedules.all() {
-            for vdisk in self.vdisks_of_target(&schedule.record.target) {
-                wanted.entry(vdisk).and_modify(|all| all.push(schedule.record.clone()));
-            }
-        }
-        noted.by_vdisk.retain(|vdisk, _| wanted.contains_key(vdisk));
+        let wanted = self.wanted_notes();
+        noted.retain(|vdisk| wanted.contains_key(vdisk));
         for (vdisk, schedules) in wanted.into_iter().filter(|(vdisk, _)| only.is_none_or(|only| only.contains(vdisk))) {
             let bytes = ScheduleNote(schedules).encode();
-            let known = noted.by_vdisk.entry(vdisk).or_default();
-            if known.as_ref() == Some(&bytes) || self.is_stopping() {
+            if noted.by_vdisk.get(&vdisk) == Some(&bytes) || self.is_stopping() {
                 continue;
             }
             match self.note_schedules_of(vdisk, bytes.clone()).await {
-                Ok(()) => *known = Some(bytes),
-                Err(error) => {
-                    tracing::warn!(%vdisk, %error, "its log does not say yet which schedules take snapshots of it")
+                Ok(()) => noted.says(vdisk, bytes),
+                Err(error) if noted.fails(vdisk, &error.message) => {
+                    tracing::warn!(%vdisk, %error, "its log does not say yet which schedules take snapshots of it");
                 }
+                Err(_) => {}
             }
         }
     }
@@ -87,18 +113,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn trouble_is_told_once() {
+        let (mut noted, one, other) = (Noted::default(), VdiskId::new(1, 1), VdiskId::new(1, 2));
+        assert!(noted.fails(one, "it is lost") && !noted.fails(one, "it is lost"));
+        assert!(noted.fails(other, "it is lost") && noted.fails(one, "it is full"));
+        noted.says(one, Bytes::new());
+        assert!(noted.fails(one, "it is full"));
+        noted.retain(|vdisk| *vdisk == one);
+        assert!(noted.fails(other, "it is lost") && !noted.fails(one, "it is full"));
+    }
+
+    #[test]
     fn the_newest_copy_counts() {
-        let copy = |name: &str, created_wall_ns: u64, serial: u64| ScheduleRecord {
-            name: name.into(),
-            created_wall_ns,
-            serial,
-            target: ScheduleTarget::Group("g".into()),
-            paused: false,
-            rules: Vec::new(),
-            last_success_wall_ns: 0,
-            last_period: None,
-            taking: None,
-            taken: Vec::new(),
+        let copy = |name: &str, created_wall_ns: u64, serial: u64| {
+            let target = ScheduleTarget::Group("g".into());
+            ScheduleRecord { serial, ..ScheduleRecord::new(name, created_wall_ns, target, Vec::new()) }
         };
         // One of this name was deleted, and another one made.
         let all = [copy("a", 5, 9), copy("a", 6, 1), copy("a", 6, 2), copy("b", 1, 1), copy("a", 6, 1)];

@@ -1,0 +1,165 @@
+//! What is on record and not carried out yet: VMs that are to be made, and VMs that are to be rolled back.
+//!
+//! A call that carries it out takes it off again. What a crash, an error or an earlier run left is tried again until it is
+//! done: until then the snapshots that it names stay, and nothing else may put other content into the vDisks that it names.
+
+use super::vms::Vms;
+use base::{SnapshotId, VdiskId, VmId};
+use meta::{PlanRecord, RollbackRecord, Source};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Default)]
+pub struct Pending {
+    plans: BTreeMap<VmId, PlanRecord>,
+    rollbacks: BTreeMap<VmId, RollingBack>,
+    /// Why the last attempt did not carry it out, by VM. Of what a call is just doing for the first time there is none.
+    troubles: BTreeMap<VmId, String>,
+    /// What was logged last of something that is not deleted yet, by its id.
+    logged: BTreeMap<u64, String>,
+}
+
+/// A rollback that is on record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollingBack {
+    pub record: RollbackRecord,
+    /// What this run has put back. Nobody has written to it since, as nobody can connect.
+    pub done: BTreeSet<VdiskId>,
+}
+
+impl Pending {
+    pub(super) fn is_gone(&mut self, id: u64) {
+        self.logged.remove(&id);
+    }
+
+    fn sources(&self) -> impl Iterator<Item = (VmId, VdiskId, SnapshotId)> {
+        let sources = self.plans.iter().flat_map(|(vm, plan)| plan.vdisks.iter().map(move |one| (*vm, one.source)));
+        sources.filter_map(|(vm, source)| match source {
+            Source::Snapshot { vdisk, snapshot } => Some((vm, vdisk, snapshot)),
+            Source::Empty { .. } => None,
+        })
+    }
+
+    fn steps(&self) -> impl Iterator<Item = (VmId, VdiskId, SnapshotId)> {
+        self.rollbacks
+            .iter()
+            .flat_map(|(vm, rolling)| rolling.record.steps.iter().map(|(vdisk, snapshot)| (*vm, *vdisk, *snapshot)))
+    }
+
+    fn needs(&self) -> impl Iterator<Item = (VmId, VdiskId, SnapshotId)> {
+        self.sources().chain(self.steps())
+    }
+}
+
+impl Vms {
+    pub fn put_plans(&self, plans: &[PlanRecord]) {
+        self.lock().pending.plans.extend(plans.iter().map(|plan| (plan.vm, plan.clone())));
+    }
+
+    pub fn remove_plans(&self, plans: &[PlanRecord]) {
+        let pending = &mut self.lock().pending;
+        for plan in plans {
+            pending.plans.remove(&plan.vm);
+            pending.troubles.remove(&plan.vm);
+        }
+    }
+
+    pub fn plans(&self) -> Vec<PlanRecord> {
+        self.lock().pending.plans.values().cloned().collect()
+    }
+
+    pub fn put_rollback(&self, record: RollbackRecord) {
+        self.lock().pending.rollbacks.insert(record.vm, RollingBack { record, done: BTreeSet::new() });
+    }
+
+    pub fn remove_rollback(&self, vm: VmId) {
+        let pending = &mut self.lock().pending;
+        pending.rollbacks.remove(&vm);
+        pending.troubles.remove(&vm);
+    }
+
+    pub fn rollbacks(&self) -> Vec<RollingBack> {
+        self.lock().pending.rollbacks.values().cloned().collect()
+    }
+
+    /// A vDisk has got the content that the rollback of this VM wants.
+    pub fn put_back(&self, vm: VmId, vdisk: VdiskId) {
+        if let Some(rolling) = self.lock().pending.rollbacks.get_mut(&vm) {
+            rolling.done.insert(vdisk);
+        }
+    }
+
+    /// Why what is on record of a VM is not carried out. Whether that is news.
+    pub fn set_trouble(&self, vm: VmId, trouble: &str) -> bool {
+        let pending = &mut self.lock().pending;
+        let is_there = pending.plans.contains_key(&vm) || pending.rollbacks.contains_key(&vm);
+        is_there && pending.troubles.insert(vm, trouble.to_string()).as_deref() != Some(trouble)
+    }
+
+    /// The rollback of this vDisk is on record.
+    pub fn rollback_of(&self, vdisk: VdiskId) -> Option<RollbackRecord> {
+        let pending = &self.lock().pending;
+        let (vm, ..) = pending.steps().find(|(_, of, _)| *of == vdisk)?;
+        pending.rollbacks.get(&vm).map(|rolling| rolling.record.clone())
+    }
+
+    /// Something that is on record has to be made from this snapshot.
+    pub fn is_needed(&self, snapshot: SnapshotId) -> bool {
+        self.lock().pending.needs().any(|(_, _, needed)| needed == snapshot)
+    }
+
+    /// What has to be made from it, for people.
+    pub fn needed_for(&self, snapshot: SnapshotId) -> Option<String> {
+        let vm = self.lock().pending.needs().find(|(_, _, needed)| *needed == snapshot)?.0;
+        Some(self.pending_name(vm))
+    }
+
+    /// What has to be cloned from this vDisk, for people.
+    pub fn clone_of(&self, vdisk: VdiskId) -> Option<String> {
+        let vm = self.lock().pending.sources().find(|(_, of, _)| *of == vdisk)?.0;
+        Some(self.pending_name(vm))
+    }
+
+    /// vDisks with snapshots that something on record has to be made from.
+    pub fn needed_vdisks(&self) -> BTreeSet<VdiskId> {
+        self.lock().pending.needs().map(|(_, vdisk, _)| vdisk).collect()
+    }
+
+    fn pending_name(&self, vm: VmId) -> String {
+        let state = self.lock();
+        if let Some(plan) = state.pending.plans.get(&vm) {
+            return format!("the making of VM {:?}", plan.name);
+        }
+        let steps = state.pending.rollbacks.get(&vm).map(|rolling| rolling.record.steps.clone()).unwrap_or_default();
+        let is_of = |id: VdiskId| state.vms.values().find(|vm| vm.vdisks.iter().any(|member| member.vdisk == id));
+        let names: BTreeSet<&str> = steps.iter().filter_map(|(id, _)| Some(is_of(*id)?.name.as_str())).collect();
+        match names.into_iter().collect::<Vec<_>>().as_slice() {
+            [] => format!("the rollback of a VM that is gone ({vm})"),
+            [one] => format!("the rollback of VM {one:?}"),
+            several => format!("the rollback of the VMs {}", several.join(", ")),
+        }
+    }
+
+    /// What is on record and could not be carried out, for people.
+    pub fn pending_troubles(&self) -> Vec<String> {
+        let troubles = self.lock().pending.troubles.clone();
+        let trouble =
+            |(vm, why): (VmId, String)| format!("{} is not complete: {why}; it is tried again", self.pending_name(vm));
+        troubles.into_iter().map(trouble).collect()
+    }
+
+    /// Whether the log does not have this yet of a set or VM that is being deleted.
+    pub fn is_news(&self, id: u64, text: &str) -> bool {
+        self.lock().pending.logged.insert(id, text.to_string()).as_deref() != Some(text)
+    }
+
+    /// Nothing was left by a call, or by an earlier run.
+    pub fn is_settled(&self) -> bool {
+        let state = self.lock();
+        let pending = &state.pending;
+        let is_going = state.vms.values().any(|vm| vm.deleting);
+        pending.plans.is_empty()
+            && pending.rollbacks.is_empty()
+            && !is_going
+            && !state.sets.values().any(super::vms::goes)
+    }
+}

@@ -1,0 +1,32 @@
+//! Sets that are being deleted: nobody who reads is cut off, and what is not gone is not told to be.
+
+use super::Rig;
+use control::{Kind, VmControl};
+
+#[tokio::test]
+async fn a_set_that_is_read_goes_when_its_reader_has_gone() {
+    let rig = Rig::new().await;
+    let vm = rig.vm("web", &["root", "data"]).await;
+    let verbs = rig.verbs();
+    verbs.create_vm_snapshot("web", "s").await.expect("a snapshot");
+    let set = verbs.find_set(&vm, "s").expect("a set");
+    let members = set.vms[0].members.clone();
+    let reader = rig.connect(members[1].vdisk, Some(members[1].snapshot)).await;
+    assert_eq!(verbs.delete_vm_snapshot("web", "s", false).await.expect_err("a reader").kind, Kind::Busy);
+    assert!(verbs.vms.find_set(set.id).is_some(), "a refused deletion did something");
+    // The reader came after the look for readers.
+    let error = verbs.delete_set(&set, false).await.expect_err("told as deleted");
+    assert!(error.kind == Kind::Busy && error.message.contains("not all of it is gone"), "{error}");
+    assert!(verbs.find_set(&vm, "s").is_err(), "half a snapshot is shown");
+    for _ in 0..2 {
+        verbs.finish_pending().await;
+        assert!(verbs.vms.find_going(set.id).is_some());
+        assert_eq!(rig.all_snapshots(members[1].vdisk).await, [members[1].snapshot]);
+    }
+    assert_eq!(rig.all_snapshots(members[0].vdisk).await, []);
+    reader.leaves().await;
+    verbs.finish_pending().await;
+    assert!(verbs.vms.find_going(set.id).is_none() && verbs.vms.is_settled());
+    assert_eq!(rig.all_snapshots(members[1].vdisk).await, []);
+    rig.stop().await;
+}
