@@ -133,8 +133,9 @@ impl Shard {
         });
         shard.list_entries();
         shard.start_recovery(clean);
-        // Nobody is to see them gone before they are, durably.
+        // Nobody is to see them gone before they are, durably, nor to take a name that one of them has.
         shard.end_births().await;
+        shard.take_over().await;
         shard.context.world.spawn(shard.clone().run_maintenance());
         Ok(shard)
     }
@@ -218,6 +219,18 @@ impl Shard {
             {
                 tracing::warn!(%error, "the record of clones that did not come to be is left until the next start");
             }
+        }
+    }
+
+    /// What the store does not know, but for leftovers: a vDisk that was being made when the last run ended.
+    async fn take_over(self: &Rc<Self>) {
+        let unknown: Vec<VdiskId> = {
+            let records = self.index.records.borrow();
+            self.entries.borrow().keys().filter(|id| !records.contains_key(id)).copied().collect()
+        };
+        for id in unknown {
+            // Errors are logged there and stay with the entry.
+            let _ = self.vdisk(id).await;
         }
     }
 

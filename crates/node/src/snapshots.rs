@@ -5,9 +5,9 @@ use crate::shard::{Entry, record_of_vdisk};
 use crate::{Attachment, Error, Kind, Result, Shard};
 use base::units::{BLOCK, VDISK_SIZE_MAX};
 use base::{SnapshotId, VdiskId, latency};
-use meta::VdiskRecord;
+use meta::{CloneOf, VdiskRecord};
 use std::rc::{Rc, Weak};
-use vdisk::{Attributes, Compared, DifferenceDevice, Health, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
+use vdisk::{Attributes, Compared, DifferenceDevice, Health, Origin, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
 use world::Instant;
 use world::local::{OneshotReceiver, oneshot};
 
@@ -228,6 +228,27 @@ impl Shard {
         Ok(deleted?)
     }
 
+    /// New vDisks with the content of one instant of the call, all of them or none, by a snapshot of the name `temporary`, which
+    /// is gone afterwards unless a crash leaves it. Durable when it completes. `Exists` if a name is taken.
+    pub async fn clone_as_it_is(
+        self: &Rc<Self>,
+        vdisk: VdiskId,
+        temporary: &str,
+        names: Vec<String>,
+    ) -> Result<Vec<VdiskRecord>> {
+        let source = self.vdisk(vdisk).await?;
+        check_new(&source, temporary)?;
+        self.index.check_names(&names)?;
+        let snapshot = self.context.pool.next_snapshot_id().await?;
+        // No syncs of its own: its map is stored and synced before a clone begins with it, and that it is gone nobody waits for.
+        source.snapshot_unsynced(snapshot, temporary).await?;
+        let made = self.clone_snapshot(vdisk, snapshot, names).await;
+        if let Err(error) = source.delete_snapshot_unsynced(snapshot).await {
+            tracing::warn!(%vdisk, %error, "a snapshot that clones were made of is not deleted yet; the next start does it");
+        }
+        made
+    }
+
     /// New vDisks with the snapshot's content, all of them or none. Durable when it completes. `Exists` if a name is
     /// taken.
     pub async fn clone_snapshot(
@@ -248,12 +269,19 @@ impl Shard {
         for _ in &names {
             ids.push(self.context.pool.next_vdisk_id().await?);
         }
-        self.index.begin_births(ids.clone()).await?;
+        // Several are made all or none by what the store says of them. A single one is there whole or not at all by itself, and
+        // a start takes over what it finds.
+        let is_single = ids.len() == 1;
+        if !is_single {
+            self.index.begin_births(ids.clone()).await?;
+        }
         let first = ids.first().copied();
+        let mut single = None;
         let mut births = Vec::with_capacity(names.len());
         for (id, name) in ids.into_iter().zip(names) {
             let attributes =
                 Attributes { name, size_bytes: info.size_bytes, read_only: false, created_ns, ..source.attributes() };
+            single = is_single.then(|| self.record_of_unborn(id, &attributes, &origin));
             let index = Rc::new(CheckpointIndex(self.index.clone()));
             let born = Vdisk::create_clone(self.context.clone(), index, id, attributes, origin.clone());
             births.push(self.started(born));
@@ -283,14 +311,40 @@ impl Shard {
                     gone = false;
                 }
             }
-            if let (true, Some(first)) = (gone, first) {
-                self.index.end_births(first).await?;
+            match (single, first) {
+                // Its birth may be in the log all the same, and is not to be taken over.
+                (Some(unborn), _) if !gone => {
+                    if let Err(error) = self.index.put_deleted(unborn).await {
+                        tracing::warn!(%error, "a clone that could not be made could not be noted as such");
+                    }
+                }
+                (None, Some(first)) if gone => self.index.end_births(first).await?,
+                _ => {}
             }
             return Err(error);
         }
         let mut entries = self.entries.borrow_mut();
         entries.extend(born.into_iter().map(|vdisk| (vdisk.id, Entry::Open(vdisk))));
         Ok(records)
+    }
+
+    fn record_of_unborn(&self, id: VdiskId, attributes: &Attributes, origin: &Origin) -> VdiskRecord {
+        let Attributes { name, size_bytes, sector_bytes, read_only, created_ns } = attributes.clone();
+        let clone = origin.lineage.first().zip(origin.lineage.last());
+        VdiskRecord {
+            id,
+            name,
+            size_bytes,
+            sector_bytes,
+            read_only,
+            created_wall_ns: created_ns,
+            shard: self.number,
+            epoch: self.context.pool.epoch(),
+            checkpoint: None,
+            tail: None,
+            deleted: false,
+            clone: clone.map(|(family, parent)| CloneOf { family: *family, parent: *parent }),
+        }
     }
 
     fn record_of_clone(&self, vdisk: &Vdisk) -> VdiskRecord {

@@ -27,22 +27,9 @@ impl Vdisk {
     /// Afterwards a start replays only what comes later. Nothing to do if nothing was written since the last one.
     pub async fn checkpoint(self: &Rc<Self>) -> Result<()> {
         let _one = self.one_checkpoint.acquire(1).await;
-        if self.health() == Health::Deleted {
-            return Err(Error::new(Kind::Closed, "the vDisk was deleted"));
-        }
-        if self.health() != Health::Online {
-            return Err(Error::new(Kind::ReadOnly, "a vDisk that is not online takes no checkpoint"));
-        }
+        self.check_takes_checkpoints()?;
         loop {
-            // Snapshots first, in their order: each is a checkpoint of its own.
-            while let Some((id, frozen)) = self.next_frozen() {
-                // Or its map would change while it is being stored.
-                self.ask(|done| Item::Settle { done }).await??;
-                // Rewrites until now are in its map, as they are in every map that waits. (A map that was frozen for this
-                // checkpoint alone has the count of that moment.)
-                frozen.rewrites.set(self.state.borrow().rewrites);
-                self.try_to_store(&frozen, Some(id)).await?;
-            }
+            self.store_frozen().await?;
             if self.state.borrow().is_stored() {
                 return Ok(());
             }
@@ -54,6 +41,34 @@ impl Vdisk {
             }
             return result;
         }
+    }
+
+    /// All that snapshots need of one; what is written since need not be stored for them.
+    pub(crate) async fn store_snapshots(self: &Rc<Self>) -> Result<()> {
+        let _one = self.one_checkpoint.acquire(1).await;
+        self.check_takes_checkpoints()?;
+        self.store_frozen().await
+    }
+
+    fn check_takes_checkpoints(&self) -> Result<()> {
+        match self.health() {
+            Health::Online => Ok(()),
+            Health::Deleted => Err(Error::new(Kind::Closed, "the vDisk was deleted")),
+            _ => Err(Error::new(Kind::ReadOnly, "a vDisk that is not online takes no checkpoint")),
+        }
+    }
+
+    /// Snapshots first, in their order: each is a checkpoint of its own.
+    async fn store_frozen(self: &Rc<Self>) -> Result<()> {
+        while let Some((id, frozen)) = self.next_frozen() {
+            // Or its map would change while it is being stored.
+            self.ask(|done| Item::Settle { done }).await??;
+            // Rewrites until now are in its map, as they are in every map that waits. (A map that was frozen for this
+            // checkpoint alone has the count of that moment.)
+            frozen.rewrites.set(self.state.borrow().rewrites);
+            self.try_to_store(&frozen, Some(id)).await?;
+        }
+        Ok(())
     }
 
     async fn try_to_store(self: &Rc<Self>, frozen: &Frozen, snapshot: Option<SnapshotId>) -> Result<()> {

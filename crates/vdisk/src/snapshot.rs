@@ -167,6 +167,14 @@ impl Vdisk {
         self.taken(id)
     }
 
+    /// The same, durable with whatever is synced next: for a call that stores something of it before it answers.
+    pub async fn snapshot_unsynced(self: &Rc<Self>, id: SnapshotId, name: &str) -> Result<SnapshotInfo> {
+        self.check_snapshot()?;
+        let record = Record::Snapshot(self.snapshot_record(id, name, None));
+        self.ask(|done| Item::Control { record, done }).await??;
+        self.taken(id)
+    }
+
     pub(crate) fn check_snapshot(&self) -> Result<()> {
         self.changeable()?;
         let shown = self.state.borrow().snapshots.values().filter(|snapshot| !snapshot.is_point()).count();
@@ -355,7 +363,7 @@ impl Vdisk {
         if let (info, Some(kept)) = find()? {
             return Ok((info, kept));
         }
-        self.checkpoint().await?;
+        self.store_snapshots().await?;
         match find()? {
             (info, Some(kept)) => Ok((info, kept)),
             _ => Err(Error::new(Kind::Io, "the snapshot could not be stored yet")),
@@ -385,6 +393,15 @@ impl Vdisk {
             return self.flush().await;
         }
         self.control(Record::DeleteSnapshot(id)).await?;
+        self.maintenance.notify();
+        Ok(())
+    }
+
+    /// The same for one that nobody was told of: a crash brings it back at worst.
+    pub async fn delete_snapshot_unsynced(self: &Rc<Self>, id: SnapshotId) -> Result<()> {
+        self.changeable()?;
+        let record = Record::DeleteSnapshot(id);
+        self.ask(|done| Item::Control { record, done }).await??;
         self.maintenance.notify();
         Ok(())
     }

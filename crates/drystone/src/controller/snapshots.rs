@@ -152,8 +152,7 @@ impl Source {
             return self.shard.clone_snapshot(self.id, snapshot.id, names).await.map_err(from_node);
         }
         let temporary = rules::temporary_name(now_unix_ms());
-        let snapshot = self.shard.snapshot(self.id, &temporary).await.map_err(from_node)?;
-        self.clone_temporary(snapshot.id, names).await
+        self.shard.clone_as_it_is(self.id, &temporary, names).await.map_err(from_node)
     }
 
     /// Clones of a snapshot that is there for them only.

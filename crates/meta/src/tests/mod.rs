@@ -3,6 +3,7 @@
 mod contract;
 mod embedded;
 mod memory;
+mod power;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

@@ -150,6 +150,70 @@ fn a_crash_anywhere_in_making_clones_leaves_all_or_none() {
     }
 }
 
+/// A single clone needs nothing on record before it is begun: its birth is there or not, and a start takes over what it finds.
+#[test]
+fn a_crash_anywhere_in_making_one_clone_leaves_it_or_nothing() {
+    let ends: [fn(&Machine); 2] = [Machine::kill, Machine::lose_power];
+    for (end, from_snapshot) in [(0, true), (1, true), (0, false), (1, false)] {
+        for at in 0.. {
+            let machine = Machine::new();
+            let vdisk = machine.vdisk();
+            machine.write_tags(&vdisk, 1..=BLOCKS);
+            let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+            dies_at(&machine, at);
+            let (shard, names) = (machine.shard(), vec!["a".to_string()]);
+            let done = machine.attempt(async move {
+                if from_snapshot {
+                    shard.clone_snapshot(id, kept, names).await
+                } else {
+                    shard.clone_as_it_is(id, ".temporary", names).await
+                }
+            });
+            ends[end](&machine);
+            machine.tap.clear();
+            machine.open();
+            let context = format!("{at}, end {end}, of a snapshot: {from_snapshot}");
+            let shard = machine.shard();
+            let clones: Vec<_> = shard.records().into_iter().filter(|record| record.id != id).collect();
+            assert!(clones.len() == 1 || clones.is_empty() && done.is_none(), "{context}: {clones:?}");
+            for clone in &clones {
+                assert_eq!(clone.name, "a", "{context}");
+                let clone = machine.vdisk_by_id(clone.id).expect("it is whole");
+                assert_eq!(machine.reads(&clone, 0..BLOCKS), (1..=BLOCKS).collect::<Vec<u64>>(), "{context}");
+            }
+            // Of the source nothing is lost, and its name is not taken by something that nobody sees.
+            assert_eq!(machine.reads(&machine.vdisk(), 0..BLOCKS), (1..=BLOCKS).collect::<Vec<u64>>(), "{context}");
+            let again = machine.run(async move { shard.clone_snapshot(id, kept, vec!["a".into()]).await });
+            assert_eq!(again.is_ok(), clones.is_empty(), "{context}");
+            machine.settle();
+            let known: Vec<VdiskId> = machine.shard().records().iter().map(|record| record.id).collect();
+            assert_eq!(known.len(), 2, "{context}");
+            assert!(machine.groups().iter().all(|placed| known.contains(&placed.header.vdisk)), "{context}");
+            if let Some(done) = done {
+                assert_eq!(done.expect("room").len(), 1);
+                assert!(at > 3, "it died before: {at}");
+                break;
+            }
+        }
+    }
+}
+
+/// What a client waits for: the clone's birth is stored, then the index has it.
+#[test]
+fn one_clone_of_a_stored_snapshot_is_one_sync_and_one_commit() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write_tags(&vdisk, 1..=BLOCKS);
+    let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+    machine.checkpoint(&vdisk);
+    machine.clone_of(id, kept, "first");
+    machine.tap.take();
+    machine.clone_of(id, kept, "second");
+    let asked = machine.tap.take();
+    let count = |verb| asked.iter().filter(|o| o.verb == verb).count();
+    assert_eq!((count(Verb::Sync), count(Verb::Commit)), (1, 1), "{asked:?}");
+}
+
 /// Births were stored and the commit was not; then starts are cut short anywhere, by kill and by power loss. (A recovery
 /// writes what nothing proves to be stored once more: there may be several copies of a birth.)
 #[test]
