@@ -207,6 +207,8 @@ pub struct Session<T> {
     waiting: VecDeque<(u32, u64)>,
     /// Requests that came before their turn.
     early: Early,
+    /// Immediate functions that wait for the commands before them; counted as immediate.
+    postponed: VecDeque<Header>,
     /// Commands whose data became complete while something else was looked at.
     ready: VecDeque<Execute<T>>,
     exchange: text::Exchange,
@@ -240,6 +242,7 @@ impl<T> Session<T> {
             tasks: BTreeMap::new(),
             waiting: VecDeque::new(),
             early: Early::default(),
+            postponed: VecDeque::new(),
             ready: VecDeque::new(),
             exchange: text::Exchange::default(),
             expected_command: begin.command_number,
@@ -293,6 +296,9 @@ impl<T> Session<T> {
                     return next;
                 }
                 continue;
+            }
+            if let Some(next) = self.take_postponed(out) {
+                return next;
             }
             if self.is_too_much_unsent(&self.limits, out) {
                 return Next::Full;

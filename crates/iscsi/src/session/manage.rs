@@ -23,6 +23,7 @@ pub(super) enum Affects {
     Nothing,
     Task(u32),
     Unit([u8; 8]),
+    /// All of the session.
     Target,
 }
 
@@ -45,6 +46,38 @@ impl<T> Session<T> {
         if header.immediate() && self.immediate >= IMMEDIATE_MAX {
             return self.reject_none(header, Reason::TooManyImmediate, out);
         }
+        if self.is_ahead(header) {
+            // It concerns commands that have not come yet.
+            self.count(true);
+            self.postponed.push_back(header.clone());
+            return None;
+        }
+        self.carry_out(header, out)
+    }
+
+    /// Whether an immediate function on more than one task has overtaken commands that it is to end: those with lower
+    /// numbers, which are waited for (4.2.3.3).
+    fn is_ahead(&self, header: &Header) -> bool {
+        let own = header.command_number();
+        let is_inside = before(self.expected_command, own) && !before(self.window_end().wrapping_add(1), own);
+        header.immediate() && matches!(header.flags() & 0x7f, 2 | 4..=7) && is_inside
+    }
+
+    /// A function that waited for the commands before it, once they are there.
+    pub(super) fn take_postponed(&mut self, out: &mut Output) -> Option<Next<T>> {
+        while let Some(header) =
+            self.postponed.pop_front_if(|header| !before(self.expected_command, header.command_number()))
+        {
+            self.uncount(true);
+            let next = self.carry_out(&header, out);
+            if next.is_some() {
+                return next;
+            }
+        }
+        None
+    }
+
+    fn carry_out(&mut self, header: &Header, out: &mut Output) -> Option<Next<T>> {
         let lun = header.lun();
         let function = header.flags() & 0x7f;
         let (function, affects) = match function {
@@ -143,6 +176,13 @@ impl<T> Session<T> {
     pub fn managed(&mut self, tag: ManageTag, outcome: Outcome, out: &mut Output) {
         self.started -= 1;
         self.uncount(tag.immediate);
+        // The device server is done with it, while its response has not been sent, and never will be now.
+        let outcome = match (outcome, tag.affects) {
+            (Outcome::TaskDoesNotExist, affects) if self.affected(affects, tag.serial).next().is_some() => {
+                Outcome::Complete
+            }
+            (outcome, _) => outcome,
+        };
         let (code, information) = match outcome {
             Outcome::Complete => (code::COMPLETE, [0; 3]),
             Outcome::Succeeded(information) => (code::SUCCEEDED, information),

@@ -50,6 +50,55 @@ fn a_command_that_ended_first_keeps_its_answer() {
 }
 
 #[test]
+fn a_command_that_the_device_server_is_done_with_has_no_answer_behind_that_of_its_abort() {
+    for gathers in [false, true] {
+        let mut host = Host::new(&[]);
+        let tag = host.command(&write(100, 1024, true, &[]));
+        let wanted = if gathers { 1024 } else { 0 };
+        let running = host.session.gather(tag, wanted, 9, &mut host.out).map(|execute| execute.tag);
+        assert_eq!(host.replies().len(), usize::from(gathers), "an R2T");
+        let (_, answer) = managed(&mut host, &function(1, 101, 100, 100).immediate(), Outcome::TaskDoesNotExist);
+        assert_eq!(answer, 0);
+        if let Some(tag) = running {
+            host.session.respond(tag, good(&[]), &mut host.out);
+        }
+        assert!(host.replies().is_empty());
+        assert_eq!((host.session.commands_under_way(), host.session.running()), (0, 0));
+    }
+}
+
+#[test]
+fn a_function_that_overtakes_commands_waits_for_them() {
+    for by in [2, 4, 5, 6, 7] {
+        let mut host = Host::new(&[]);
+        let first = host.run(&read(100, 0));
+        assert!(host.send(&function(by, 103, u32::MAX, 0).immediate()).is_empty(), "two are missing");
+        let second = host.run(&read(101, 0));
+        let mut next = host.send(&read(102, 0));
+        assert_eq!(next.len(), 2, "{next:?}");
+        let Next::Manage { tag: manage, .. } = next.remove(1) else { panic!("{next:?}") };
+        let Next::Command { tag, .. } = next.remove(0) else { panic!("{next:?}") };
+        let third = host.session.gather(tag, 0, 9, &mut host.out).expect("nothing to wait for").tag;
+        let later = host.run(&read(103, 0));
+        host.session.managed(manage, Outcome::Complete, &mut host.out);
+        assert_eq!(code(&mut host), 0);
+        [first, second, third].into_iter().for_each(|tag| host.session.respond(tag, good(&[]), &mut host.out));
+        assert!(host.replies().is_empty(), "they have ended");
+        host.session.respond(later, good(&[]), &mut host.out);
+        assert_eq!(host.reply().get(16), 103);
+    }
+    // One that waits takes its place among those that are immediate.
+    let mut host = Host::new(&[]);
+    for _ in 0..IMMEDIATE_MAX {
+        assert!(host.send(&function(2, 101, u32::MAX, 0).immediate()).is_empty());
+    }
+    assert!(host.replies().is_empty());
+    assert!(host.send(&function(2, 101, u32::MAX, 0).immediate()).is_empty());
+    assert_eq!(host.reply().basic[..3], [0x3f, 0x80, 0x06]);
+    assert_eq!(host.send(&read(100, 0)).len(), 1 + IMMEDIATE_MAX as usize);
+}
+
+#[test]
 fn a_command_whose_data_is_gathered_is_dropped() {
     for stopped_first in [false, true] {
         let mut host = Host::new(&[]);
