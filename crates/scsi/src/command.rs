@@ -61,7 +61,7 @@ pub enum Ended {
 }
 
 /// Task management functions (SAM-5 chapter 7). `LogicalUnitReset` and the task set functions act on the logical unit named
-/// with them, `TargetReset` on all of the target.
+/// with them, `TargetReset` on all of the target, `NexusReset` on what the nexus has with all of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {
     AbortTask {
@@ -72,6 +72,7 @@ pub enum Function {
     ClearTaskSet,
     LogicalUnitReset,
     TargetReset,
+    NexusReset,
     /// Says whether the task is there.
     QueryTask {
         tag: u64,

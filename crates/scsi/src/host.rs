@@ -6,7 +6,7 @@ use world::{Completion, LocalFuture};
 
 /// Implemented by the controller, one for each vDisk.
 pub trait Host {
-    /// Keeps what has to survive a restart (persistent registrations with APTPL, a sanitize operation under way); it has replaced what was
+    /// Keeps what has to survive a restart (persistent registrations with APTPL, a sanitize operation under way, saved mode parameters); it has replaced what was
     /// kept before, durably, when it completes. Handed to [`crate::LogicalUnit::new`] at the next start. At most 256 KiB; empty: there is
     /// nothing to keep. Called again only after the last call has completed.
     fn save_state(&self, bytes: Vec<u8>) -> Completion<block::Result<()>>;

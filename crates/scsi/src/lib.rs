@@ -58,7 +58,7 @@ pub use event::Event;
 pub use host::Host;
 pub use identity::Identity;
 pub use lun::decode as lun_number;
-pub use nexus::{Leaving, Nexus, Target};
+pub use nexus::{Leaving, Nexus, Target, TargetPort};
 pub use sense::{Key, Sense};
 pub use task::{Task, memory_bytes};
 pub use unit::{LogicalUnit, SavedStateError};

@@ -17,8 +17,10 @@ impl Nexus {
     /// Marks what the function names as aborted at once: none of it responds any more, except with TASK ABORTED to another nexus where
     /// the control mode page says so.
     pub fn manage(&self, function: Function, lun: [u8; 8]) -> Completion<Outcome> {
-        if function == Function::TargetReset {
-            return self.reset_target();
+        match function {
+            Function::TargetReset => return all(self.units().iter().map(reset)),
+            Function::NexusReset => return all(self.seen().iter().map(|(unit, path)| reset_nexus(unit, path))),
+            _ => {}
         }
         let Some((unit, path)) = &self.find(lun) else { return Completion::Ready(Outcome::IncorrectLun) };
         match function {
@@ -37,22 +39,23 @@ impl Nexus {
                 Completion::Ready(query(there, [0; 3]))
             }
             Function::QueryAsynchronousEvent => Completion::Ready(asynchronous(path)),
-            Function::TargetReset => unreachable!("answered above"),
+            Function::TargetReset | Function::NexusReset => unreachable!("answered above"),
         }
     }
+}
 
-    fn reset_target(&self) -> Completion<Outcome> {
-        let resets: Vec<_> = self.units().iter().map(reset).collect();
-        if resets.iter().all(|reset| matches!(reset, Completion::Ready(_))) {
-            return Completion::Ready(Outcome::Complete);
-        }
-        Completion::pending(async move {
-            for reset in resets {
-                reset.await;
-            }
-            Outcome::Complete
-        })
+/// Complete when the last of them is.
+fn all(resets: impl Iterator<Item = Completion<Outcome>>) -> Completion<Outcome> {
+    let resets: Vec<_> = resets.collect();
+    if resets.iter().all(|reset| matches!(reset, Completion::Ready(_))) {
+        return Completion::Ready(Outcome::Complete);
     }
+    Completion::pending(async move {
+        for reset in resets {
+            reset.await;
+        }
+        Outcome::Complete
+    })
 }
 
 fn query(there: bool, additional: [u8; 3]) -> Outcome {
@@ -105,10 +108,21 @@ fn clear_task_set(unit: &Rc<LogicalUnit>, path: &Path) -> Completion<Outcome> {
 /// sanitize operation stay.
 fn reset(unit: &Rc<LogicalUnit>) -> Completion<Outcome> {
     unit.reserved.set(None);
-    unit.mode.set(Default::default());
+    unit.mode.set(unit.saved_mode.get());
     for path in unit.paths() {
         path.prevents_removal.set(false);
         path.establish(Attention::Reset);
     }
     wait(unit, |_| Some(Abort::Silent))
+}
+
+/// SAM-5 6.3.4, of a nexus that goes on: what is kept for it is forgotten but for persistent registrations.
+fn reset_nexus(unit: &Rc<LogicalUnit>, path: &Path) -> Completion<Outcome> {
+    if unit.reserved.get() == Some(path.id) {
+        unit.reserved.set(None);
+    }
+    path.prevents_removal.set(false);
+    path.copies.forget_ended();
+    path.establish(Attention::NexusLoss);
+    wait(unit, |task| (task.path == path.id).then_some(Abort::Silent))
 }

@@ -1,6 +1,6 @@
 //! MODE SENSE and MODE SELECT 6 and 10 (SPC-4 6.11 to 6.14).
 //!
-//! All pages are shared by all nexuses and none can be saved: a reset or a restart brings the defaults back.
+//! All pages are shared by all nexuses. A reset or a restart brings back what was saved, which is the defaults at first.
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,7 @@ pub(crate) use select::{check_select_6, check_select_10, select_6, select_10};
 use crate::call::{Call, Good, Ran, ready};
 use crate::fault::Fault;
 use crate::range::capacity_blocks;
-use crate::sense::{Code, Condition};
+use crate::sense::Condition;
 use base::Writer;
 use bytes::Bytes;
 use pages::{Control, PAGES};
@@ -26,10 +26,6 @@ const ALL_SUBPAGES: u8 = 0xff;
 /// Page control, page and subpage stand at the same place in both CDBs.
 pub(crate) fn check_sense(call: &Call) -> Result<u32, Fault> {
     let (page, subpage) = (call.cdb.u8::<2>() & 0x3f, call.cdb.u8::<3>());
-    let control = control(call);
-    if control == Control::Saved {
-        return Err(Condition::illegal(Code::SAVING_NOT_SUPPORTED).into());
-    }
     let known = match (page, subpage) {
         (ALL_PAGES, 0 | ALL_SUBPAGES) => true,
         // A subpage of all pages means nothing (SPC-4 table 151).
@@ -100,7 +96,12 @@ fn long_block_descriptor(call: &Call) -> Vec<u8> {
 
 fn asked_pages(call: &Call) -> Vec<u8> {
     let (page, subpage) = (call.cdb.u8::<2>() & 0x3f, call.cdb.u8::<3>());
-    let (control, parameters) = (control(call), call.unit.mode.get());
+    let control = control(call);
+    let parameters = match control {
+        Control::Current | Control::Changeable => call.unit.mode.get(),
+        Control::Saved => call.unit.saved_mode.get(),
+        Control::Default => Parameters::default(),
+    };
     let asked = PAGES.iter().filter(|known| {
         (page == ALL_PAGES || page == known.page) && (subpage == ALL_SUBPAGES || subpage == known.subpage)
     });

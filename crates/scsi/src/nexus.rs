@@ -49,8 +49,16 @@ pub struct Nexus {
     paths: RefCell<BTreeMap<u64, Seen>>,
 }
 
+/// The port of a target that shows logical units of others: the target's name, and the tag that its port's name ends with
+/// (iSCSI: the portal group tag, RFC 7143 section 4.2.8).
+#[derive(Debug, Clone, Copy)]
+pub struct TargetPort<'a> {
+    pub target_name: &'a str,
+    pub tag: u16,
+}
+
 /// A logical unit, and what is kept for the nexus with it.
-type Seen = (Rc<LogicalUnit>, Rc<Path>);
+pub(crate) type Seen = (Rc<LogicalUnit>, Rc<Path>);
 
 impl Drop for Nexus {
     fn drop(&mut self) {
@@ -81,16 +89,24 @@ impl Drop for Leaving {
 /// A target whose logical units come and go, or are not all on one worker: [`Nexus::put`], [`Nexus::take`], and what REPORT
 /// LUNS tells of all of them, [`Nexus::report`].
 impl Nexus {
-    /// Without logical units. `target_name`: the SCSI target device's, where it is not that of the logical units' own. Where
-    /// one logical unit is seen through several targets, their ports need different numbers.
-    pub fn new(initiator_port: &str, relative_target_port: u16, target_name: Option<&str>) -> Nexus {
+    /// Without logical units. `target`: the SCSI target device, where it is not that of the logical units' own. Where one
+    /// logical unit is seen through several targets, their ports need different relative identifiers.
+    pub fn new(initiator_port: &str, relative_target_port: u16, target: Option<TargetPort<'_>>) -> Nexus {
         let through = Through {
             ports: Ports { initiator: initiator_port.into(), relative_target_port },
-            target_name: target_name.map(Into::into),
+            target: target.map(|target| (target.target_name.into(), target.tag)),
+            all_ports: Rc::new([relative_target_port]),
             luns: Rc::default(),
             events: Rc::default(),
         };
         Nexus { through, paths: RefCell::default() }
+    }
+
+    /// The target has these ports, by their relative identifiers: a registration may be asked for at all of them. To be said
+    /// before [`Nexus::put`].
+    pub fn with_ports(mut self, all: &[u16]) -> Nexus {
+        self.through.all_ports = all.into();
+        self
     }
 
     /// From now on the logical unit has this number, at most 16,383, that no other has.
@@ -133,6 +149,10 @@ impl Nexus {
 
     pub(crate) fn find(&self, lun: [u8; 8]) -> Option<Seen> {
         lun::decode(lun).and_then(|lun| self.paths.borrow().get(&lun).cloned())
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.paths.borrow().values().cloned().collect()
     }
 
     pub(crate) fn units(&self) -> Vec<Rc<LogicalUnit>> {

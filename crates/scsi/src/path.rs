@@ -25,7 +25,10 @@ pub(crate) type Luns = RefCell<Vec<u64>>;
 #[derive(Clone)]
 pub(crate) struct Through {
     pub ports: Ports,
-    pub target_name: Option<Rc<str>>,
+    /// Name of the target, and tag of its port.
+    pub target: Option<(Rc<str>, u16)>,
+    /// Relative identifiers of all ports of the target.
+    pub all_ports: Rc<[u16]>,
     pub luns: Rc<Luns>,
     pub events: Rc<Events>,
 }
@@ -35,8 +38,10 @@ pub(crate) struct Path {
     pub ports: Ports,
     /// The number under which this nexus sees the logical unit.
     pub lun: u64,
-    /// The target through which it is seen, where that is not the logical unit's own.
-    pub target_name: Option<Rc<str>>,
+    /// The target through which it is seen, where that is not the logical unit's own, and the tag of its port.
+    pub target: Option<(Rc<str>, u16)>,
+    /// Relative identifiers of all ports of the target.
+    pub all_ports: Rc<[u16]>,
     /// All logical units of the target, for REPORT LUNS.
     pub luns: Rc<Luns>,
     attentions: RefCell<Attentions>,
@@ -51,12 +56,13 @@ pub(crate) struct Path {
 
 impl Path {
     pub(crate) fn new(id: PathId, through: Through, lun: u64, first: Attention) -> Path {
-        let Through { ports, target_name, luns, events } = through;
+        let Through { ports, target, all_ports, luns, events } = through;
         let path = Path {
             id,
             ports,
             lun,
-            target_name,
+            target,
+            all_ports,
             luns,
             attentions: RefCell::default(),
             attention_pending: Cell::new(false),

@@ -76,9 +76,9 @@ pub(crate) fn check_functions(call: &Call) -> Result<u32, Fault> {
     Ok(0)
 }
 
-/// ATS, ATSS, CTSS, LURS, QTS, TRS; QAES, QTSS. With REPD no times are told.
+/// ATS, ATSS, CTSS, LURS, QTS, TRS; QAES, QTSS, ITNRS. With REPD no times are told.
 pub(crate) fn functions(call: &Call, _: Bytes) -> Completion<Ran> {
-    let mut data = vec![0xde, 0x06, 0, 0];
+    let mut data = vec![0xde, 0x07, 0, 0];
     if call.cdb.has::<2>(0x80) {
         data[3] = 12;
         data.resize(16, 0);

@@ -1,9 +1,10 @@
-//! What survives a restart, as bytes: registrations with APTPL, and a sanitize operation that is under way or has failed.
+//! What survives a restart, as bytes: registrations with APTPL, a sanitize operation that is under way or has failed, and mode
+//! parameters that were saved.
 //!
 //! | bytes | |
 //! |---|---|
 //! | 4 | `DSLU` |
-//! | 2 | version, 1 |
+//! | 2 | version: 1, or 2 with saved mode parameters |
 //! | 1 | 1: registrations follow (APTPL), 0: none are kept |
 //! | 2 | number of registrations, then of each: key (8), relative target port (2), length of the name (2), name |
 //! | 1 | type of the reservation, 0: none |
@@ -11,6 +12,7 @@
 //! | 1 | sanitize: 0 idle, 1 erase under way, 2 overwrite under way, 3 failed |
 //! | 1 | AUSE |
 //! | 1 + 1 + 2 | of an overwrite: inverts, passes, bytes of the block; then the block |
+//! | 1 | version 2: 1 WCE, 2 D_SENSE, 4 SWP, 8 TAS |
 //! | 4 | CRC32C of everything before |
 //!
 //! Little-endian. No bytes at all: nothing is kept.
@@ -19,6 +21,7 @@
 mod tests;
 
 use crate::SavedStateError;
+use crate::mode::Parameters;
 use crate::path::Ports;
 use crate::reservation::{Kind, REGISTRANTS_MAX, Registrant, Reservation, Reservations};
 use crate::sanitize::{Exit, Plan, Sanitize};
@@ -27,17 +30,30 @@ use base::{Reader, Truncated, Writer, crc};
 use std::rc::Rc;
 
 const MAGIC: &[u8; 4] = b"DSLU";
+/// Mode parameters are the defaults.
 const VERSION: u16 = 1;
+const WITH_MODE: u16 = 2;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Saved {
     pub reservations: Reservations,
     pub sanitize: Sanitize,
+    pub mode: Parameters,
 }
 
 /// Lets the host keep what a change leads to, if it differs from what it keeps. Whoever calls has the turn of `LogicalUnit::saving`.
 pub(crate) async fn store(unit: &LogicalUnit, reservations: &Reservations, sanitize: &Sanitize) -> block::Result<()> {
-    let bytes = encode(reservations, sanitize);
+    store_all(unit, reservations, sanitize, unit.saved_mode.get()).await
+}
+
+/// The same with other mode parameters.
+pub(crate) async fn store_all(
+    unit: &LogicalUnit,
+    reservations: &Reservations,
+    sanitize: &Sanitize,
+    mode: Parameters,
+) -> block::Result<()> {
+    let bytes = encode(reservations, sanitize, mode);
     if *unit.saved.borrow() == bytes {
         return Ok(());
     }
@@ -46,19 +62,40 @@ pub(crate) async fn store(unit: &LogicalUnit, reservations: &Reservations, sanit
     Ok(())
 }
 
-pub(crate) fn encode(reservations: &Reservations, sanitize: &Sanitize) -> Vec<u8> {
+pub(crate) fn encode(reservations: &Reservations, sanitize: &Sanitize, mode: Parameters) -> Vec<u8> {
     let kept = reservations.aptpl && !reservations.registrants.is_empty();
-    if !kept && *sanitize == Sanitize::Idle {
+    let has_mode = mode != Parameters::default();
+    if !kept && *sanitize == Sanitize::Idle && !has_mode {
         return Vec::new();
     }
     let none = Reservations::default();
     let mut bytes = Writer::default();
-    bytes.put(MAGIC).u16_le(VERSION).u8(u8::from(kept));
+    bytes.put(MAGIC).u16_le(if has_mode { WITH_MODE } else { VERSION }).u8(u8::from(kept));
     encode_reservations(&mut bytes, if kept { reservations } else { &none });
     encode_sanitize(&mut bytes, sanitize);
+    if has_mode {
+        bytes.u8(mode_bits(mode));
+    }
     let sum = crc::crc32c(&bytes.bytes);
     bytes.u32_le(sum);
     bytes.bytes
+}
+
+fn mode_bits(mode: Parameters) -> u8 {
+    u8::from(mode.write_cache)
+        | u8::from(mode.descriptor_sense) << 1
+        | u8::from(mode.software_write_protect) << 2
+        | u8::from(mode.task_aborted_status) << 3
+}
+
+fn mode_of(bits: u8) -> Option<Parameters> {
+    let has = |bit: u8| bits & bit != 0;
+    (bits < 16).then(|| Parameters {
+        write_cache: has(1),
+        descriptor_sense: has(2),
+        software_write_protect: has(4),
+        task_aborted_status: has(8),
+    })
 }
 
 fn encode_reservations(bytes: &mut Writer, reservations: &Reservations) {
@@ -100,13 +137,18 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Saved, SavedStateError> {
     if reader.array::<4>() != Ok(*MAGIC) {
         return Err(SavedStateError("it is something else"));
     }
-    if reader.u16_le() != Ok(VERSION) {
+    let version = reader.u16_le();
+    if !matches!(version, Ok(VERSION | WITH_MODE)) {
         return Err(SavedStateError("it is of another version"));
     }
     if crc::crc32c(body) != u32::from_le_bytes(*sum) {
         return Err(SavedStateError("its checksum is wrong"));
     }
-    let saved = decode_body(&mut reader).unwrap_or(Err(SavedStateError("it ends early")))?;
+    let mut saved = decode_body(&mut reader).unwrap_or(Err(SavedStateError("it ends early")))?;
+    if version == Ok(WITH_MODE) {
+        let mode = reader.u8().ok().and_then(mode_of);
+        saved.mode = mode.ok_or(SavedStateError("mode parameters that cannot be"))?;
+    }
     if !reader.is_empty() {
         return Err(SavedStateError("something follows it"));
     }
@@ -145,7 +187,7 @@ fn decode_body(reader: &mut Reader<'_>) -> Result<Result<Saved, SavedStateError>
         Ok(sanitize) => sanitize,
         Err(error) => return Ok(Err(error)),
     };
-    Ok(Ok(Saved { reservations, sanitize }))
+    Ok(Ok(Saved { reservations, sanitize, mode: Parameters::default() }))
 }
 
 fn decode_sanitize(reader: &mut Reader<'_>) -> Result<Result<Sanitize, SavedStateError>, Truncated> {

@@ -81,7 +81,6 @@ impl Code {
     pub(crate) const CAPACITY_CHANGED: Code = Code(0x2a, 0x09);
     pub(crate) const COMMANDS_CLEARED: Code = Code(0x2f, 0x00);
     pub(crate) const SANITIZE_FAILED: Code = Code(0x31, 0x03);
-    pub(crate) const SAVING_NOT_SUPPORTED: Code = Code(0x39, 0x00);
     pub(crate) const INTERNAL_TARGET_FAILURE: Code = Code(0x44, 0x00);
     pub(crate) const INVALID_MESSAGE: Code = Code(0x49, 0x00);
     pub(crate) const INSUFFICIENT_RESOURCES: Code = Code(0x55, 0x03);

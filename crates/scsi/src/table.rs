@@ -172,7 +172,7 @@ pub(crate) static TABLE: &[Entry] = {
         entry(0x12, &[0x01, 0xff, 0xff, 0xff, CONTROL], Always, inquiry::check, inquiry::execute)
             .despite_attention()
             .despite_sanitize(),
-        entry(0x15, &[0x10, 0, 0, 0xff, CONTROL], Write, mode::check_select_6, mode::select_6),
+        entry(0x15, &[0x11, 0, 0, 0xff, CONTROL], Write, mode::check_select_6, mode::select_6),
         entry(0x16, NOTHING_5, Own, plain, reservation::reserve),
         entry(0x17, NOTHING_5, Own, plain, reservation::release),
         entry(0x1a, &[0x08, 0xff, 0xff, 0xff, CONTROL], Read, mode::check_sense, mode::sense_6),
@@ -207,7 +207,7 @@ pub(crate) static TABLE: &[Entry] = {
         entry(0x48, &[0xa0, 0, 0, 0, 0, 0, 0, 0, CONTROL], Write, sanitize::check_erase, sanitize::erase).action(0x02),
         entry(0x48, &[0xa0, 0, 0, 0, 0, 0, 0, 0, CONTROL], Write, sanitize::check_erase, sanitize::erase).action(0x03),
         entry(0x48, &[0xa0, 0, 0, 0, 0, 0, 0, 0, CONTROL], Write, plain, sanitize::exit_failure_mode).action(0x1f),
-        entry(0x55, &[0x10, 0, 0, 0, 0, 0, 0xff, 0xff, CONTROL], Write, mode::check_select_10, mode::select_10),
+        entry(0x55, &[0x11, 0, 0, 0, 0, 0, 0xff, 0xff, CONTROL], Write, mode::check_select_10, mode::select_10),
         entry(0x56, NOTHING_9, Own, plain, reservation::reserve),
         entry(0x57, NOTHING_9, Own, plain, reservation::release),
         entry(0x5a, &[0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, CONTROL], Read, mode::check_sense, mode::sense_10),

@@ -294,7 +294,17 @@ impl Bench {
     }
     /// An initiator that has heard of the power on already.
     pub(crate) fn initiator(&self, name: &str) -> Initiator {
-        let initiator = Initiator { nexus: self.target.nexus(name, 1), next_tag: Cell::new(1) };
+        Bench::told(self.target.nexus(name, 1))
+    }
+    /// The same through one port of a target that has all of these.
+    pub(crate) fn initiator_at(&self, name: &str, port: u16, all: &[u16]) -> Initiator {
+        let nexus = Nexus::new(name, port, None).with_ports(all);
+        nexus.report(vec![0]);
+        nexus.put(0, self.unit.clone());
+        Bench::told(nexus)
+    }
+    fn told(nexus: Nexus) -> Initiator {
+        let initiator = Initiator { nexus, next_tag: Cell::new(1) };
         // Whatever is reserved, REQUEST SENSE tells of it.
         assert_eq!(initiator.good(&[0x03, 0, 0, 0, 18, 0], &[])[2] & 0x0f, 6);
         initiator

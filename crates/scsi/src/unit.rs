@@ -42,6 +42,8 @@ pub struct LogicalUnit {
     /// As the initiators know it.
     geometry: Cell<Geometry>,
     pub(crate) mode: Cell<Parameters>,
+    /// What a reset and a restart bring back.
+    pub(crate) saved_mode: Cell<Parameters>,
     /// RESERVE(6): the holder.
     pub(crate) reserved: Cell<Option<PathId>>,
     pub(crate) reservations: RefCell<Reservations>,
@@ -77,7 +79,8 @@ impl LogicalUnit {
             leaving: RefCell::default(),
             visitors: RefCell::default(),
             geometry: Cell::new(geometry),
-            mode: Cell::default(),
+            mode: Cell::new(saved.mode),
+            saved_mode: Cell::new(saved.mode),
             reserved: Cell::new(None),
             reservations: RefCell::new(saved.reservations),
             saving: Semaphore::new(1),
@@ -118,7 +121,7 @@ impl LogicalUnit {
     /// holds up those who come later.
     pub fn is_as_new(&self) -> bool {
         self.reservations.borrow().registrants.is_empty()
-            && self.mode.get() == Parameters::default()
+            && self.mode.get() == self.saved_mode.get()
             && *self.sanitize.borrow() == Sanitize::default()
             && self.copies.get() == 0
             && self.tasks.borrow().is_empty()
@@ -229,16 +232,25 @@ impl LogicalUnit {
         ports
     }
 
-    /// The same ports by name: that of the target that each belongs to, and the port's number.
+    /// Names of the same ports, by number.
     pub(crate) fn target_port_names(&self, own: &Path) -> BTreeMap<u16, String> {
         let paths = self.paths.borrow();
-        let named = |path: &Path| (path.ports.relative_target_port, self.target_name(path).to_string());
+        let named = |path: &Path| (path.ports.relative_target_port, self.target_port_name(path));
         paths.iter().map(|path| named(path)).chain([named(own)]).collect()
+    }
+
+    /// Name of the port of its target through which a nexus sees it (RFC 7143 section 4.2.8); empty: not told.
+    pub(crate) fn target_port_name(&self, path: &Path) -> String {
+        let tag = path.target.as_ref().map_or(path.ports.relative_target_port, |(_, tag)| *tag);
+        match self.target_name(path) {
+            "" => String::new(),
+            target => format!("{target},t,0x{tag:04x}"),
+        }
     }
 
     /// Name of the SCSI target device through which a nexus sees it; empty: not told.
     pub(crate) fn target_name<'a>(&'a self, path: &'a Path) -> &'a str {
-        path.target_name.as_deref().unwrap_or(&self.identity.target_name)
+        path.target.as_ref().map_or(&self.identity.target_name, |(name, _)| name)
     }
 
     /// Completes when nothing of this nexus is in the task set.

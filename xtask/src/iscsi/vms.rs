@@ -78,7 +78,7 @@ fn vm_target(bench: &mut Bench) -> Result<()> {
     let mut known = BTreeSet::new();
     for (lun, vdisk) in [(0, "web-root"), (1, "web-data"), (2, "web-log")] {
         let through_vm = output("iscsi-inq", &["-e", "1", "-c", "131", &uri(bench, "vm:web", lun)])?;
-        ensure!(through_vm.contains(&format!("{TARGET}vm:web,t,0x0401")), "{through_vm}");
+        ensure!(through_vm.contains(&format!("{TARGET}vm:web,t,0x0001")), "{through_vm}");
         let own = output("iscsi-inq", &["-e", "1", "-c", "131", &uri(bench, vdisk, 0)])?;
         let identity = of_logical_unit(&through_vm);
         ensure!(!identity.is_empty() && identity == of_logical_unit(&own), "{through_vm}\nand\n{own}");

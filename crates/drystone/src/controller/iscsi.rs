@@ -35,9 +35,9 @@ impl Verbs {
         })
     }
 
-    /// Sessions of a vDisk at this moment.
+    /// Sessions that see a vDisk at this moment, through its own target or its VM's.
     pub(super) fn sessions_of(&self, id: VdiskId) -> u32 {
-        self.sessions.list().iter().filter(|session| session.key == id.raw()).count() as u32
+        self.sessions.list().iter().filter(|session| session.units.contains(&id.raw())).count() as u32
     }
 
     async fn change_access(&self, name: &str, set: SetIscsiAccess) -> Result<IscsiTarget> {

@@ -248,7 +248,8 @@ impl Verbs {
         for vdisk in &mut vdisks {
             let Some(listed) = self.directory.find(&vdisk.name) else { continue };
             vdisk.snapshots = listed.snapshots.len() as u32;
-            vdisk.iscsi_sessions = sessions.iter().filter(|session| session.key == listed.id.raw()).count() as u32;
+            let sees = |session: &&crate::iscsi::SessionInfo| session.units.contains(&listed.id.raw());
+            vdisk.iscsi_sessions = sessions.iter().filter(sees).count() as u32;
         }
         Ok(Metrics { vdisks, schedules: self.schedule_metrics(), engine, process: self.process_metrics() })
     }

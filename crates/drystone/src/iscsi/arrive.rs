@@ -35,6 +35,8 @@ impl Parted {
             initiator: port_name(&initiator),
             relative_target_port: found.first_port + client.group(),
             target_name: (!found.is_own()).then(|| found.target_name.clone()),
+            group: client.group(),
+            all_target_ports: shared.portals.iter().map(|portal| found.first_port + portal.group).collect(),
         };
         let part = Part::new(ports.nexus(), units);
         let router = Rc::new(Router::new(part, found.worker, shared.workers.clone(), ports));
@@ -45,15 +47,17 @@ impl Parted {
         };
         let seen = if found.is_own() { found.units.clone() } else { visible(found.units.clone()) };
         // Before an older session of the same name ends, so that the logical units remember it.
-        tokio::select! {
-            () = router.hold_all(&seen) => {}
-            _ = stop.wait_for(|stop| *stop) => return client.refuse(LoginStatus::ServiceUnavailable).await,
-        }
-        if router.luns().is_empty() {
+        let settled = tokio::select! {
+            settled = router.hold_all(&seen) => settled,
+            _ = stop.wait_for(|stop| *stop) => false,
+        };
+        // Hosts try again soon. One that boots meanwhile would do without a disk that is only busy.
+        if !settled || router.luns().is_empty() {
+            router.close().await;
             return client.refuse(LoginStatus::ServiceUnavailable).await;
         }
         let closed = if found.is_own() { router.here.take_closed() } else { None };
-        let info = client.describe(&found);
+        let info = SessionInfo { units: router.luns().into_values().collect(), ..client.describe(&found) };
         let Some(listed) = enter(&shared, &info).await else {
             router.close().await;
             return client.refuse(LoginStatus::OutOfResources).await;
@@ -69,6 +73,8 @@ impl Parted {
             router.keep(&visible(shared.targets.units(found.key).unwrap_or_default())).await;
         }
         router.show_all().await;
+        let counters = listed.counters.clone();
+        counters.sees(&router);
         let (channel, login, unread, about) = client.into_parts();
         let mut out = Output::new();
         let session = login.accept(listed.tsih, Limits::default(), &mut out);
@@ -98,7 +104,7 @@ impl Parted {
         };
         let following = async {
             if !found.is_own() {
-                Follower::new(shared.view(&about), &found, &initiator.name).follow(&router, changes).await;
+                Follower::new(shared.view(&about), &found, &initiator.name).follow(&router, changes, &counters).await;
                 let _ = gone.send(());
             }
             std::future::pending::<()>().await;

@@ -3,8 +3,14 @@
 use super::access::View;
 use super::router::Router;
 use super::seam::{FoundTarget, FoundUnit};
+use super::sessions::Counters;
 use control::ChapSecret;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How soon it is tried again to attach a vDisk that was busy; twice as long each time, up to the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
 /// Who the session is for, and what it has proven.
 pub(super) struct Follower<'a> {
@@ -20,26 +26,30 @@ impl Follower<'_> {
     }
 
     /// Until the VM is gone.
-    pub async fn follow(&self, router: &Router, mut changes: watch::Receiver<u64>) {
+    pub async fn follow(&self, router: &Router, mut changes: watch::Receiver<u64>, counters: &Counters) {
+        let mut retry = RETRY_FIRST;
         loop {
             let Some(units) = self.view.targets.units(self.key) else { return };
             let wanted: Vec<FoundUnit> = units.into_iter().filter(|unit| self.sees(unit, router)).collect();
-            router.become_like(&wanted).await;
-            self.until_changed(router, &mut changes).await;
-        }
-    }
-
-    /// Meanwhile a vDisk that goes away is let go of.
-    async fn until_changed(&self, router: &Router, changes: &mut watch::Receiver<u64>) {
-        loop {
-            tokio::select! {
-                changed = changes.changed() => match changed {
-                    Ok(()) => return,
-                    // Nothing changes any more: the controller stops.
-                    Err(_) => std::future::pending().await,
-                },
-                lun = router.here.next_closed() => router.here.take(lun).await,
-            }
+            let settled = router.become_like(&wanted).await;
+            counters.sees(router);
+            let again = tokio::time::sleep(retry);
+            tokio::pin!(again);
+            // Meanwhile a vDisk that goes away is let go of.
+            retry = loop {
+                tokio::select! {
+                    changed = changes.changed() => match changed {
+                        Ok(()) => break RETRY_FIRST,
+                        // Nothing changes any more: the controller stops.
+                        Err(_) => std::future::pending().await,
+                    },
+                    () = &mut again, if !settled => break (retry * 2).min(RETRY_LONGEST),
+                    lun = router.here.next_closed() => {
+                        router.here.take(lun).await;
+                        counters.sees(router);
+                    }
+                }
+            };
         }
     }
 

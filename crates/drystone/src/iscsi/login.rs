@@ -237,6 +237,7 @@ impl Client {
             alias,
             isid,
             tsih: 0,
+            units: Vec::new(),
             user,
             address: self.about.peer,
             portal: self.about.local,

@@ -7,7 +7,7 @@ use super::units::{self, Used};
 use scsi::Nexus;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -23,6 +23,9 @@ pub(super) struct Part {
     held: RefCell<BTreeMap<u64, Held>>,
     /// What is held is something else now.
     changed: Notify,
+    /// Numbers of what is on its way out.
+    going: RefCell<BTreeSet<u64>>,
+    gone: Notify,
     units: Rc<dyn Units>,
     /// Nothing is attached any more.
     over: Cell<bool>,
@@ -39,7 +42,15 @@ struct Held {
 
 impl Part {
     pub fn new(nexus: Nexus, units: Rc<dyn Units>) -> Part {
-        Part { nexus, held: RefCell::default(), changed: Notify::new(), units, over: Cell::new(false) }
+        Part {
+            nexus,
+            held: RefCell::default(),
+            changed: Notify::new(),
+            going: RefCell::default(),
+            gone: Notify::new(),
+            units,
+            over: Cell::new(false),
+        }
     }
 
     /// Attaches, and shows nothing of it yet.
@@ -65,13 +76,26 @@ impl Part {
 
     /// There is nothing of this number any more, and nothing that was begun there goes on, when it completes.
     pub async fn take(&self, lun: u64) {
-        if let Some(leaving) = self.nexus.take(lun) {
-            // What has not ended then is aborted.
-            let _ = tokio::time::timeout(LEAVE_TIME, leaving.idle()).await;
+        let held = self.held.borrow_mut().remove(&lun);
+        if held.is_some() {
+            self.changed.notify_one();
+            self.going.borrow_mut().insert(lun);
+            if let Some(leaving) = self.nexus.take(lun) {
+                // What has not ended then is aborted.
+                let _ = tokio::time::timeout(LEAVE_TIME, leaving.idle()).await;
+            }
+            drop(held);
+            self.going.borrow_mut().remove(&lun);
+            self.gone.notify_waiters();
         }
-        let gone = self.held.borrow_mut().remove(&lun);
-        drop(gone);
-        self.changed.notify_one();
+        // It may be asked for twice: when its vDisk goes away, and when the VM does not have it any more.
+        loop {
+            let gone = self.gone.notified();
+            if !self.going.borrow().contains(&lun) {
+                return;
+            }
+            gone.await;
+        }
     }
 
     /// The session is over: what is under way is aborted, and nothing comes in its place.

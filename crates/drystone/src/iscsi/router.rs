@@ -10,7 +10,7 @@ use super::seam::{FoundUnit, Units};
 use crate::frontend::Workers;
 use bytes::Bytes;
 use far::{Far, FarTask};
-use scsi::{Command, Ended, Event, Function, Nexus, Outcome, Task};
+use scsi::{Command, Ended, Event, Function, Nexus, Outcome, TargetPort, Task};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -28,11 +28,16 @@ pub(super) struct Ports {
     pub relative_target_port: u16,
     /// Where it is not that of the logical units' own.
     pub target_name: Option<String>,
+    /// Portal group tag, of which the target port's name is made.
+    pub group: u16,
+    /// Of all ports of the target.
+    pub all_target_ports: Vec<u16>,
 }
 
 impl Ports {
     pub fn nexus(&self) -> Nexus {
-        Nexus::new(&self.initiator, self.relative_target_port, self.target_name.as_deref())
+        let target = self.target_name.as_deref().map(|target_name| TargetPort { target_name, tag: self.group });
+        Nexus::new(&self.initiator, self.relative_target_port, target).with_ports(&self.all_target_ports)
     }
 }
 
@@ -104,8 +109,8 @@ impl Router {
     }
 
     pub fn manage(&self, function: Function, lun: [u8; 8]) -> Completion<Outcome> {
-        if function == Function::TargetReset {
-            return self.reset();
+        if matches!(function, Function::TargetReset | Function::NexusReset) {
+            return self.reset(function);
         }
         let route = scsi::lun_number(lun).and_then(|lun| self.routes.borrow().get(&lun).cloned());
         match route {
@@ -115,13 +120,13 @@ impl Router {
     }
 
     /// All of them: the first that is not carried out tells.
-    fn reset(&self) -> Completion<Outcome> {
-        let here = self.here.nexus.manage(Function::TargetReset, [0; 8]);
+    fn reset(&self, function: Function) -> Completion<Outcome> {
+        let here = self.here.nexus.manage(function, [0; 8]);
         let far: Vec<Rc<Far>> = self.far.borrow().values().cloned().collect();
         if far.is_empty() {
             return here;
         }
-        let far: Vec<_> = far.iter().map(|far| far.manage(Function::TargetReset, [0; 8])).collect();
+        let far: Vec<_> = far.iter().map(|far| far.manage(function, [0; 8])).collect();
         Completion::pending(async move {
             let mut outcome = here.await;
             for one in far {
@@ -147,14 +152,18 @@ impl Router {
         self.here.luns().into_iter().chain(routes.iter().map(|(lun, route)| (*lun, route.key))).collect()
     }
 
-    /// Attaches them, and shows nothing of them yet. One that cannot be attached is left out.
-    pub async fn hold_all(&self, wanted: &[FoundUnit]) {
+    /// Attaches them, and shows nothing of them yet. One that cannot be attached is left out. Whether that is all there is to
+    /// be had: no other try would get more.
+    pub async fn hold_all(&self, wanted: &[FoundUnit]) -> bool {
+        let mut settled = true;
         for unit in wanted {
             if let Err(error) = self.hold(unit).await {
+                settled &= error.kind != block::Kind::Unavailable;
                 let (vdisk, lun) = (&unit.found.name, unit.lun);
                 tracing::warn!(vdisk, lun, %error, "a vDisk could not be attached");
             }
         }
+        settled
     }
 
     /// Shows what is attached already.
@@ -223,18 +232,20 @@ impl Router {
         }
     }
 
-    /// Makes these the logical units. One that cannot be attached is left out.
-    pub async fn become_like(&self, wanted: &[FoundUnit]) {
+    /// Makes these the logical units. One that cannot be attached is left out; as [`Router::hold_all`].
+    pub async fn become_like(&self, wanted: &[FoundUnit]) -> bool {
         let before = self.luns();
         self.keep(wanted).await;
         let new = wanted.iter().filter(|unit| before.get(&unit.lun) != Some(&unit.unit_key()));
+        let mut settled = true;
         for unit in new {
-            self.hold_all(std::slice::from_ref(unit)).await;
+            settled &= self.hold_all(std::slice::from_ref(unit)).await;
             if self.luns().contains_key(&unit.lun) {
                 self.show(unit.lun).await;
             }
         }
         self.report().await;
+        settled
     }
 
     /// The session is over. Completes when no worker has anything of it any more.

@@ -1,5 +1,6 @@
 //! The sessions that are logged in: listed and dropped from any thread.
 
+use super::router::Router;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -19,6 +20,8 @@ pub struct SessionInfo {
     pub alias: Option<String>,
     pub isid: [u8; 6],
     pub tsih: u16,
+    /// What it sees at this moment, by [`super::FoundUnit::unit_key`].
+    pub units: Vec<u64>,
     /// The CHAP user that logged in.
     pub user: Option<String>,
     /// Of the initiator.
@@ -40,6 +43,8 @@ pub(super) struct Counters {
     pub commands_in_flight: AtomicU32,
     pub read_bytes: AtomicU64,
     pub written_bytes: AtomicU64,
+    /// See [`SessionInfo::units`].
+    units: Mutex<Vec<u64>>,
     /// The same initiator port has logged in again.
     replaced: AtomicBool,
 }
@@ -128,7 +133,7 @@ impl Sessions {
         open.last_tsih = tsih;
         open.last_id += 1;
         let id = open.last_id;
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters { units: Mutex::new(info.units.clone()), ..Counters::default() });
         let (sender, end) = watch::channel(false);
         let info = SessionInfo { id, tsih, ..info };
         open.sessions.insert(id, Entry { info, counters: counters.clone(), end: sender });
@@ -164,8 +169,20 @@ impl Entry {
             commands_in_flight: self.counters.commands_in_flight.load(Ordering::Relaxed),
             read_bytes: self.counters.read_bytes.load(Ordering::Relaxed),
             written_bytes: self.counters.written_bytes.load(Ordering::Relaxed),
+            units: self.counters.units().clone(),
             ..self.info.clone()
         }
+    }
+}
+
+impl Counters {
+    /// The logical units of the session are these now.
+    pub fn sees(&self, router: &Router) {
+        *self.units() = router.luns().into_values().collect();
+    }
+
+    fn units(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.units.lock().expect("a panic under the lock ends the process")
     }
 }
 

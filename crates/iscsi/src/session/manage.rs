@@ -30,6 +30,8 @@ pub(super) enum Affects {
 /// Which of a target's resets.
 const TARGET_WARM_RESET: u8 = 6;
 const TARGET_COLD_RESET: u8 = 7;
+/// RFC 7144 section 4.2: the session goes on.
+const NEXUS_RESET: u8 = 11;
 
 impl ManageTag {
     /// After the answer all sessions of the target are to end (11.5.1).
@@ -60,7 +62,7 @@ impl<T> Session<T> {
     fn is_ahead(&self, header: &Header) -> bool {
         let own = header.command_number();
         let is_inside = before(self.expected_command, own) && !before(self.window_end().wrapping_add(1), own);
-        header.immediate() && matches!(header.flags() & 0x7f, 2 | 4..=7) && is_inside
+        header.immediate() && matches!(header.flags() & 0x7f, 2 | 4..=7 | NEXUS_RESET) && is_inside
     }
 
     /// A function that waited for the commands before it, once they are there.
@@ -96,6 +98,7 @@ impl<T> Session<T> {
                 return self.answer_none(header, code::SUCCEEDED, out);
             }
             10 => (Function::QueryTaskSet, Affects::Nothing),
+            NEXUS_RESET => (Function::NexusReset, Affects::Target),
             12 => (Function::QueryAsynchronousEvent, Affects::Nothing),
             _ => return self.answer_none(header, code::NOT_SUPPORTED, out),
         };

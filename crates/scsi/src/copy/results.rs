@@ -42,6 +42,9 @@ impl Copies {
         let entry = id.and_then(|id| copies.get(&id));
         entry.is_some_and(|entry| matches!(entry.state, State::InProgress))
     }
+    pub(crate) fn forget_ended(&self) {
+        self.0.borrow_mut().retain(|_, entry| matches!(entry.state, State::InProgress));
+    }
     fn get(&self, id: u8) -> Option<Entry> {
         self.0.borrow().get(&id).cloned()
     }

@@ -77,18 +77,12 @@ fn identification(call: &Call, data: &mut Writer) {
     designator(data, BINARY, PIV | OF_PORT | RELATIVE_PORT, &[0, 0, high, low]);
     let [high, low] = PORT_GROUP.to_be_bytes();
     designator(data, BINARY, PIV | OF_PORT | GROUP, &[0, 0, high, low]);
-    let target_name = call.unit.target_name(&call.path);
-    if let Some(name) = string(&port_name(target_name, port)) {
+    if let Some(name) = string(&call.unit.target_port_name(&call.path)) {
         designator(data, ISCSI | UTF8, PIV | OF_PORT | NAME, &name);
     }
-    if let Some(name) = string(target_name) {
+    if let Some(name) = string(call.unit.target_name(&call.path)) {
         designator(data, ISCSI | UTF8, PIV | OF_TARGET | NAME, &name);
     }
-}
-
-/// RFC 7143 4.2.8: the target port's name is the target's and the portal group tag.
-fn port_name(target: &str, port: u16) -> String {
-    if target.is_empty() { String::new() } else { format!("{target},t,0x{port:04x}") }
 }
 
 /// SCSI name string: ends with a zero, padded to a multiple of four (SPC-4 7.8.6.10). One that does not fit is left out.
@@ -116,10 +110,10 @@ fn policies(_: &Call, data: &mut Writer) {
 
 /// SCSI ports (SPC-4 7.8.15): those through which the logical unit is seen at present, and that of the asker.
 fn ports(call: &Call, data: &mut Writer) {
-    for (port, target_name) in call.unit.target_port_names(&call.path) {
+    for (port, name) in call.unit.target_port_names(&call.path) {
         data.u16_be(0).u16_be(port).u16_be(0).u16_be(0).u16_be(0);
         let mut descriptors = Writer::default();
-        if let Some(name) = string(&port_name(&target_name, port)) {
+        if let Some(name) = string(&name) {
             designator(&mut descriptors, ISCSI | UTF8, PIV | OF_PORT | NAME, &name);
         }
         data.u16_be(descriptors.bytes.len() as u16).put(&descriptors.bytes);

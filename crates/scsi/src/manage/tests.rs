@@ -164,6 +164,34 @@ fn a_reset_brings_the_defaults_back_and_keeps_persistent_reservations() {
 }
 
 #[test]
+fn a_nexus_reset_ends_what_one_nexus_has() {
+    let bench = Bench::new();
+    let (first, second) = (bench.initiator("iqn.a,i,0x1"), bench.initiator("iqn.b,i,0x1"));
+    first.good(&[0x16, 0, 0, 0, 0, 0], &[]);
+    bench.memory.held.set(true);
+    let (_, mut own) = running(&first, &READ);
+    // The holder alone reads, so that the other one asks for what is always allowed.
+    let mut reset = first.nexus.manage(Function::NexusReset, LUN0);
+    assert!(poll(&mut reset).is_pending(), "its read is under way");
+    bench.memory.release();
+    assert!(matches!(poll(&mut own), Poll::Ready(Ended::Aborted)));
+    assert_eq!(now(reset), Outcome::Complete);
+    bench.memory.held.set(false);
+    assert_eq!(
+        second.send(&[0; 6], &[]).status,
+        Status::Good,
+        "the reservation is gone, and no attention for the other"
+    );
+    assert_eq!(first.codes(&[0; 6], &[]), (6, 0x29, 7));
+    // Of the other one nothing ends.
+    bench.memory.held.set(true);
+    let (_, mut other) = running(&second, &READ);
+    assert_eq!(now(first.nexus.manage(Function::NexusReset, LUN0)), Outcome::Complete);
+    bench.memory.release();
+    assert!(matches!(poll(&mut other), Poll::Ready(Ended::Response(_))));
+}
+
+#[test]
 fn ordered_tasks_wait_for_what_came_before() {
     let bench = Bench::new();
     let initiator = bench.initiator("iqn.a,i,0x1");

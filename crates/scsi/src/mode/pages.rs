@@ -115,13 +115,16 @@ impl Page {
         self.header_bytes() + self.fixed.len()
     }
 
+    /// `parameters`: those that `control` asks for, where it asks for values.
     pub(super) fn encode(&self, control: Control, parameters: Parameters) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.len_bytes());
+        // PS: whether there is something that can be saved.
+        let first = self.page | if self.switches.is_empty() { 0 } else { 0x80 };
         if self.subpage == 0 {
-            bytes.extend([self.page, self.fixed.len() as u8]);
+            bytes.extend([first, self.fixed.len() as u8]);
         } else {
             let [high, low] = (self.fixed.len() as u16).to_be_bytes();
-            bytes.extend([self.page | 0x40, self.subpage, high, low]);
+            bytes.extend([first | 0x40, self.subpage, high, low]);
         }
         match control {
             Control::Changeable => bytes.resize(self.len_bytes(), 0),
@@ -130,8 +133,7 @@ impl Page {
         for switch in self.switches {
             let on = match control {
                 Control::Changeable => true,
-                Control::Current => (switch.get)(&parameters),
-                Control::Default | Control::Saved => (switch.get)(&Parameters::default()),
+                Control::Current | Control::Saved | Control::Default => (switch.get)(&parameters),
             };
             if on {
                 bytes[switch.byte] |= switch.bit;

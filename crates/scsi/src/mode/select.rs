@@ -3,9 +3,10 @@
 use super::PAGES;
 use super::pages::Parameters;
 use crate::attention::Attention;
-use crate::call::{Call, Good, Ran, failed, ready};
-use crate::fault::Fault;
+use crate::call::{Call, Good, Ran, UnderWay, failed, ready};
+use crate::fault::{self, Fault};
 use crate::range::capacity_blocks;
+use crate::saved;
 use crate::sense::{Code, Condition};
 use base::Reader;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ pub(crate) fn check_select_10(call: &Call) -> Result<u32, Fault> {
     check(call, call.cdb.u16::<7>().into())
 }
 
-/// SP stays zero, as nothing can be saved; the reserved bits have seen to that. PF zero would mean a vendor's own layout.
+/// PF zero would mean a vendor's own layout.
 fn check(call: &Call, list_bytes: u32) -> Result<u32, Fault> {
     if list_bytes > 0 && !call.cdb.has::<1>(0x10) {
         return Err(Condition::cdb_bit(1, 4).into());
@@ -46,17 +47,44 @@ fn select(call: &Call, data: &[u8], form: Form, list_bytes: usize) -> Completion
     if data.len() < list_bytes {
         return failed(Condition::list_length());
     }
-    let before = call.unit.mode.get();
-    match parse(call, data, form, before) {
+    match parse(call, data, form, call.unit.mode.get()) {
+        Ok(after) if call.cdb.has::<1>(0x01) => save(call, after),
         Ok(after) => {
-            call.unit.mode.set(after);
-            if after != before {
-                call.unit.establish(Some(call.path.id), Attention::ModeParametersChanged);
-            }
+            take_effect(call, after);
             ready(Good::NOTHING)
         }
         Err(condition) => failed(condition),
     }
+}
+
+fn take_effect(call: &Call, after: Parameters) {
+    if call.unit.mode.replace(after) != after {
+        call.unit.establish(Some(call.path.id), Attention::ModeParametersChanged);
+    }
+}
+
+/// SP. Once begun it goes on whatever becomes of the nexus.
+fn save(call: &Call, after: Parameters) -> Completion<Ran> {
+    let task = call.clone();
+    let saving = Completion::pending(async move { keep(&task, after).await });
+    let under_way = UnderWay::new(&call.unit, call.key, saving);
+    Completion::pending(async move {
+        under_way.await?;
+        Ok(Good::NOTHING)
+    })
+}
+
+/// It is kept first, and takes effect then.
+async fn keep(call: &Call, after: Parameters) -> Result<(), Fault> {
+    let unit = &call.unit;
+    let _turn = unit.saving.acquire(1).await;
+    call.proceed()?;
+    let (reservations, sanitize) = (unit.reservations.borrow().clone(), unit.sanitize.borrow().clone());
+    let stored = saved::store_all(unit, &reservations, &sanitize, after).await;
+    stored.map_err(|error| fault::condition(&error, 0, call.sector_bytes()))?;
+    unit.saved_mode.set(after);
+    take_effect(call, after);
+    Ok(())
 }
 
 fn parse(call: &Call, data: &[u8], form: Form, mut parameters: Parameters) -> Result<Parameters, Condition> {
@@ -130,10 +158,7 @@ fn page(list: &mut Reader<'_>, at: usize, parameters: Parameters) -> Result<Para
         (0, usize::from(list.u8().map_err(truncated)?))
     };
     let field = |byte: usize, bit: u8| Condition::list_bit((at + byte) as u16, bit);
-    // PS is reserved in MODE SELECT.
-    if first & 0x80 != 0 {
-        return Err(field(0, 7));
-    }
+    // PS is reserved in MODE SELECT, and not looked at: some send back what MODE SENSE told them.
     let known = PAGES
         .iter()
         .find(|known| (known.page, known.subpage) == (code, subpage) && (known.subpage != 0) == has_subpage);

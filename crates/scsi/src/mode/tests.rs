@@ -1,6 +1,8 @@
 //! MODE SENSE and MODE SELECT.
 
-use crate::testing::Bench;
+use crate::testing::{Bench, LUN0, Memory, now};
+use crate::{Function, Outcome};
+use std::rc::Rc;
 
 #[test]
 fn pages_can_be_asked_for_one_by_one_and_all_at_once() {
@@ -17,11 +19,7 @@ fn pages_can_be_asked_for_one_by_one_and_all_at_once() {
     }
     assert_eq!(all[4..], joined);
     assert_eq!(initiator.good(&[0x1a, 0x08, 0x3f, 0, 255, 0], &[]).len(), all.len() - 32, "without subpages");
-    for (cdb, codes) in [
-        ([0x1a, 0x08, 0x05, 0, 255, 0], (5, 0x24, 0)),
-        ([0x1a, 0x08, 0x0a, 2, 255, 0], (5, 0x24, 0)),
-        ([0x1a, 0x08, 0xc8, 0, 255, 0], (5, 0x39, 0)),
-    ] {
+    for (cdb, codes) in [([0x1a, 0x08, 0x05, 0, 255, 0], (5, 0x24, 0)), ([0x1a, 0x08, 0x0a, 2, 255, 0], (5, 0x24, 0))] {
         assert_eq!(initiator.codes(&cdb, &[]), codes, "{cdb:02x?}");
     }
 }
@@ -93,6 +91,32 @@ fn software_write_protection() {
 }
 
 #[test]
+fn what_is_saved_comes_back() {
+    let bench = Bench::new();
+    let (initiator, other) = (bench.initiator("iqn.a,i,0x1"), bench.initiator("iqn.b,i,0x1"));
+    let list = |flags| [&[0, 0, 0, 0, 0x08, 18, flags][..], &[0; 17]].concat();
+    let values = |control: u8| initiator.good(&[0x1a, 8, control << 6 | 8, 0, 255, 0], &[])[4..7].to_vec();
+    assert_eq!((values(0), values(3), values(2)), (vec![0x88, 18, 4], vec![0x88, 18, 4], vec![0x88, 18, 4]));
+    initiator.good(&[0x15, 0x11, 0, 0, 24, 0], &list(0));
+    assert_eq!(other.codes(&[0; 6], &[]), (6, 0x2a, 1), "the others hear of it");
+    assert_eq!((values(0)[2], values(3)[2], values(2)[2]), (0, 0, 4), "current, saved, default");
+    let kept = bench.keeper.saved.borrow().clone().expect("it was saved");
+    // What is not saved goes with a reset, what is saved stays, over a restart as well.
+    initiator.good(&[0x15, 0x10, 0, 0, 24, 0], &list(4));
+    assert_eq!((values(0)[2], values(3)[2]), (4, 0));
+    assert!(!bench.unit.is_as_new());
+    assert_eq!(now(initiator.nexus.manage(Function::LogicalUnitReset, LUN0)), Outcome::Complete);
+    assert_eq!(initiator.codes(&[0; 6], &[]), (6, 0x29, 3));
+    assert_eq!((values(0)[2], values(3)[2]), (0, 0));
+    assert!(bench.unit.is_as_new());
+    let again = Bench::with(Memory::new(1 << 20, 512), Rc::default(), &kept);
+    assert!(!again.unit.mode.get().write_cache);
+    // The defaults need no keeping.
+    initiator.good(&[0x15, 0x11, 0, 0, 24, 0], &list(4));
+    assert_eq!(bench.keeper.saved.borrow().as_deref(), Some([].as_slice()));
+}
+
+#[test]
 fn a_list_is_taken_wholly_or_not_at_all() {
     let bench = Bench::new();
     let initiator = bench.initiator("iqn.a,i,0x1");
@@ -106,11 +130,10 @@ fn a_list_is_taken_wholly_or_not_at_all() {
         list.extend_from_slice(pages);
         list
     };
-    let table: [(Vec<u8>, (u8, u8, u8)); 7] = [
+    let table: [(Vec<u8>, (u8, u8, u8)); 6] = [
         (select(&[caching(0), vec![0x05, 2, 0, 0]].concat()), (5, 0x26, 0)),
         (select(&[caching(0), vec![0x0a, 1, 0]].concat()), (5, 0x26, 0)),
         (select(&caching(0)[..10]), (5, 0x1a, 0)),
-        (select(&[[0x88, 18, 0].to_vec(), vec![0; 17]].concat()), (5, 0x26, 0)),
         (vec![0, 1, 0, 0], (5, 0x26, 0)),
         (vec![0, 0, 0, 8, 0, 0, 8, 0, 0, 0, 4, 0], (5, 0x26, 0)),
         (vec![0, 0, 0, 8, 0, 0], (5, 0x1a, 0)),
@@ -120,7 +143,6 @@ fn a_list_is_taken_wholly_or_not_at_all() {
     }
     assert!(bench.unit.mode.get().write_cache);
     let list = select(&caching(0));
-    assert_eq!(initiator.codes(&[0x15, 0x11, 0, 0, 24, 0], &list), (5, 0x24, 0), "SP");
     assert_eq!(initiator.codes(&[0x15, 0x10, 0, 0, 24, 0], &list[..20]), (5, 0x1a, 0), "less than was promised");
     initiator.good(&[0x15, 0x10, 0, 0, 24, 0], &list);
     assert!(!bench.unit.mode.get().write_cache);

@@ -151,7 +151,7 @@ fn a_full_task_set_takes_no_more() {
 #[test]
 fn logical_units_come_and_go() {
     let (one, two) = (Bench::new(), Bench::new());
-    let nexus = crate::Nexus::new("iqn.a,i,0x1", 1025, Some("iqn.vm"));
+    let nexus = crate::Nexus::new("iqn.a,i,0x1", 1025, Some(crate::TargetPort { target_name: "iqn.vm", tag: 1 }));
     nexus.report(vec![0, 3]);
     nexus.put(0, one.unit.clone());
     nexus.put(3, two.unit.clone());
@@ -175,7 +175,7 @@ fn logical_units_come_and_go() {
     // The port is that of the target through which it is seen.
     let page = flat(&send(3, &[0x12, 1, 0x83, 1, 0, 0]));
     let has = |text: &[u8]| page.windows(text.len()).any(|at| at == text);
-    assert!(has(b"iqn.vm,t,0x0401\0") && has(b"iqn.vm\0"), "{page:02x?}");
+    assert!(has(b"iqn.vm,t,0x0001\0") && has(b"iqn.vm\0"), "{page:02x?}");
     let leaving = nexus.take(0).expect("it was there");
     nexus.report(vec![3]);
     drop(leaving);

@@ -43,7 +43,7 @@ fn functions_and_port_groups() {
     let bench = Bench::new();
     let initiator = bench.initiator("iqn.a,i,0x1");
     let _second_port = bench.target.nexus("iqn.a,i,0x2", 2);
-    assert_eq!(initiator.good(&[0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0], &[]), [0xde, 6, 0, 0]);
+    assert_eq!(initiator.good(&[0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0], &[]), [0xde, 7, 0, 0]);
     assert_eq!(initiator.good(&[0xa3, 0x0d, 0x80, 0, 0, 0, 0, 0, 0, 255, 0, 0], &[]).len(), 16);
     assert_eq!(initiator.codes(&[0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0], &[]), (5, 0x24, 0));
     let group = [0, 1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2];

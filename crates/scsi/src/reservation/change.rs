@@ -20,6 +20,8 @@ pub(crate) enum Action {
         aptpl: bool,
         /// SPEC_I_PT: other initiator ports to be registered through the same target port.
         others: Vec<Ports>,
+        /// ALL_TG_PT: the other target ports, through each of which the same is asked for.
+        through: Vec<u16>,
     },
     Reserve {
         key: u64,
@@ -60,7 +62,19 @@ const CONFLICT: Fault = Fault::Status(Status::ReservationConflict);
 impl Reservations {
     pub(crate) fn apply(&mut self, who: &Ports, action: &Action) -> Result<Effects, Fault> {
         match action {
-            Action::Register { key, new_key, aptpl, others } => self.register(who, *key, *new_key, *aptpl, others),
+            Action::Register { key, new_key, aptpl, others, through } => {
+                let before = self.generation;
+                let mut effects = self.register(who, *key, *new_key, *aptpl, others)?;
+                for port in through {
+                    let at = |ports: &Ports| Ports { relative_target_port: *port, ..ports.clone() };
+                    let others: Vec<Ports> = others.iter().map(at).collect();
+                    let more = self.register(&at(who), *key, *new_key, *aptpl, &others)?;
+                    effects.attentions.extend(more.attentions);
+                }
+                // It is one command, however many registrations it makes.
+                self.generation = if self.generation == before { before } else { before.wrapping_add(1) };
+                Ok(effects)
+            }
             Action::Reserve { key, kind } => self.reserve(who, *key, *kind),
             Action::Release { key, kind } => self.release(who, *key, *kind),
             Action::Clear { key } => self.clear(who, *key),

@@ -35,11 +35,11 @@ pub(crate) fn reservation(call: &Call, _: Bytes) -> Completion<Ran> {
     })
 }
 
-/// SIP_C, PTPL_C; TMV with all six types; PTPL_A as the last REGISTER left it.
+/// SIP_C, ATP_C, PTPL_C; TMV with all six types; PTPL_A as the last REGISTER left it.
 pub(crate) fn capabilities(call: &Call, _: Bytes) -> Completion<Ran> {
     let active = u8::from(call.unit.reservations.borrow().aptpl);
     let mut data = Writer::with_capacity(8);
-    data.u16_be(8).u8(0x09).u8(0x80 | active).u16_be(0xea01).u16_be(0);
+    data.u16_be(8).u8(0x0d).u8(0x80 | active).u16_be(0xea01).u16_be(0);
     ready(Good::bytes(data.bytes, call.cdb.u16::<7>().into()))
 }
 

@@ -459,11 +459,56 @@ fn lists_and_types_that_are_wrong() {
     for kind in [0x00, 0x02, 0x04, 0x09, 0x11] {
         assert_eq!(initiator.codes(&[0x5f, 1, kind, 0, 0, 0, 0, 0, 24, 0], &list), (5, 0x24, 0), "{kind:02x}");
     }
-    let (cdb, all_ports) = out(0, 0, 0, 5, 4);
-    assert_eq!(initiator.codes(&cdb, &all_ports), (5, 0x26, 0), "ALL_TG_PT");
     let capabilities = initiator.good(&[0x5e, 2, 0, 0, 0, 0, 0, 1, 0, 0], &[]);
-    assert_eq!(capabilities, [0, 8, 0x09, 0x80, 0xea, 0x01, 0, 0]);
+    assert_eq!(capabilities, [0, 8, 0x0d, 0x80, 0xea, 0x01, 0, 0]);
     assert!(flat(&initiator.send(&[0x5e, 0, 0, 0, 0, 0, 0, 0, 8, 0], &[])).len() == 8);
+}
+
+#[test]
+fn a_registration_may_be_for_all_target_ports() {
+    let bench = Bench::new();
+    let at = |who: usize, port: u16| bench.initiator_at(&name(who), port, &[1, 2, 3]);
+    let (first, second, stranger) = (at(0, 1), at(0, 2), at(1, 2));
+    let generation = || first.good(&[0x5e, 0, 0, 0, 0, 0, 0, 0, 255, 0], &[])[3];
+    let registered = || {
+        let status = first.good(&[0x5e, 3, 0, 0, 0, 0, 0, 1, 255, 0], &[])[8..].to_vec();
+        let mut ports = Vec::new();
+        let mut rest = status.as_slice();
+        while !rest.is_empty() {
+            ports.push((rest[7], rest[19]));
+            rest = &rest[24 + usize::from(rest[23])..];
+        }
+        ports
+    };
+    let send = |initiator: &Initiator, action: u8, kind: u8, key: u64, new_key: u64, flags: u8| {
+        let (cdb, list) = out(action, kind, key, new_key, flags);
+        initiator.send(&cdb, &list).status
+    };
+    assert_eq!(send(&first, 0, 0, 0, 5, 4), Status::Good);
+    assert_eq!((registered(), generation()), (vec![(5, 1), (5, 2), (5, 3)], 1), "one change");
+    // Whichever port it comes by, it may do what registrants may; others may not.
+    assert_eq!(send(&first, 1, 5, 5, 0, 0), Status::Good);
+    second.good(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[1; 512]);
+    assert_eq!(stranger.send(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[1; 512]).status, Status::ReservationConflict);
+    // All of it or nothing: one of them has another key now.
+    assert_eq!(send(&second, 0, 0, 5, 6, 0), Status::Good);
+    assert_eq!(send(&first, 0, 0, 5, 7, 4), Status::ReservationConflict);
+    assert_eq!((registered(), generation()), (vec![(5, 1), (6, 2), (5, 3)], 2));
+    // Without a key to be compared, and for all of them again.
+    assert_eq!(send(&first, 6, 0, 0, 8, 4), Status::Good);
+    assert_eq!(registered(), [(8, 1), (8, 2), (8, 3)]);
+    assert_eq!(send(&first, 0, 0, 8, 0, 4), Status::Good);
+    assert_eq!((registered(), generation()), (vec![], 4));
+    assert_eq!(second.codes(&[0; 6], &[]), (6, 0x2a, 4), "the reservation ended while it was registered");
+    stranger.good(&[0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[1; 512]);
+    // With other initiator ports as well: each of them through each port.
+    let id = super::transport_id::encode(&name(2));
+    let (mut cdb, mut list) = out(0, 0, 0, 9, 0x0c);
+    list.extend((id.len() as u32).to_be_bytes());
+    list.extend(id);
+    cdb[8] = list.len() as u8;
+    assert_eq!(first.send(&cdb, &list).status, Status::Good);
+    assert_eq!(registered().len(), 6);
 }
 
 #[test]

@@ -109,10 +109,6 @@ fn parse(call: &Call, data: &[u8]) -> Result<Action, Condition> {
     list.skip(3).map_err(truncated)?;
     let (spec_i_pt, all_tg_pt, aptpl) = (flags & 0x08 != 0, flags & 0x04 != 0, flags & 0x01 != 0);
     let registers = matches!(action(call), REGISTER | REGISTER_AND_IGNORE);
-    // ATP_C is zero.
-    if registers && all_tg_pt {
-        return Err(Condition::list_bit(20, 2));
-    }
     if spec_i_pt && action(call) != REGISTER {
         return Err(Condition::list_bit(20, 3));
     }
@@ -120,9 +116,12 @@ fn parse(call: &Call, data: &[u8]) -> Result<Action, Condition> {
         return Err(Condition::list_length());
     }
     let others = if spec_i_pt { transport_ids(call, &mut list)? } else { Vec::new() };
+    let own = call.path.ports.relative_target_port;
+    let other_ports = call.path.all_ports.iter().copied().filter(|port| all_tg_pt && *port != own);
+    let through: Vec<u16> = if registers { other_ports.collect() } else { Vec::new() };
     Ok(match action(call) {
-        REGISTER => Action::Register { key: Some(key), new_key, aptpl, others },
-        REGISTER_AND_IGNORE => Action::Register { key: None, new_key, aptpl, others },
+        REGISTER => Action::Register { key: Some(key), new_key, aptpl, others, through },
+        REGISTER_AND_IGNORE => Action::Register { key: None, new_key, aptpl, others, through },
         RESERVE => Action::Reserve { key, kind: kind(call)? },
         RELEASE => Action::Release { key, kind: kind(call)? },
         CLEAR => Action::Clear { key },

@@ -20,24 +20,41 @@ fn state() -> (Reservations, Sanitize) {
 #[test]
 fn the_bytes_are_those_of_version_1() {
     let (reservations, sanitize) = state();
-    let bytes = encode(&reservations, &sanitize);
+    let bytes = encode(&reservations, &sanitize, Parameters::default());
     let mut golden = b"DSLU\x01\0\x01\x02\0".to_vec();
     golden.extend(b"\x11\0\0\0\0\0\0\0\x01\0\x0b\0iqn.a,i,0x1");
     golden.extend(b"\x22\0\0\0\0\0\0\0\x02\0\x0b\0iqn.b,i,0x2");
     golden.extend(b"\x03\x01\0\x02\x01\x01\x03\x02\0\xaa\xaa");
     assert_eq!(bytes[..bytes.len() - 4], golden);
     assert_eq!(bytes[bytes.len() - 4..], crc::crc32c(&golden).to_le_bytes());
-    let expected = Saved { reservations: Reservations { generation: 0, ..reservations }, sanitize };
+    let reservations = Reservations { generation: 0, ..reservations };
+    let expected = Saved { reservations, sanitize, mode: Parameters::default() };
     assert_eq!(decode(&bytes), Ok(expected));
+}
+
+#[test]
+fn saved_mode_parameters_make_it_version_2() {
+    let mode = Parameters { write_cache: false, task_aborted_status: true, ..Parameters::default() };
+    let bytes = encode(&Reservations::default(), &Sanitize::Idle, mode);
+    let golden = b"DSLU\x02\0\0\0\0\0\0\0\0\0\x08".to_vec();
+    assert_eq!(bytes[..bytes.len() - 4], golden);
+    assert_eq!(decode(&bytes).map(|saved| saved.mode), Ok(mode));
+    let mut unknown = golden;
+    *unknown.last_mut().expect("it is not empty") = 0x10;
+    unknown.extend(crc::crc32c(&unknown).to_le_bytes());
+    assert!(decode(&unknown).is_err());
 }
 
 #[test]
 fn nothing_is_kept_without_need() {
     let (reservations, _) = state();
-    assert_eq!(encode(&Reservations { aptpl: false, ..reservations.clone() }, &Sanitize::Idle), b"");
-    assert!(!encode(&reservations, &Sanitize::Idle).is_empty());
+    assert_eq!(
+        encode(&Reservations { aptpl: false, ..reservations.clone() }, &Sanitize::Idle, Parameters::default()),
+        b""
+    );
+    assert!(!encode(&reservations, &Sanitize::Idle, Parameters::default()).is_empty());
     let failed = Sanitize::Failed { exit: Exit::Restricted };
-    let bytes = encode(&Reservations { aptpl: false, ..reservations }, &failed);
+    let bytes = encode(&Reservations { aptpl: false, ..reservations }, &failed, Parameters::default());
     let saved = decode(&bytes).expect("they are good");
     assert_eq!((saved.reservations.registrants.len(), saved.sanitize), (0, failed));
 }
@@ -45,7 +62,7 @@ fn nothing_is_kept_without_need() {
 #[test]
 fn what_is_damaged_is_refused() {
     let (reservations, sanitize) = state();
-    let bytes = encode(&reservations, &sanitize);
+    let bytes = encode(&reservations, &sanitize, Parameters::default());
     for at in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1;

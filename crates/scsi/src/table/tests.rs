@@ -106,6 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Function::ClearTaskSet),
         Just(Function::LogicalUnitReset),
         Just(Function::TargetReset),
+        Just(Function::NexusReset),
         (0..40u64).prop_map(|tag| Function::AbortTask { tag }),
     ];
     prop_oneof![

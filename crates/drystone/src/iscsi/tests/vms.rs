@@ -191,3 +191,79 @@ fn a_vm_that_is_gone_ends_its_sessions() {
     server.wait_until("nothing is attached", |server| server.controls.attached.load(SeqCst) == 0);
     assert_eq!(initiator.ask(0x81, 0, &[0; 6]).1[14], 0x25);
 }
+
+#[test]
+fn a_vdisk_that_is_busy_is_waited_for() {
+    let server = start();
+    let busy = || *server.controls.attach_error.lock().expect("no panics") = Some("it is rolled back".to_string());
+    // Whoever logs in is to have all of them.
+    busy();
+    let mut refused = Initiator::connect(server.portals[0]);
+    assert_eq!(refused.log_in("vm:both", &[]).basic[36..38], [3, 1], "service unavailable");
+    assert!(refused.until_closed().is_empty());
+    server.wait_until("nothing is attached", |server| server.controls.attached.load(SeqCst) == 0);
+    // Whoever is logged in already gets it later.
+    server.names.set_luns(&BOTH[..1]);
+    let mut initiator = vm(&server, 0);
+    assert_eq!(luns(&mut initiator), [0]);
+    busy();
+    server.names.set_luns(BOTH);
+    let told = initiator.receive();
+    assert_eq!((told.opcode(), told.data[14], told.data[15]), (0x32, 0x3f, 0x0e));
+    assert!(server.controls.attach_error.lock().expect("no panics").is_none(), "the first try failed");
+    assert_eq!(luns(&mut initiator), [0, OTHER]);
+}
+
+#[test]
+fn sessions_are_counted_where_they_are_seen() {
+    let server = start();
+    let seen = |server: &Running| server.sessions.list().into_iter().map(|one| one.units).collect::<Vec<_>>();
+    let _through_vm = vm(&server, 0);
+    let _own = Initiator::connect(server.portals[0]).logged_in("other", &[]).ready();
+    assert_eq!(seen(&server), [vec![7, 8], vec![8]]);
+    server.names.set_luns(&BOTH[..1]);
+    server.wait_until("one is gone", |server| seen(server) == [vec![7], vec![8]]);
+    server.names.set_luns(BOTH);
+    server.wait_until("it is back", |server| seen(server) == [vec![7, 8], vec![8]]);
+}
+
+#[test]
+fn a_refused_command_of_another_worker_can_be_aborted() {
+    let server = start();
+    let mut initiator = vm(&server, 0);
+    // Its first command there meets a unit attention, which the session does not know while it asks for the data.
+    initiator.lun = OTHER;
+    let pdu = initiator.write_pdu(0, 65536).data(&[1; 512]);
+    initiator.send(pdu);
+    let task = initiator.task;
+    assert_eq!(initiator.receive().opcode(), 0x31, "the rest is asked for");
+    initiator.send(Pdu::new(0x42, 0x81).at(9, &[OTHER]).word(16, 99).word(20, task).word(24, initiator.number));
+    let answer = initiator.receive();
+    assert_eq!((answer.opcode(), answer.basic[2], answer.get(16)), (0x22, 0, 99));
+    // Its tag names nothing any more.
+    initiator.task = task - 1;
+    assert_eq!(initiator.read(0, 512), [0; 512]);
+    assert_eq!(initiator.task, task);
+    server.wait_until("nothing is under way", |server| server.sessions.list()[0].commands_in_flight == 0);
+}
+
+#[test]
+fn what_is_taken_twice_is_let_go_of_once_it_has_ended() {
+    let server = start();
+    let mut initiator = vm(&server, OTHER);
+    server.controls.open.send_replace(false);
+    let before = server.controls.submitted.load(SeqCst);
+    let pdu = initiator.read_pdu(0, 512);
+    initiator.send(pdu);
+    let task = initiator.task;
+    server.wait_until("it is under way", |server| server.controls.submitted.load(SeqCst) > before);
+    // The vDisk leaves the VM, and goes away.
+    server.names.set_luns(&BOTH[..1]);
+    std::thread::sleep(Duration::from_millis(50));
+    server.controls.close.send_replace(true);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.controls.attached.load(SeqCst), 2, "one has a command under way, the other one's turn is then");
+    server.controls.open.send_replace(true);
+    assert_eq!(initiator.end_of(task).2, [0; 512]);
+    server.wait_until("nothing is attached", |server| server.controls.attached.load(SeqCst) == 0);
+}

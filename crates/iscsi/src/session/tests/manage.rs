@@ -241,6 +241,9 @@ fn queries_are_for_initiators_that_know_them() {
     let mut next = host.send(&function(12, 103, u32::MAX, 0));
     let Next::Manage { tag, function: asked, .. } = next.remove(0) else { panic!("{next:?}") };
     assert_eq!(asked, Function::QueryAsynchronousEvent);
+    let (asked, answer) =
+        managed(&mut Host::new(&["iSCSIProtocolLevel=2"]), &function(11, 100, 0, 0), Outcome::Complete);
+    assert_eq!((asked, answer), (Function::NexusReset, 0));
     host.session.managed(tag, Outcome::Succeeded([1, 2, 3]), &mut host.out);
     let reply = host.reply();
     assert_eq!((reply.basic[2], reply.basic[36..39].to_vec()), (7, vec![1, 2, 3]));
