@@ -11,5 +11,6 @@ fn main() -> ExitCode {
         cli::Verb::Run(run) => cli::run::run(&run),
         cli::Verb::Many(many) => cli::many::run(&many),
         cli::Verb::Exhaustive(exhaustive) => cli::exhaustive::run(&exhaustive),
+        cli::Verb::Iscsi(iscsi) => cli::iscsi::run(&iscsi),
     }
 }

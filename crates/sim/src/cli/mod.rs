@@ -1,6 +1,7 @@
 //! The command line of `sim`.
 
 pub mod exhaustive;
+pub mod iscsi;
 pub mod many;
 pub mod run;
 
@@ -27,11 +28,15 @@ pub enum Verb {
     Many(Many),
     /// Crashes a short history at every disk operation.
     Exhaustive(Exhaustive),
+    /// Over iSCSI, loses the connection of a short history at every PDU, damages every PDU, and has every task management
+    /// function come behind every PDU.
+    Iscsi(Iscsi),
 }
 
 #[derive(Args, Clone)]
 pub struct Common {
-    /// One of calm, crash, deep, wide, sync, error, full, corrupt, metadata, iscsi, or one of them with snapshots (snap-calm
+    /// One of calm, crash, deep, wide, sync, error, full, corrupt, metadata, iscsi, iscsi-cut, iscsi-manage,
+    /// iscsi-damage, or one of the first nine with snapshots (snap-calm
     /// and so on), or snap-often, or with the past as well (rewind-calm and so on); by default the seed chooses.
     #[arg(long)]
     pub profile: Option<String>,
@@ -122,4 +127,24 @@ pub struct Exhaustive {
     pub trace: usize,
     #[command(flatten)]
     pub common: Common,
+}
+
+#[derive(Args)]
+pub struct Iscsi {
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Length of the history.
+    #[arg(long, default_value_t = 12)]
+    pub steps: u64,
+    /// At every n-th PDU.
+    #[arg(long, default_value_t = 1)]
+    pub stride: u64,
+    #[arg(long, default_value_t = 180)]
+    pub seconds: u64,
+    /// Runs this case alone: MISCHIEF,PDU.
+    #[arg(long)]
+    pub case: Option<String>,
+    /// Events shown with a failure.
+    #[arg(long, default_value_t = sim::run::TRACE_LINES)]
+    pub trace: usize,
 }

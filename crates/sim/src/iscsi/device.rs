@@ -2,7 +2,7 @@
 
 use super::initiator::{Answer, Command, Initiator};
 use super::target::Portal;
-use crate::rng::{Chance, Rng};
+use crate::rng::Rng;
 use block::{Allocation, BlockDevice, Error, Geometry, Kind, Reply, Request, Result, Segment, Status, WriteZeroes};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -43,14 +43,13 @@ impl BlockDevice for Device {
     fn submit(&self, request: Request) -> Completion<Result<Reply>> {
         let geometry = self.geometry();
         let Some(plan) = Plan::of(&request, &geometry) else { return self.direct.submit(request) };
-        let abort = plan.changes && self.rng.borrow_mut().chance(Chance::percent(3));
         let path = self.path();
         let sector = u64::from(geometry.sector_bytes);
         Completion::pending(async move {
             let mut tries = 0;
             loop {
                 tries += 1;
-                let answer = plan.run(&path, abort).await;
+                let answer = plan.run(&path).await;
                 let retry = match &answer {
                     Err(error) => !plan.changes && error.kind == Kind::Unavailable,
                     Ok(Told::Attention | Told::Full) => true,
@@ -150,13 +149,13 @@ impl Plan {
         })
     }
 
-    async fn run(&self, path: &Rc<Initiator>, abort: bool) -> Result<Told> {
-        let told = self.ask(path, self.cdb, self.data_out.clone(), abort).await?;
+    async fn run(&self, path: &Rc<Initiator>) -> Result<Told> {
+        let told = self.ask(path, self.cdb, self.data_out.clone()).await?;
         if self.flush && matches!(told, Told::Good(_)) {
             let mut cdb = [0; 16];
             cdb[0] = 0x91;
             loop {
-                match self.ask(path, cdb, Bytes::new(), false).await {
+                match self.ask(path, cdb, Bytes::new()).await {
                     Ok(Told::Good(_)) => break,
                     Ok(Told::Attention | Told::Full) => {}
                     // Flushing again changes nothing.
@@ -168,8 +167,8 @@ impl Plan {
         Ok(told)
     }
 
-    async fn ask(&self, path: &Rc<Initiator>, cdb: [u8; 16], data_out: Bytes, abort: bool) -> Result<Told> {
-        let command = Command { cdb, data_out, expected_in: self.expected_in, abort };
+    async fn ask(&self, path: &Rc<Initiator>, cdb: [u8; 16], data_out: Bytes) -> Result<Told> {
+        let command = Command { cdb, data_out, expected_in: self.expected_in };
         let answer = path.submit(command).await.unwrap_or(Answer::Unknown("the node has gone"));
         match answer {
             Answer::Unknown(why) => Err(Error::new(Kind::Unavailable, why)),

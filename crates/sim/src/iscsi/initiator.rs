@@ -1,12 +1,17 @@
 //! An initiator, written from RFC 7143 and without the codec: one session to one portal, which is begun again whenever its
 //! connection is lost.
+//!
+//! It knows what was done to its PDUs on their way, so that it can tell what the target must not answer.
 
-use super::network::End;
+mod manage;
+
+use super::network::{End, Sent};
+use super::pdu::{Digests, Pdu};
 use super::target::{NAME, Portal};
-use base::crc::crc32c;
 use bytes::Bytes;
+use manage::Managing;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -25,8 +30,19 @@ pub struct Command {
     pub cdb: [u8; 16],
     pub data_out: Bytes,
     pub expected_in: u32,
-    /// It may be aborted on its way.
-    pub abort: bool,
+}
+
+impl Command {
+    /// Byte on the medium where a write begins, and what it writes there.
+    fn written(&self) -> Option<(u64, &[u8])> {
+        let lba = u64::from_be_bytes(self.cdb[2..10].try_into().expect("eight bytes"));
+        match self.cdb[0] {
+            0x8a => Some((lba * 512, &self.data_out[..])),
+            // What is compared comes first.
+            0x89 => Some((lba * 512, &self.data_out[self.data_out.len() / 2..])),
+            _ => None,
+        }
+    }
 }
 
 /// How it ended.
@@ -44,18 +60,30 @@ struct Outstanding {
     command: Command,
     /// Data-in that has come.
     came: Vec<u8>,
+    /// Some of its data-out was changed on its way.
+    damaged: bool,
+    /// Functions on the whole unit that anybody had sent when this was sent.
+    sweeps: u64,
+    /// Responses to functions that mean it.
+    named: u32,
     answer: OneshotSender<Answer>,
 }
 
 struct State {
     queue: VecDeque<Outstanding>,
     under_way: BTreeMap<u32, Outstanding>,
-    /// Functions under way: their task tag, and the command that they abort.
-    aborting: BTreeMap<u32, u32>,
+    /// Functions under way, by their task tag.
+    managing: BTreeMap<u32, Managing>,
     number: u32,
     window_end: u32,
     status: Option<u32>,
     tag: u32,
+    /// A header was damaged on its way: nothing that is sent from then on must be answered.
+    deaf: bool,
+    /// Tags of that.
+    behind: BTreeSet<u32>,
+    /// Nothing came for so long that what is under way was aborted.
+    asked_late: bool,
 }
 
 pub struct Initiator {
@@ -64,8 +92,9 @@ pub struct Initiator {
     isid: [u8; 6],
     state: RefCell<State>,
     notify: Rc<Notify>,
-    header_digest: Cell<bool>,
-    data_digest: Cell<bool>,
+    digests: Cell<Digests>,
+    /// Data may be sent unasked behind a command.
+    unsolicited: Cell<bool>,
 }
 
 impl Initiator {
@@ -73,11 +102,14 @@ impl Initiator {
         let state = State {
             queue: VecDeque::new(),
             under_way: BTreeMap::new(),
-            aborting: BTreeMap::new(),
+            managing: BTreeMap::new(),
             number: 1,
             window_end: 0,
             status: None,
             tag: 0,
+            deaf: false,
+            behind: BTreeSet::new(),
+            asked_late: false,
         };
         let initiator = Rc::new(Initiator {
             world: world.clone(),
@@ -85,8 +117,8 @@ impl Initiator {
             isid: [0x80, 0, 0, 0, 0, port],
             state: RefCell::new(state),
             notify: Notify::new(),
-            header_digest: Cell::new(false),
-            data_digest: Cell::new(false),
+            digests: Cell::default(),
+            unsolicited: Cell::new(false),
         });
         // The device and its sessions live as long as the node.
         let running = initiator.clone();
@@ -96,7 +128,8 @@ impl Initiator {
 
     pub fn submit(&self, command: Command) -> OneshotReceiver<Answer> {
         let (answer, answered) = oneshot();
-        self.state.borrow_mut().queue.push_back(Outstanding { command, came: Vec::new(), answer });
+        let outstanding = Outstanding { command, came: Vec::new(), damaged: false, sweeps: 0, named: 0, answer };
+        self.state.borrow_mut().queue.push_back(outstanding);
         self.notify.notify();
         answered
     }
@@ -122,21 +155,24 @@ impl Initiator {
             end.lose();
             let mut state = self.state.borrow_mut();
             lost.extend(std::mem::take(&mut state.under_way).into_values());
-            state.aborting.clear();
+            state.managing.clear();
         }
     }
 
     /// False: the connection was lost meanwhile.
     async fn log_in(&self, end: &End) -> bool {
-        let choose = |bound| self.portal.weather().below(bound);
-        let (header, data) = (choose(3) != 0, choose(3) != 0);
+        let weather = self.portal.weather();
+        let choose = |bound| weather.below(bound);
+        let (header, data) = weather.digests.unwrap_or_else(|| (choose(3) != 0, choose(3) != 0));
+        let initial_r2t = choose(2) == 0;
         let digest = |on: bool| if on { "CRC32C" } else { "None" };
         let keys = [
             "InitiatorName=iqn.2000-01.sim:host".to_string(),
             format!("TargetName={NAME}"),
+            "iSCSIProtocolLevel=2".to_string(),
             format!("HeaderDigest={}", digest(header)),
             format!("DataDigest={}", digest(data)),
-            format!("InitialR2T={}", if choose(2) == 0 { "Yes" } else { "No" }),
+            format!("InitialR2T={}", if initial_r2t { "Yes" } else { "No" }),
             format!("FirstBurstLength={FIRST_BURST}"),
             format!("MaxBurstLength={BURST}"),
             format!("MaxRecvDataSegmentLength={SEGMENT}"),
@@ -147,17 +183,17 @@ impl Initiator {
         {
             let mut state = self.state.borrow_mut();
             state.number = 1 + choose(2) as u32 * 0xffff_fff0;
-            state.status = None;
+            (state.status, state.deaf, state.asked_late) = (None, false, false);
+            state.behind.clear();
             pdu = pdu.word(24, state.number);
         }
         let text: Vec<u8> = keys.iter().flat_map(|key| [key.as_bytes(), &[0]].concat()).collect();
-        self.header_digest.set(false);
-        self.data_digest.set(false);
-        end.send(&self.encode(pdu, &text), false);
+        self.digests.set(Digests::default());
+        end.send(&self.digests.get().encode(&pdu, &text), Digests::default());
         let mut buffer = Vec::new();
         let answer = loop {
             buffer.extend(end.receive());
-            match self.decode(&mut buffer) {
+            match self.digests.get().decode(&mut buffer) {
                 Some(answer) => break answer.expect("nothing damages a login"),
                 None if end.has_bytes() => {}
                 None if end.is_lost() => return false,
@@ -165,8 +201,8 @@ impl Initiator {
             }
         };
         assert!(buffer.is_empty() && answer.0.0[36..38] == [0, 0], "the login was refused");
-        self.header_digest.set(header);
-        self.data_digest.set(data);
+        self.digests.set(Digests { header, data });
+        self.unsolicited.set(!initial_r2t);
         self.noted(&answer.0);
         true
     }
@@ -175,24 +211,29 @@ impl Initiator {
     async fn serve(&self, end: &End) {
         let mut buffer = Vec::new();
         loop {
+            self.manage_if_due(end);
             self.send_what_may_be_sent(end);
             loop {
-                match self.decode(&mut buffer) {
+                match self.digests.get().decode(&mut buffer) {
                     None => break,
-                    Some(Some((pdu, data))) => self.arrived(end, &pdu, data),
+                    Some(Ok((pdu, data))) => self.arrived(end, &pdu, data),
                     // ErrorRecoveryLevel 0: begin anew.
-                    Some(None) => return,
+                    Some(Err(_)) => {
+                        assert!(end.is_damaged(), "the target's digest is wrong, and nothing was damaged on its way");
+                        return;
+                    }
                 }
             }
             if end.has_bytes() {
                 buffer.extend(end.receive());
-            } else if end.is_lost() || !self.told_in_time().await {
+            } else if end.is_lost() || !(self.told_in_time().await || self.abort_all(end)) {
                 return;
             }
         }
     }
 
-    /// False: what is under way takes too long. A length that was damaged leaves both sides waiting for each other.
+    /// False: what is under way takes too long. Another session's reset may have ended it, of which only a unit attention
+    /// tells; or a length was damaged, and both sides wait for each other.
     async fn told_in_time(&self) -> bool {
         let mut told = pin!(self.notify.notified());
         if self.state.borrow().under_way.is_empty() {
@@ -211,57 +252,93 @@ impl Initiator {
         loop {
             let mut state = self.state.borrow_mut();
             let free = state.window_end.wrapping_sub(state.number) as i32 >= 0;
-            let Some(outstanding) = state.queue.pop_front_if(|_| free) else { return };
+            let Some(mut outstanding) = state.queue.pop_front_if(|_| free) else { return };
+            outstanding.sweeps = self.portal.sweeps();
             state.tag = (state.tag + 1) & 0x0fff_ffff;
             let (task, number) = (state.tag, state.number);
             state.number = number.wrapping_add(1);
-            let command = &outstanding.command;
-            let len = command.data_out.len() as u32;
-            let immediate = self.portal.weather().below(u64::from(len.min(FIRST_BURST)) + 1) as usize;
-            let flags = if len > 0 { 0xa1 } else { 0xc1 };
-            let mut pdu = Pdu::new(0x01, flags).word(16, task).word(24, number);
-            pdu = pdu.word(20, if len > 0 { len } else { command.expected_in });
-            pdu.0[32..48].copy_from_slice(&command.cdb);
-            let bytes = self.encode(pdu, &command.data_out[..immediate]);
-            let abort = command.abort;
             state.under_way.insert(task, outstanding);
             drop(state);
-            self.send(end, &bytes);
-            if abort {
-                self.abort(end, task, number);
-            }
+            self.send_command(end, task, number);
         }
     }
 
-    /// ABORT TASK, once or twice, sometimes with a number of its own.
-    fn abort(&self, end: &End, task: u32, number: u32) {
-        for _ in 0..1 + self.portal.weather().below(2) {
-            let mut state = self.state.borrow_mut();
-            state.tag = (state.tag + 1) & 0x0fff_ffff;
-            let own = state.tag;
-            state.aborting.insert(own, task);
-            let opcode = if state.window_end == number || self.portal.weather().below(2) == 0 { 0x42 } else { 0x02 };
-            let pdu = Pdu::new(opcode, 0x81).word(16, own).word(20, task).word(24, state.number).word(32, number);
-            if opcode == 0x02 {
-                if state.window_end.wrapping_sub(state.number) as i32 == -1 {
-                    state.aborting.remove(&own);
-                    return;
+    fn send_command(&self, end: &End, task: u32, number: u32) {
+        let weather = self.portal.weather();
+        let (cdb, data, expected_in) = {
+            let state = self.state.borrow();
+            let command = &state.under_way[&task].command;
+            (command.cdb, command.data_out.clone(), command.expected_in)
+        };
+        let manages = weather.chance(weather.manage);
+        let ahead = manages && weather.chance(weather.ahead);
+        if ahead {
+            self.manage(end, weather.function(), Some((task, number)));
+        }
+        let len = data.len() as u32;
+        let burst = len.min(FIRST_BURST);
+        let immediate = weather.below(u64::from(burst) + 1) as usize;
+        let unasked = self.unsolicited.get() && (immediate as u32) < burst && weather.below(2) == 0;
+        let flags = match (len > 0, unasked) {
+            (true, true) => 0x21,
+            (true, false) => 0xa1,
+            (false, _) => 0xc1,
+        };
+        let mut pdu = Pdu::new(0x01, flags).word(16, task).word(24, number);
+        pdu = pdu.word(20, if len > 0 { len } else { expected_in });
+        pdu.0[32..48].copy_from_slice(&cdb);
+        let bytes = self.digests.get().encode(&pdu, &data[..immediate]);
+        self.tag_is_sent(task);
+        self.send_for(end, task, &bytes);
+        if weather.chance(weather.twice) && end.send(&bytes, self.digests.get()) == Sent::HeaderDamaged {
+            // It had the same number again: the target looks at the first one only.
+            self.state.borrow_mut().deaf = true;
+        }
+        if unasked {
+            self.send_data(end, task, u32::MAX, &data, immediate, burst as usize);
+        }
+        if manages && !ahead {
+            self.manage(end, weather.function(), Some((task, number)));
+        }
+    }
+
+    /// Sends a PDU that belongs to a command.
+    fn send_for(&self, end: &End, task: u32, bytes: &[u8]) {
+        let sent = end.send(bytes, self.digests.get());
+        let mut state = self.state.borrow_mut();
+        match sent {
+            Sent::Whole => {}
+            Sent::HeaderDamaged => {
+                state.deaf = true;
+                // A write may have all that it needs before this.
+                if bytes[0] == 0x01 {
+                    state.behind.insert(task);
                 }
-                state.number = state.number.wrapping_add(1);
             }
-            drop(state);
-            let bytes = self.encode(pdu, &[]);
-            self.send(end, &bytes);
+            Sent::DataDamaged => {
+                if let Some(outstanding) = state.under_way.get_mut(&task) {
+                    outstanding.damaged = true;
+                }
+            }
         }
     }
 
-    fn send(&self, end: &End, bytes: &[u8]) {
-        end.send(bytes, self.header_digest.get() && self.data_digest.get());
+    fn tag_is_sent(&self, tag: u32) {
+        let mut state = self.state.borrow_mut();
+        if state.deaf {
+            state.behind.insert(tag);
+        }
     }
 
     fn arrived(&self, end: &End, pdu: &Pdu, data: Vec<u8>) {
         self.noted(pdu);
         let task = pdu.get(16);
+        {
+            let mut state = self.state.borrow_mut();
+            state.asked_late = false;
+            let behind = state.behind.contains(&task);
+            assert!(!behind, "{:#x} for tag {task}, which was sent behind a damaged header", pdu.0[0]);
+        }
         match pdu.0[0] {
             0x21 => self.ended(task, pdu.0[3], data.get(2..).unwrap_or_default().to_vec()),
             0x25 => {
@@ -279,10 +356,11 @@ impl Initiator {
                     self.ended(task, pdu.0[3], Vec::new());
                 }
             }
-            0x22 => self.aborted(task, pdu.0[2]),
+            0x22 => self.managed(task, pdu.0[2]),
             0x31 => self.answer(end, pdu),
             // Damage that the target noticed; an answer for the command follows.
-            0x3f => assert_eq!(pdu.0[2], 2, "the target rejects a request"),
+            0x3f if pdu.0[2] == 2 => assert!(end.was_damaged(), "the target rejects what arrived as it was sent"),
+            0x3f => panic!("the target rejects a request: {}", pdu.0[2]),
             0x32 => {}
             other => panic!("{other:#x} from a target"),
         }
@@ -306,27 +384,8 @@ impl Initiator {
 
     fn ended(&self, task: u32, status: u8, sense: Vec<u8>) {
         let outstanding = self.state.borrow_mut().under_way.remove(&task).expect("one answer for each command");
+        assert!(!outstanding.damaged || status != 0, "a command whose data was damaged on its way has succeeded");
         outstanding.answer.send(Answer::Status { status, sense, data: outstanding.came });
-    }
-
-    fn aborted(&self, own: u32, code: u8) {
-        let outstanding = {
-            let mut state = self.state.borrow_mut();
-            let task = state.aborting.remove(&own).expect("a function that was asked for");
-            match code {
-                // Complete: no answer will come any more, if none came.
-                0 => state.under_way.remove(&task),
-                1 => {
-                    // It has been answered, or another function has aborted it.
-                    assert!(!state.under_way.contains_key(&task), "the target does not know a command that it has");
-                    None
-                }
-                other => panic!("ABORT TASK ends with {other}"),
-            }
-        };
-        if let Some(outstanding) = outstanding {
-            outstanding.answer.send(Answer::Unknown("it was aborted"));
-        }
     }
 
     /// Sends what an R2T asks for.
@@ -339,67 +398,19 @@ impl Initiator {
             // Aborted meanwhile.
             return;
         };
-        let parts: Vec<&[u8]> = data[offset..offset + len].chunks(SEGMENT).collect();
-        let mut at = offset as u32;
+        self.send_data(end, task, r2t.get(20), &data, offset, offset + len);
+    }
+
+    /// Data-Outs from `start` to `end_at` of a command's data.
+    fn send_data(&self, end: &End, task: u32, transfer: u32, data: &[u8], start: usize, end_at: usize) {
+        let parts: Vec<&[u8]> = data[start..end_at].chunks(SEGMENT).collect();
+        let mut at = start as u32;
         for (number, part) in parts.iter().enumerate() {
             let flags = if number + 1 == parts.len() { 0x80 } else { 0 };
-            let pdu = Pdu::new(0x05, flags).word(16, task).word(20, r2t.get(20)).word(36, number as u32).word(40, at);
-            let bytes = self.encode(pdu, part);
-            self.send(end, &bytes);
+            let pdu = Pdu::new(0x05, flags).word(16, task).word(20, transfer).word(36, number as u32).word(40, at);
+            let bytes = self.digests.get().encode(&pdu, part);
+            self.send_for(end, task, &bytes);
             at += part.len() as u32;
         }
-    }
-
-    fn encode(&self, pdu: Pdu, data: &[u8]) -> Vec<u8> {
-        let mut bytes = pdu.0.to_vec();
-        bytes[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
-        if self.header_digest.get() {
-            bytes.extend_from_slice(&crc32c(&bytes).to_le_bytes());
-        }
-        let start = bytes.len();
-        bytes.extend_from_slice(data);
-        bytes.resize(start + data.len().next_multiple_of(4), 0);
-        if self.data_digest.get() && !data.is_empty() {
-            let crc = crc32c(&bytes[start..]);
-            bytes.extend_from_slice(&crc.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// The next PDU, once it is whole; `Some(None)`: a digest is wrong.
-    fn decode(&self, buffer: &mut Vec<u8>) -> Option<Option<(Pdu, Vec<u8>)>> {
-        let header = 48 + 4 * usize::from(self.header_digest.get());
-        let basic: [u8; 48] = *buffer.get(..header)?.first_chunk()?;
-        if self.header_digest.get() && buffer[48..52] != crc32c(&basic).to_le_bytes() {
-            return Some(None);
-        }
-        let len = u32::from_be_bytes([0, basic[5], basic[6], basic[7]]) as usize;
-        let padded = len.next_multiple_of(4);
-        let digest = 4 * usize::from(self.data_digest.get() && len > 0);
-        let whole = buffer.get(header..header + padded + digest)?;
-        let (data, crc) = whole.split_at(padded);
-        if digest > 0 && crc != crc32c(data).to_le_bytes() {
-            return Some(None);
-        }
-        let data = data[..len].to_vec();
-        buffer.drain(..header + padded + digest);
-        Some(Some((Pdu(basic), data)))
-    }
-}
-
-struct Pdu([u8; 48]);
-
-impl Pdu {
-    fn new(opcode: u8, flags: u8) -> Pdu {
-        let mut basic = [0; 48];
-        (basic[0], basic[1]) = (opcode, flags);
-        Pdu(basic)
-    }
-    fn word(mut self, at: usize, value: u32) -> Pdu {
-        self.0[at..at + 4].copy_from_slice(&value.to_be_bytes());
-        self
-    }
-    fn get(&self, at: usize) -> u32 {
-        u32::from_be_bytes(self.0[at..at + 4].try_into().expect("four bytes"))
     }
 }

@@ -1,28 +1,32 @@
 //! vDisks over simulated iSCSI: the production session and device server behind a network that loses connections at any
-//! PDU and damages bytes, and an initiator that retries what may be retried.
+//! PDU and damages bytes, and an initiator that retries what may be retried and manages tasks.
 //!
 //! [`OverIscsi`] wraps an engine: its vDisks are block devices again, so that the same clients drive them and the same
 //! oracle judges. A change whose connection was lost is answered with an error, after the initiator has logged in again:
-//! it took effect or not, but never later.
+//! it took effect or not, but never later. So is one that task management has ended; the engine must not see it any more.
 
 mod device;
 mod initiator;
 mod network;
+mod pdu;
+mod tap;
 mod target;
 #[cfg(test)]
 mod tests;
+pub mod weather;
 
 use crate::disk::Crash;
 use crate::engine::{Changed, Engine, Node, Side, SnapshotInfo, VdiskInfo};
 use crate::rng::{Chance, Rng};
+use crate::run::profile::Network;
 use block::{BlockDevice, Result};
 use bytes::Bytes;
 use device::Device;
-use network::Weather;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use target::Portal;
+use weather::Weather;
 use world::{Disk, LocalFuture, World};
 
 /// An engine whose vDisks are reached over iSCSI.
@@ -33,16 +37,23 @@ pub struct OverIscsi {
 }
 
 impl OverIscsi {
-    pub fn new(engine: Rc<dyn Engine>, seed: u64) -> Rc<OverIscsi> {
+    pub fn new(engine: Rc<dyn Engine>, network: Network, seed: u64) -> Rc<OverIscsi> {
         let mut rng = Rng::new(seed, 0x15c5);
         // Some seeds have a calm network, so that commands meet each other more often.
-        let rough = rng.below(4) != 0;
-        let weather = Weather {
-            cut: if rough { Chance(3_000) } else { Chance::NEVER },
-            damage: if rough { Chance(3_000) } else { Chance::NEVER },
-            ..Weather::calm(seed)
+        let rough = network == Network::Mixed && rng.below(4) != 0;
+        let (little, often) = (if rough { Chance(3_000) } else { Chance::NEVER }, Chance(20_000));
+        let calm = Weather { twice: Chance(10_000), ahead: Chance::HALF, ..Weather::calm(seed) };
+        let weather = match network {
+            Network::Mixed => Weather { cut: little, damage: little, manage: often, ..calm },
+            Network::Cuts => Weather { cut: often, ..calm },
+            Network::Manages => Weather { manage: Chance::percent(12), twice: Chance::percent(10), ..calm },
+            Network::Damages => Weather { damage: often, manage: Chance(3_000), ..calm },
         };
-        Rc::new(OverIscsi { engine, weather: Rc::new(weather), seed })
+        OverIscsi::in_weather(engine, Rc::new(weather), seed)
+    }
+
+    pub fn in_weather(engine: Rc<dyn Engine>, weather: Rc<Weather>, seed: u64) -> Rc<OverIscsi> {
+        Rc::new(OverIscsi { engine, weather, seed })
     }
 
     fn wrap(&self, world: World, opening: LocalFuture<Result<Rc<dyn Node>>>) -> LocalFuture<Result<Rc<dyn Node>>> {

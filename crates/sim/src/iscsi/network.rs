@@ -1,65 +1,19 @@
 //! A network between an initiator and a target: bytes in order, until the connection is lost.
 
-use crate::rng::{Chance, Rng};
+use super::pdu::Digests;
+use super::weather::{Fate, Weather};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use world::local::Notify;
-
-/// What happens to PDUs on their way. Random, or at one chosen PDU.
-pub struct Weather {
-    pub cut: Chance,
-    pub damage: Chance,
-    /// The connection is lost at this PDU, counted from zero over all connections and directions.
-    pub cut_at: Option<u64>,
-    /// PDUs that were sent so far.
-    pub pdus: Cell<u64>,
-    pub rng: RefCell<Rng>,
-}
-
-/// What becomes of a PDU.
-enum Fate {
-    Arrives,
-    /// The connection is lost when so many of its bytes have arrived.
-    Cut(usize),
-    /// This byte arrives changed.
-    Damaged(usize),
-}
-
-impl Weather {
-    pub fn calm(seed: u64) -> Weather {
-        let rng = RefCell::new(Rng::new(seed, 0x3ea7));
-        Weather { cut: Chance::NEVER, damage: Chance::NEVER, cut_at: None, pdus: Cell::new(0), rng }
-    }
-
-    pub fn below(&self, bound: u64) -> u64 {
-        self.rng.borrow_mut().below(bound)
-    }
-
-    fn fate(&self, len: usize, may_damage: bool) -> Fate {
-        let number = self.pdus.replace(self.pdus.get() + 1);
-        let mut rng = self.rng.borrow_mut();
-        if self.cut_at == Some(number) || rng.chance(self.cut) {
-            // At the boundary before it, behind it, or somewhere inside.
-            let at = match rng.below(3) {
-                0 => 0,
-                1 => len as u64,
-                _ => rng.below(len as u64),
-            };
-            return Fate::Cut(at as usize);
-        }
-        if may_damage && rng.chance(self.damage) {
-            return Fate::Damaged(rng.below(len as u64) as usize);
-        }
-        Fate::Arrives
-    }
-}
 
 #[derive(Default)]
 struct Line {
     bytes: RefCell<VecDeque<u8>>,
     /// Tells the receiver.
     arrived: RefCell<Option<Rc<Notify>>>,
+    /// Something on it arrived changed.
+    damaged: Cell<bool>,
 }
 
 /// Both directions of a connection.
@@ -76,6 +30,16 @@ pub struct End {
     side: usize,
 }
 
+/// What was done to a PDU that was sent; the sender would not know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    Whole,
+    /// Its receiver must not read on.
+    HeaderDamaged,
+    /// Its receiver must not take the data.
+    DataDamaged,
+}
+
 /// A new connection: the initiator's end, the target's end.
 pub fn connect(weather: Rc<Weather>) -> (End, End) {
     let wire = Rc::new(Wire { lines: Default::default(), lost: Cell::new(false), weather });
@@ -88,30 +52,31 @@ impl End {
         *self.wire.lines[1 - self.side].arrived.borrow_mut() = Some(notify);
     }
 
-    /// Sends one PDU. `guarded`: all of it is covered by digests, so that damage must be noticed.
-    pub fn send(&self, pdu: &[u8], guarded: bool) {
+    /// Sends one PDU that has these digests.
+    pub fn send(&self, pdu: &[u8], digests: Digests) -> Sent {
         if self.wire.lost.get() {
-            return;
+            return Sent::Whole;
         }
+        let covered = digests.cover(pdu.len());
         let mut bytes = pdu.to_vec();
-        match self.wire.weather.fate(pdu.len(), guarded) {
+        let fate = self.wire.weather.fate(pdu.len(), &covered);
+        let mut sent = Sent::Whole;
+        match fate {
             Fate::Arrives => {}
-            Fate::Cut(len) => {
-                bytes.truncate(len);
-                self.deliver(&bytes);
-                return self.lose();
+            Fate::Cut(len) => bytes.truncate(len),
+            Fate::Damaged(at) => {
+                bytes[at] ^= 1 << self.wire.weather.below(8);
+                self.wire.lines[self.side].damaged.set(true);
+                sent = if covered.header.contains(&at) { Sent::HeaderDamaged } else { Sent::DataDamaged };
             }
-            Fate::Damaged(at) => bytes[at] ^= 1 << self.wire.weather.below(8),
         }
-        self.deliver(&bytes);
-    }
-
-    fn deliver(&self, bytes: &[u8]) {
-        let line = &self.wire.lines[self.side];
-        line.bytes.borrow_mut().extend(bytes);
-        if let Some(arrived) = &*line.arrived.borrow() {
-            arrived.notify();
+        self.wire.lines[self.side].bytes.borrow_mut().extend(bytes);
+        if matches!(fate, Fate::Cut(_)) {
+            self.lose();
+        } else {
+            self.tell_both();
         }
+        sent
     }
 
     /// What has arrived, in pieces of any size.
@@ -127,6 +92,16 @@ impl End {
         !self.wire.lines[1 - self.side].bytes.borrow().is_empty()
     }
 
+    /// Whether anything that arrives here was changed on its way.
+    pub fn is_damaged(&self) -> bool {
+        self.wire.lines[1 - self.side].damaged.get()
+    }
+
+    /// Whether anything that was sent here was changed on its way.
+    pub fn was_damaged(&self) -> bool {
+        self.wire.lines[self.side].damaged.get()
+    }
+
     pub fn is_lost(&self) -> bool {
         self.wire.lost.get()
     }
@@ -134,6 +109,11 @@ impl End {
     /// Ends the connection for both; what has arrived can still be received.
     pub fn lose(&self) {
         self.wire.lost.set(true);
+        self.tell_both();
+    }
+
+    /// The receiver of something that arrives, and the sender of what is planned for this moment.
+    fn tell_both(&self) {
         for line in &self.wire.lines {
             if let Some(arrived) = &*line.arrived.borrow() {
                 arrived.notify();

@@ -1,6 +1,9 @@
 //! The target's side: the production login, session and device server, with a transport of a few lines.
 
-use super::network::{End, Weather, connect};
+use super::network::{End, connect};
+use super::pdu::{Digests, HEADER};
+use super::tap::Tap;
+use super::weather::Weather;
 use base::{Output, Room};
 use block::BlockDevice;
 use iscsi::{Access, Chosen, Directory, Entropy, Execute, Limits, Login, ManageTag, Next, Secret, Session, Step, Tag};
@@ -60,14 +63,17 @@ struct Living {
 pub struct Portal {
     world: World,
     weather: Rc<Weather>,
-    target: RefCell<Option<Rc<Target>>>,
+    target: RefCell<Option<(Rc<Target>, Rc<Tap>)>>,
     /// By initiator port.
     sessions: RefCell<BTreeMap<[u8; 6], Rc<Living>>>,
+    /// Functions on the whole unit that were sent, on any path.
+    pub sweeps: Cell<u64>,
 }
 
 impl Portal {
     pub fn new(world: World, weather: Rc<Weather>) -> Rc<Portal> {
-        Rc::new(Portal { world, weather, target: RefCell::default(), sessions: RefCell::default() })
+        let (target, sessions) = (RefCell::default(), RefCell::default());
+        Rc::new(Portal { world, weather, target, sessions, sweeps: Cell::new(0) })
     }
 
     /// Serves this device, if none is served yet.
@@ -75,9 +81,22 @@ impl Portal {
         self.target.borrow_mut().get_or_insert_with(|| {
             let identity = scsi::Identity { id, realm: 1, name: "disk".to_string(), target_name: NAME.to_string() };
             let host = Rc::new(Host(self.world.clone()));
-            let unit = LogicalUnit::new(device, identity, host, &[]).expect("nothing was saved");
-            Target::new(BTreeMap::from([(0, unit)]))
+            let tap = Tap::new(device);
+            let unit = LogicalUnit::new(tap.clone(), identity, host, &[]).expect("nothing was saved");
+            (Target::new(BTreeMap::from([(0, unit)])), tap)
         });
+    }
+
+    fn served(&self) -> (Rc<Target>, Rc<Tap>) {
+        self.target.borrow().clone().expect("a device is served before anybody connects")
+    }
+
+    pub fn tap(&self) -> Rc<Tap> {
+        self.served().1
+    }
+
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.get()
     }
 
     pub fn weather(&self) -> &Weather {
@@ -103,7 +122,7 @@ impl Portal {
             let step = login.step(&mut rest, &Everybody, &mut out);
             let used = unread.len() - rest.len();
             unread.drain(..used);
-            send(&end, &mut out, false, false);
+            send(&end, &mut out, Digests::default());
             match step {
                 Step::Answered => {}
                 Step::Enter(Chosen::Target(_)) => break,
@@ -115,11 +134,12 @@ impl Portal {
         }
         let isid = login.initiator().isid;
         let living = self.take_place_of_others(isid, &notify).await;
-        let digests = login.parameters().digests;
+        let chosen = login.parameters().digests;
+        let digests = Digests { header: chosen.header, data: chosen.data };
         let limits = Limits { commands: 8, room: Room { payload_bytes: 256 << 10, single_bytes: 1 << 20 } };
         let session = login.accept(1, limits, &mut out);
-        send(&end, &mut out, false, false);
-        let target = self.target.borrow().clone().expect("a device is served before anybody connects");
+        send(&end, &mut out, Digests::default());
+        let (target, _) = self.served();
         let port = format!("iqn.2000-01.sim:host,i,0x{:02x}", isid[5]);
         let connection = Connection {
             world: self.world.clone(),
@@ -130,7 +150,8 @@ impl Portal {
             notify,
             done: Rc::default(),
             living: living.clone(),
-            guarded: (digests.header, digests.data),
+            digests,
+            portal: self.clone(),
         };
         connection.run(unread).await;
         living.over.set(true);
@@ -171,7 +192,8 @@ struct Connection {
     notify: Rc<Notify>,
     done: Rc<RefCell<Vec<Done>>>,
     living: Rc<Living>,
-    guarded: (bool, bool),
+    digests: Digests,
+    portal: Rc<Portal>,
 }
 
 impl Connection {
@@ -186,11 +208,10 @@ impl Connection {
             for done in self.done.take() {
                 match done {
                     Done::Command(tag, ended) => self.ended(tag, ended),
-                    Done::Manage(tag, outcome) => self.session.managed(tag, outcome, &mut self.out),
+                    Done::Manage(tag, outcome) => self.managed(tag, outcome),
                 }
             }
-            let (header, data) = self.guarded;
-            send(&self.end, &mut self.out, header, data);
+            send(&self.end, &mut self.out, self.digests);
             if !open {
                 return self.end.lose();
             }
@@ -245,7 +266,7 @@ impl Connection {
                 }
                 Next::Execute(execute) => self.execute(execute),
                 Next::Manage { tag, lun, function } => match self.nexus.manage(function, lun) {
-                    Completion::Ready(outcome) => self.session.managed(tag, outcome, &mut self.out),
+                    Completion::Ready(outcome) => self.managed(tag, outcome),
                     pending => self.later(pending, move |outcome| Done::Manage(tag, outcome)),
                 },
                 Next::Targets(tag, _) => self.session.advertise(tag, &[], &mut self.out),
@@ -255,6 +276,18 @@ impl Connection {
                     return false;
                 }
                 Next::Broken(_) => return false,
+            }
+        }
+    }
+
+    fn managed(&mut self, tag: ManageTag, outcome: Outcome) {
+        let all_end = tag.is_cold_reset() && outcome == Outcome::Complete;
+        self.session.managed(tag, outcome, &mut self.out);
+        if all_end {
+            send(&self.end, &mut self.out, self.digests);
+            for living in self.portal.sessions.borrow().values() {
+                living.ends.set(true);
+                living.notify.notify();
             }
         }
     }
@@ -285,7 +318,7 @@ impl Connection {
 }
 
 /// Sends what is in `out`, PDU by PDU.
-fn send(end: &End, out: &mut Output, header_digest: bool, data_digest: bool) {
+fn send(end: &End, out: &mut Output, digests: Digests) {
     let mut bytes = Vec::new();
     while !out.is_empty() {
         let mut slices = [IoSlice::new(&[]); 16];
@@ -295,12 +328,9 @@ fn send(end: &End, out: &mut Output, header_digest: bool, data_digest: bool) {
         out.advance(count);
     }
     let mut rest = bytes.as_slice();
-    while rest.len() >= 48 {
-        let data = u32::from_be_bytes([0, rest[5], rest[6], rest[7]]) as usize;
-        let digests = 4 * usize::from(header_digest) + 4 * usize::from(data_digest && data > 0);
-        let (pdu, tail) = rest.split_at(48 + data.next_multiple_of(4) + digests);
-        // Without both digests damage could not be noticed.
-        end.send(pdu, header_digest && data_digest);
+    while rest.len() >= HEADER {
+        let (pdu, tail) = rest.split_at(digests.len_of(rest));
+        end.send(pdu, digests);
         rest = tail;
     }
 }

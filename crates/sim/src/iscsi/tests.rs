@@ -1,5 +1,6 @@
 //! A short history with the connection lost at every PDU in turn, and with every kind of damage.
 
+use super::weather::{Function, Mischief};
 use super::*;
 use crate::executor::{Executor, Order, Stop};
 use crate::journal::Journal;
@@ -127,19 +128,41 @@ fn history(weather: Weather, seed: u64, steps: u64) -> u64 {
 
 #[test]
 fn a_connection_may_be_lost_at_every_pdu() {
-    for seed in 0..8 {
+    for seed in 0..4 {
         let pdus = history(Weather::calm(seed), seed, 12);
         assert!(pdus > 50, "{pdus} PDUs");
-        for cut_at in 0..pdus {
-            history(Weather { cut_at: Some(cut_at), ..Weather::calm(seed) }, seed, 12);
+        for at in 0..pdus {
+            for mischief in [Mischief::CutBefore, Mischief::CutInside] {
+                history(Weather { planned: Some((at, mischief)), ..Weather::calm(seed) }, seed, 12);
+            }
         }
+    }
+}
+
+#[test]
+fn every_function_may_come_behind_every_pdu() {
+    for function in Function::ALL {
+        let seed = function as u64;
+        let pdus = history(Weather::calm(seed), seed, 12);
+        for at in 0..pdus {
+            history(Weather { planned: Some((at, Mischief::Manage(function))), ..Weather::calm(seed) }, seed, 12);
+        }
+    }
+}
+
+#[test]
+fn functions_come_in_any_number_and_order() {
+    for seed in 0..40 {
+        let (manage, twice, ahead) = (Chance::percent(30), Chance::percent(30), Chance::HALF);
+        history(Weather { manage, twice, ahead, ..Weather::calm(seed) }, seed, 40);
     }
 }
 
 #[test]
 fn damage_is_noticed_and_survived() {
     for seed in 0..40 {
-        history(Weather { damage: Chance(50_000), ..Weather::calm(seed) }, seed, 40);
+        let digests = Some(((seed & 1) == 0, (seed & 2) == 0));
+        history(Weather { damage: Chance(50_000), digests, ..Weather::calm(seed) }, seed, 40);
     }
 }
 

@@ -183,22 +183,31 @@ impl<'a> Client<'a> {
             (id, slot.verbs, read_only)
         };
         let result = self.device.submit(request).await;
-        let mut model = self.model.borrow_mut();
-        let (now, wall_ns) = (model.tick(), model.executor.wall_ns());
-        let outcome = if result.is_ok() { Outcome::Acknowledged } else { Outcome::Unknown };
-        let slot = &mut model.slots[self.index];
-        slot.history.answer(now, id, outcome);
-        if outcome == Outcome::Acknowledged {
-            slot.windows.changed(wall_ns);
+        {
+            let mut model = self.model.borrow_mut();
+            let (now, wall_ns) = (model.tick(), model.executor.wall_ns());
+            let outcome = if result.is_ok() { Outcome::Acknowledged } else { Outcome::Unknown };
+            let slot = &mut model.slots[self.index];
+            slot.history.answer(now, id, outcome);
+            if outcome == Outcome::Acknowledged {
+                slot.windows.changed(wall_ns);
+            }
+            if read_only && result.is_ok() && slot.verbs == verbs && !sectors.is_empty() {
+                model.fail(format!("a {what} to a read-only vDisk was acknowledged"));
+            }
         }
-        if read_only && result.is_ok() && slot.verbs == verbs && !sectors.is_empty() {
-            model.fail(format!("a {what} to a read-only vDisk was acknowledged"));
-        }
-        drop(model);
         match result {
             Ok(Reply::Done) => {}
             Ok(other) => self.model.borrow_mut().fail(format!("a {what} was answered with {other:?}")),
-            Err(error) => self.refused(&error, true),
+            Err(error) => {
+                self.refused(&error, true);
+                let over_iscsi = self.model.borrow().profile.over_iscsi.is_some();
+                if over_iscsi && error.kind == Kind::Unavailable && self.step.is_multiple_of(2) {
+                    // It took effect or not, and what is seen now stays.
+                    let (offset, len) = (sectors.start * SECTOR, ((sectors.end - sectors.start) * SECTOR) as u32);
+                    self.read(sectors, Request::Read { offset, len }).await;
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod clones;
 mod diff;
 mod emptied;
 pub mod exhaustive;
+pub mod mischief;
 mod model;
 pub mod profile;
 pub mod random;
@@ -80,7 +81,10 @@ pub fn guarded<T>(journal: &Rc<Journal>, trace_lines: usize, body: impl FnOnce()
 
 /// One random history, at most `steps_max` steps of it.
 pub fn run_random(seed: u64, profile: Profile, engine: Rc<dyn Engine>, steps_max: u64, trace_lines: usize) -> Outcome {
-    let engine = if profile.over_iscsi { OverIscsi::new(engine, seed) } else { engine };
+    let engine: Rc<dyn Engine> = match profile.over_iscsi {
+        Some(network) => OverIscsi::new(engine, network, seed),
+        None => engine,
+    };
     let journal = Journal::new();
     let steps = Rc::new(std::cell::Cell::new(0));
     let taken = steps.clone();

@@ -252,7 +252,7 @@ impl Model {
                 // A request from before the switch back may still be answered after it.
                 let by_user = self.entries[index].may_be_read_only() || slot.is_busy || slot.was_switched;
                 // Over iSCSI a vDisk that goes away looks write-protected before it looks gone.
-                let leaves = self.profile.over_iscsi && (slot.is_closing || self.shutting_down);
+                let leaves = self.profile.over_iscsi.is_some() && (slot.is_closing || self.shutting_down);
                 // A snapshot that is not stored yet is not stored any more either.
                 if slot.is_closing && !changes {
                     return true;
@@ -261,7 +261,7 @@ impl Model {
             }
             Kind::Unavailable => {
                 // A lost connection takes the answers with it.
-                slot.is_closing || self.shutting_down || self.errors_so_far() || self.profile.over_iscsi
+                slot.is_closing || self.shutting_down || self.errors_so_far() || self.profile.over_iscsi.is_some()
             }
             // Who compares asks the history whether something may have come in between.
             Kind::Miscompare => false,

@@ -3,6 +3,19 @@
 use crate::disk::{DiskOptions, FaultPlan};
 use crate::rng::{Chance, Rng};
 
+/// What a network between initiators and targets does most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Network {
+    /// A little of everything, or nothing.
+    Mixed,
+    /// It loses connections.
+    Cuts,
+    /// Nothing; it is the initiators that manage tasks, too late and too early and twice.
+    Manages,
+    /// It changes bits.
+    Damages,
+}
+
 #[derive(Clone, Debug)]
 pub struct Profile {
     pub name: &'static str,
@@ -23,8 +36,8 @@ pub struct Profile {
     /// Of a step to be about the past.
     pub rewinds: Chance,
     pub loses_metadata: bool,
-    /// Whether clients reach their vDisks over iSCSI, on a network that loses connections and damages bytes.
-    pub over_iscsi: bool,
+    /// Clients reach their vDisks over iSCSI, on such a network.
+    pub over_iscsi: Option<Network>,
     pub vdisks_max: usize,
     pub vdisk_bytes_max: u64,
     pub request_bytes_max: u64,
@@ -33,7 +46,7 @@ pub struct Profile {
     pub steps_per_round_max: u64,
 }
 
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 29] = [
     "calm",
     "crash",
     "deep",
@@ -44,6 +57,9 @@ pub const NAMES: [&str; 26] = [
     "corrupt",
     "metadata",
     "iscsi",
+    "iscsi-cut",
+    "iscsi-manage",
+    "iscsi-damage",
     "snap-calm",
     "snap-crash",
     "snap-deep",
@@ -80,7 +96,7 @@ fn crash() -> Profile {
         snapshots: Chance::NEVER,
         rewinds: Chance::NEVER,
         loses_metadata: false,
-        over_iscsi: false,
+        over_iscsi: None,
         vdisks_max: 3,
         vdisk_bytes_max: 1 << 20,
         request_bytes_max: 64 << 10,
@@ -88,6 +104,11 @@ fn crash() -> Profile {
         rounds_max: 6,
         steps_per_round_max: 150,
     }
+}
+
+fn over_iscsi(name: &'static str, network: Network) -> Profile {
+    let steps_per_round_max = if network == Network::Mixed { 300 } else { 150 };
+    Profile { name, over_iscsi: Some(network), rounds_max: 4, steps_per_round_max, ..crash() }
 }
 
 impl Profile {
@@ -152,7 +173,10 @@ impl Profile {
                 steps_per_round_max: 60,
                 ..base
             },
-            "iscsi" => Profile { name: "iscsi", over_iscsi: true, rounds_max: 4, steps_per_round_max: 300, ..base },
+            "iscsi" => over_iscsi("iscsi", Network::Mixed),
+            "iscsi-cut" => over_iscsi("iscsi-cut", Network::Cuts),
+            "iscsi-manage" => over_iscsi("iscsi-manage", Network::Manages),
+            "iscsi-damage" => over_iscsi("iscsi-damage", Network::Damages),
             _ => return None,
         };
         Some(profile)
