@@ -86,13 +86,19 @@ pub fn run_random(seed: u64, profile: Profile, engine: Rc<dyn Engine>, steps_max
         None => engine,
     };
     let journal = Journal::new();
-    let steps = Rc::new(std::cell::Cell::new(0));
-    let taken = steps.clone();
+    // A panic takes the simulation with it, and how far it came is needed to see it again.
+    let model = Rc::new(RefCell::new(None));
+    let kept = model.clone();
     let result = guarded(&journal, trace_lines, || {
         let mut simulation = Simulation::new(seed, profile, engine, journal.clone());
-        let result = random::run(&mut simulation, steps_max);
-        taken.set(simulation.model.borrow().steps);
-        result
+        kept.replace(Some(simulation.model.clone()));
+        random::run(&mut simulation, steps_max)
     });
-    Outcome { digest: journal.digest(), steps: steps.get(), failure: result.err() }
+    let steps = model.borrow().as_ref().map_or(0, |model| model.borrow().steps);
+    // What the panic has left over may panic as well.
+    let dropped = guarded(&journal, trace_lines, || {
+        drop(model.take());
+        Ok(())
+    });
+    Outcome { digest: journal.digest(), steps, failure: result.and(dropped).err() }
 }
