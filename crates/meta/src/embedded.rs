@@ -87,11 +87,14 @@ impl RedbCore {
         Ok(())
     }
 
-    /// Commits are durable (`Durability::Immediate` is redb's default), by one sync each: a start after a crash tells by
-    /// checksums which is the last whole one. That walks the file, which takes some milliseconds for each MiB of it; "quick
-    /// repair" would spare it that, and cost each commit a second sync.
+    /// Commits are durable (`Durability::Immediate` is redb's default), and in two phases, with a sync each: after a failed
+    /// sync of the first the file is opened again as it was before the commit that was refused, whatever the page cache
+    /// says, and a start never takes an older commit because the last one has rotted. "Quick repair" has that with it, and
+    /// spares a start after a crash the walk over the whole file.
     fn begin_write(&self) -> std::result::Result<redb::WriteTransaction, redb::Error> {
-        Ok(self.database()?.begin_write()?)
+        let mut transaction = self.database()?.begin_write()?;
+        transaction.set_quick_repair(true);
+        Ok(transaction)
     }
 
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>> {

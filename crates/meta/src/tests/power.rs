@@ -177,12 +177,12 @@ fn a_power_loss_anywhere_leaves_what_was_answered() {
 
 /// Clients wait for each of them.
 #[test]
-fn a_commit_takes_one_sync() {
+fn a_commit_takes_two_syncs() {
     let disk = Disk::default();
     let mut core = RedbCore::with_backend(disk.clone()).expect("a new store");
     for number in 1..=3 {
         let before = disk.with(|state| state.syncs);
         assert_eq!(core.commit(&transaction(number)).expect("room"), Outcome::Committed);
-        assert_eq!(disk.with(|state| state.syncs) - before, 1);
+        assert_eq!(disk.with(|state| state.syncs) - before, 2);
     }
 }
