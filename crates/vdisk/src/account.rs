@@ -3,6 +3,7 @@
 use base::hash::FixedState;
 use base::{GroupId, Sequence};
 use hashbrown::HashMap;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GroupAccount {
@@ -33,6 +34,9 @@ impl GroupAccount {
 #[derive(Clone, Default)]
 pub struct Accounts {
     pub groups: HashMap<GroupId, GroupAccount, FixedState>,
+    /// Empty groups that are not on the disk, as far as it can be read. They count nowhere, checkpoints go on to name them, and
+    /// none of them is among the others: what is needed again goes there.
+    absent: BTreeMap<GroupId, GroupAccount>,
     live_data: u64,
     live_pages: u64,
     occupied: u64,
@@ -49,8 +53,23 @@ impl Accounts {
         self.occupied
     }
 
+    pub fn absent(&self) -> &BTreeMap<GroupId, GroupAccount> {
+        &self.absent
+    }
+
+    pub fn becomes_absent(&mut self, group: GroupId, account: GroupAccount) {
+        self.remove(group);
+        self.absent.insert(group, account);
+    }
+
+    /// What is known of it. (Nothing is of one that only others have written to.)
+    pub fn of(&self, group: GroupId) -> GroupAccount {
+        self.groups.get(&group).or_else(|| self.absent.get(&group)).copied().unwrap_or_default()
+    }
+
     pub fn insert(&mut self, group: GroupId, account: GroupAccount) {
         self.remove(group);
+        self.absent.remove(&group);
         self.live_data += u64::from(account.data);
         self.live_pages += u64::from(account.pages);
         self.occupied += account.occupied();
@@ -66,6 +85,10 @@ impl Accounts {
     }
 
     fn change(&mut self, group: GroupId, change: impl FnOnce(&mut GroupAccount)) {
+        if let Some(account) = self.absent.get(&group).copied() {
+            // Or it would pass for one of others.
+            self.insert(group, account);
+        }
         let account = self.groups.entry(group).or_default();
         let before = *account;
         change(account);

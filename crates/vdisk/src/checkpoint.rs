@@ -12,8 +12,9 @@ use crate::snapshot::{Kept, LettingGo, Snapshot};
 use crate::stats::Stats;
 use crate::vdisk::{Checkpoint, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
-use base::SnapshotId;
+use base::{GroupId, SnapshotId};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 impl Vdisk {
@@ -160,34 +161,26 @@ impl Vdisk {
         frozen.dropped.take().iter().for_each(|stored| self.drop_page(stored));
         let state = self.state.borrow();
         let (height, then) = (frozen.tree.borrow().height, frozen.accounts.borrow());
-        let mut groups: Vec<GroupEntry> = state
-            .accounts
-            .groups
-            .iter()
-            .chain(&state.absent)
-            .map(|(&group, account)| GroupEntry {
-                group,
-                len: account.len,
-                last_sequence: account.last_sequence,
-                // Data as of the map that is stored here; pages as of now, which is the same moment for pages.
-                data: then.groups.get(&group).map_or(0, |then| then.data),
-                pages: account.pages,
-                punched: account.punched,
-            })
-            .collect();
+        let all = state.accounts.absent().iter().chain(&state.accounts.groups);
+        let entry = |(&group, account): (&GroupId, &GroupAccount)| GroupEntry {
+            group,
+            len: account.len,
+            last_sequence: account.last_sequence,
+            // Data as of the map that is stored here; pages as of now, which is the same moment for pages.
+            data: then.groups.get(&group).map_or(0, |then| then.data),
+            pages: account.pages,
+            punched: account.punched,
+        };
+        // None of them twice, and in order of ids.
+        let mut groups: BTreeMap<GroupId, GroupEntry> = all.map(|account| (*account.0, entry(account))).collect();
         // Groups of others that the map has let go of since, and this one still has.
         let since = then.groups.iter().filter(|(group, account)| {
             account.is_foreign() && account.live() > 0 && !state.accounts.groups.contains_key(*group)
         });
-        groups.extend(since.map(|(&group, then)| GroupEntry {
-            group,
-            len: 0,
-            last_sequence: then.last_sequence,
-            data: then.data,
-            pages: then.pages,
-            punched: 0,
-        }));
-        groups.sort_unstable_by_key(|entry| entry.group);
+        for (&group, then) in since {
+            let GroupAccount { last_sequence, data, pages, .. } = *then;
+            groups.insert(group, GroupEntry { group, len: 0, last_sequence, data, pages, punched: 0 });
+        }
         let entry = |snapshot: &Snapshot| SnapshotEntry { root, height, place: None, ..snapshot.to_be_stored() };
         let this = snapshot.and_then(|id| state.snapshots.get(&id)).map(entry);
         let snapshots = state.snapshots.values().filter_map(Snapshot::entry).chain(this).collect();
@@ -197,7 +190,7 @@ impl Vdisk {
             covers: frozen.covers.get(),
             root,
             height,
-            groups,
+            groups: groups.into_values().collect(),
             lineage: state.lineage.clone(),
             snapshots,
             rewind: state.history.as_ref().map(History::entry),

@@ -47,8 +47,8 @@ impl Accounts {
             self.insert(id, GroupAccount { data: 0, pages: 0, ..account });
         }
         for needed in groups {
-            let account = self.groups.get(&needed.group).copied().unwrap_or_default();
-            self.insert(needed.group, GroupAccount { data: needed.data, pages: needed.pages, ..account });
+            let account = GroupAccount { data: needed.data, pages: needed.pages, ..self.of(needed.group) };
+            self.insert(needed.group, account);
         }
     }
 }

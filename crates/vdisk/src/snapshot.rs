@@ -309,7 +309,8 @@ impl Vdisk {
     /// What the snapshot needs cannot be said, so everything is kept for it that there is.
     fn hold_all(&self, id: SnapshotId, kept: Kept, error: &Error) {
         tracing::error!(vdisk = %self.id, snapshot = %id, %error, "the record of a snapshot cannot be read; no group comes free before it is deleted");
-        let groups = self.groups();
+        let mut groups = self.groups();
+        groups.extend(self.state.borrow().accounts.absent().keys());
         let mut state = self.state.borrow_mut();
         if let Some(snapshot) = state.snapshots.get_mut(&id) {
             groups.into_iter().for_each(|group| snapshot.holds.add(group));

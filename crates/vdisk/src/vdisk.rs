@@ -5,7 +5,7 @@
 //! - `durable.sequence <= position.sequence`, and every frame in between is in `unsynced`, in order;
 //! - only the log task (`log/writer.rs`) appends, changes the tree's content or moves `position`.
 
-use crate::account::{Accounts, GroupAccount};
+use crate::account::Accounts;
 use crate::address::Address;
 use crate::contents::Contents;
 use crate::log::{Position, Queue, Room, Unsynced};
@@ -177,8 +177,6 @@ pub(crate) struct State {
     /// Groups that were emptied since the last checkpoint: what still counts as living there is map pages, which move with
     /// the next one.
     pub emptied: BTreeSet<GroupId>,
-    /// Empty groups that are not on the disk, as far as it can be read. They count nowhere; checkpoints go on to name them.
-    pub absent: BTreeMap<GroupId, GroupAccount>,
     /// Groups that cannot be emptied: something in them cannot be read. Kept for ever, never chosen again.
     pub unreadable: BTreeSet<GroupId>,
     /// Raised when unsynced frames were rewritten: a checkpoint under way has lost pages and must start again.
@@ -425,7 +423,6 @@ impl State {
             letting_go: Vec::new(),
             history: None,
             emptied: Default::default(),
-            absent: Default::default(),
             unreadable: Default::default(),
             rewrites: 0,
             evict_hand: 0,

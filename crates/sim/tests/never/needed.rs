@@ -424,3 +424,82 @@ fn what_is_free_does_not_come_back_while_a_header_cannot_be_read() {
 fn ids(vdisk: &vdisk::Vdisk) -> std::collections::BTreeSet<base::GroupId> {
     vdisk.groups().into_iter().collect()
 }
+
+/// Blocks 0 to 40 as a snapshot has them, and a group that holds nothing but some of these.
+fn needed_by_a_snapshot_only(machine: &Machine) -> (base::SnapshotId, Vec<u64>, crate::machine::Placed) {
+    let vdisk = machine.vdisk();
+    // What is freed again leaves room before it.
+    (1..=3).for_each(|round| machine.write_tags(&vdisk, (1..=40).map(|tag| 100 * round + tag)));
+    let before: Vec<_> = machine.groups().into_iter().map(|placed| placed.header.group).collect();
+    let old: Vec<u64> = (1..=40).collect();
+    machine.write_tags(&vdisk, old.clone());
+    let is_new = |placed: &crate::machine::Placed| !before.contains(&placed.header.group);
+    let lost = machine.groups().into_iter().find(is_new).expect("more than one");
+    let kept = machine.snapshot(vdisk.id, "s");
+    (1..=2).for_each(|round| machine.write_tags(&vdisk, (1..=40).map(|tag| 1000 * round + tag)));
+    machine.settle();
+    assert!(machine.frames(&lost).iter().all(|frame| frame.kind == vdisk::log::frame::FrameKind::Data));
+    (kept, old, lost)
+}
+
+fn open_without_header(machine: &Machine, lost: &crate::machine::Placed) {
+    let (file, start) = (lost.file.clone(), lost.start);
+    machine.tap.set_rule(move |o| {
+        let is_lost = o.verb == Verb::Read && *o.file == *file && o.offset == start;
+        if is_lost { Fate::Fails } else { Fate::Happens }
+    });
+    machine.open();
+    machine.tap.clear();
+    assert!(!ids(&machine.vdisk()).contains(&lost.header.group));
+}
+
+/// The map goes back to a group that cannot be read at the time. It is this vDisk's all the same.
+#[test]
+fn a_rollback_to_a_group_that_cannot_be_read_today_makes_it_nobody_elses() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    let (kept, old, lost) = needed_by_a_snapshot_only(&machine);
+    machine.kill();
+    open_without_header(&machine, &lost);
+    let (shard, id) = (machine.shard(), vdisk.id);
+    machine.run(async move { shard.rollback(id, kept).await }).expect("nobody is connected");
+    machine.settle();
+    let record = machine.checkpoint_record(&machine.vdisk());
+    let named: Vec<_> = record.groups.iter().filter(|entry| entry.group == lost.header.group).collect();
+    assert!(named.len() == 1 && named[0].len > 0 && named[0].data > 0, "{named:?}");
+    machine.kill();
+    machine.open();
+    let vdisk = machine.vdisk();
+    machine.assert_online(&vdisk);
+    assert_eq!(machine.reads(&vdisk, 0..40), old);
+    machine.write_tags(&vdisk, (1..=40).map(|tag| 5000 + tag));
+    machine.settle();
+    machine.kill();
+    machine.open();
+    machine.settle();
+    assert!(machine.groups().iter().any(|placed| placed.header.group == lost.header.group), "{lost:?} was freed");
+    assert_eq!(machine.read_snapshot(vdisk.id, kept, 0..40), old);
+}
+
+/// For one start the medium has nothing where a header was. Then it has it again.
+#[test]
+fn a_group_that_comes_back_is_not_freed_while_a_snapshot_needs_it() {
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    let (kept, old, lost) = needed_by_a_snapshot_only(&machine);
+    machine.kill();
+    let header = machine.bytes(&lost.file, lost.start, pool::HEADER_PAGE.into());
+    machine.zero(&lost.file, lost.start, pool::HEADER_PAGE.into());
+    machine.open();
+    machine.write(&machine.vdisk(), 50, 1);
+    machine.settle();
+    let record = machine.checkpoint_record(&machine.vdisk());
+    assert!(record.groups.iter().all(|entry| entry.group != lost.header.group), "it is known");
+    machine.kill();
+    assert_eq!(machine.bytes(&lost.file, lost.start, 16), vec![0; 16], "the slot is taken");
+    machine.put(&lost.file, lost.start, header);
+    machine.open();
+    machine.settle();
+    assert!(machine.groups().iter().any(|placed| placed.header.group == lost.header.group), "{lost:?} was freed");
+    assert_eq!(machine.read_snapshot(vdisk.id, kept, 0..40), old);
+}

@@ -127,13 +127,15 @@ impl Recovery<'_> {
         let gone: Vec<GroupId> =
             state.accounts.groups.keys().copied().filter(|group| !self.context.pool.knows(*group)).collect();
         for group in gone {
-            let account = state.accounts.groups.get(&group).copied().unwrap_or_default();
+            let account = state.accounts.of(group);
             if account.live() > 0 {
                 self.damage.push(format!("group {group} with {} bytes in use is missing", account.live()));
-            } else if self.found.unread.is_some() && !account.is_foreign() {
-                state.absent.insert(group, account);
             }
-            state.accounts.remove(group);
+            if account.live() == 0 && self.found.unread.is_some() && !account.is_foreign() {
+                state.accounts.becomes_absent(group, account);
+            } else {
+                state.accounts.remove(group);
+            }
             state.checkpoint_accounts.remove(group);
         }
     }

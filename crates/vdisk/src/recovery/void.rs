@@ -16,7 +16,10 @@ impl Vdisk {
         ids.sort_unstable();
         match &state.health {
             Health::Damaged(_) | Health::Failed(_) => Vec::new(),
-            Health::Online => ids.into_iter().filter(|id| !state.accounts.groups.contains_key(id)).collect(),
+            Health::Online => {
+                ids.retain(|id| !state.accounts.groups.contains_key(id) && !self.is_needed_all_the_same(*id));
+                ids
+            }
             Health::Deleted => {
                 // The tombstone's group goes last: while any other survives, it must say that they are to go.
                 let last = state.to_rewrite.back().map_or(state.position, |frame| frame.at);
@@ -31,6 +34,16 @@ impl Vdisk {
                 ids
             }
         }
+    }
+
+    /// A header that could not be read for a while, and was taken for that of no group. What snapshots and clones have in it
+    /// is there again.
+    fn is_needed_all_the_same(&self, group: GroupId) -> bool {
+        let is_held = self.context.references.is_held(group);
+        if is_held {
+            tracing::error!(vdisk = %self.id, %group, "a group that the log does not know is needed by a snapshot or a clone; it is kept");
+        }
+        is_held
     }
 
     /// The log is not durable yet, so which copy of an unproven frame is on the medium nobody knows. Keeps those of `void`
