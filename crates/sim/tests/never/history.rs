@@ -196,6 +196,34 @@ fn a_start_by_itself_is_no_reason_for_a_point() {
     assert_eq!(points(&all.machine), before);
 }
 
+/// An empty map says nothing of what has come and gone; that no group was written to does.
+#[test]
+fn a_start_by_itself_is_no_reason_for_a_point_of_an_empty_vdisk() {
+    for trims in [false, true] {
+        let machine = Machine::new();
+        keep(&machine, WINDOW_NS, 0);
+        if trims {
+            machine.write_tags(&machine.vdisk(), 1..=4);
+            machine.trim(&machine.vdisk(), 0, 4);
+        }
+        machine.idle(200 * SECOND_NS);
+        let points = |machine: &Machine| {
+            let vdisk = machine.vdisk();
+            let points = machine.run(async move { vdisk.history(0, u64::MAX).await }).expect("readable");
+            points.iter().filter(|point| point.kind == PointKind::Checkpoint).count()
+        };
+        // The frames of the checkpoint itself count once.
+        STARTS[0](&machine);
+        machine.idle(200 * SECOND_NS);
+        let before = points(&machine);
+        for start in STARTS.into_iter().take(2).cycle().take(4) {
+            start(&machine);
+            machine.idle(200 * SECOND_NS);
+        }
+        assert_eq!(points(&machine), before, "{trims}");
+    }
+}
+
 /// Where histories have nothing to give, nobody waits for it.
 #[test]
 fn a_full_disk_refuses_at_once_when_no_history_is_left() {

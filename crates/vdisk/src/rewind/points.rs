@@ -10,7 +10,7 @@ use crate::log::{CheckpointRecord, GroupEntry, Item, PointRecord, Record, Rewind
 use crate::snapshot::Snapshot;
 use crate::vdisk::{State, Vdisk};
 use crate::{Error, Kind, Result};
-use base::units::{BLOCK, GIB};
+use base::units::GIB;
 use base::{Sequence, SnapshotId};
 use std::rc::Rc;
 
@@ -93,7 +93,7 @@ fn written_since(record: &CheckpointRecord, point: &SnapshotEntry) -> u64 {
         return 0;
     }
     let behind = |group: &&GroupEntry| group.last_sequence > point.sequence;
-    record.groups.iter().filter(behind).map(|group| u64::from(group.len)).sum::<u64>().max(BLOCK)
+    record.groups.iter().filter(behind).map(|group| u64::from(group.len)).sum()
 }
 
 impl State {
