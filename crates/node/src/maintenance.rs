@@ -151,13 +151,14 @@ impl Shard {
             if self.stopping.get() {
                 return;
             }
-            self.give_up_histories().await;
+            let moved = self.moved_bytes();
+            let mut gave = self.give_up_histories().await;
             let mut looked_ns = self.context.world.now().0;
             for vdisk in self.online_vdisks() {
                 // This takes long with many: whoever finds the disk full meanwhile is not to wait for all of them.
                 let is_wanted = self.open_vdisks().iter().any(|vdisk| vdisk.wants_room());
                 if is_wanted && self.context.world.now().0 >= looked_ns + LOOK_SOON_NS {
-                    self.give_up_histories().await;
+                    gave |= self.give_up_histories().await;
                     looked_ns = self.context.world.now().0;
                 }
                 if let Err(error) = vdisk.make_room_urgently().await {
@@ -167,23 +168,28 @@ impl Shard {
             if let Err(error) = self.context.pool.replenish().await {
                 tracing::warn!(%error, "the reserve could not be made whole");
             }
-            self.look_at_histories();
+            // Groups in which something else lives are emptied one by one: as long as any is, more may come.
+            if !gave && self.moved_bytes() == moved {
+                self.context.histories_are_empty(self.giving_histories().is_empty());
+            }
             self.open_vdisks().iter().for_each(|vdisk| vdisk.room_was_searched());
             self.context.world.clock.sleep(LOOK_SOON_NS).await;
         }
     }
 
-    /// All of what histories hold comes free.
-    async fn give_up_histories(&self) {
+    /// All of what histories hold comes free. Did any hold something?
+    async fn give_up_histories(&self) -> bool {
         if !self.context.may_give_history() {
-            return;
+            return false;
         }
-        let mut giving = self.look_at_histories();
+        let mut giving = self.giving_histories();
         if giving.is_empty() {
-            return;
+            return false;
         }
+        self.context.histories_are_empty(false);
         if self.context.pool.only_reserve_is_missing().await {
-            return self.context.load.room_came();
+            self.context.load.room_came();
+            return true;
         }
         // What brings most comes first.
         giving.sort_by_key(|(bytes, vdisk)| (std::cmp::Reverse(*bytes), vdisk.id));
@@ -198,17 +204,19 @@ impl Shard {
                 tracing::warn!(vdisk = %vdisk.id, %error, "what the history held is not free yet");
             }
         }
-        self.look_at_histories();
+        true
     }
 
     /// The vDisks whose histories hold something, and how much.
-    fn look_at_histories(&self) -> Vec<(u64, Rc<Vdisk>)> {
+    fn giving_histories(&self) -> Vec<(u64, Rc<Vdisk>)> {
         let all = self.online_vdisks().into_iter().map(|vdisk| (vdisk.history_gives_bytes(), vdisk));
-        let giving: Vec<_> = all.filter(|(bytes, _)| *bytes > 0).collect();
-        if giving.is_empty() {
-            self.context.no_history_holds_any();
-        }
-        giving
+        all.filter(|(bytes, _)| *bytes > 0).collect()
+    }
+
+    /// Grows with every group that is emptied or punched.
+    fn moved_bytes(&self) -> u64 {
+        let moved = |vdisk: &Rc<Vdisk>| vdisk.stats.relocated_bytes.get() + vdisk.stats.bytes_punched.get();
+        self.open_vdisks().iter().map(moved).sum()
     }
 
     fn online_vdisks(&self) -> Vec<Rc<Vdisk>> {

@@ -52,6 +52,10 @@ impl Shard {
                             None => drop(entries.remove(&id)),
                         }
                     }
+                    if let Ok(Some(vdisk)) = &result {
+                        // Whoever looked for room before has not seen it.
+                        vdisk.history_grows();
+                    }
                     if !self.may_still_hold(id, result.as_ref().ok().and_then(Option::as_ref)) {
                         self.context.references.heard(id);
                     }

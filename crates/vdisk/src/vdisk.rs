@@ -267,9 +267,9 @@ impl Context {
         is_any && self.load.histories_were_empty.get() != Some(self.history_state())
     }
 
-    /// Somebody has looked.
-    pub fn no_history_holds_any(&self) {
-        self.load.histories_were_empty.set(Some(self.history_state()));
+    /// Somebody has looked, when all was searched that histories had held.
+    pub fn histories_are_empty(&self, are_empty: bool) {
+        self.load.histories_were_empty.set(are_empty.then(|| self.history_state()));
     }
 
     fn history_state(&self) -> (u64, u64) {

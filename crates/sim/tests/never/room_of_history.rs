@@ -120,6 +120,34 @@ fn a_set_of_snapshots_makes_no_error_of_a_write_that_waits_for_room() {
     assert!(written.len() == 60 && written.iter().all(Result::is_ok), "{written:?}");
 }
 
+/// A history has given what it had. Groups in which something lives are emptied one by one, and others write meanwhile.
+#[test]
+fn nothing_is_refused_while_groups_are_emptied_behind_a_history() {
+    let machine = Machine::with(nothing_recycled(), 5);
+    let (writer, other, packed) = (machine.vdisk(), machine.create("w", 4 * MIB), machine.create("y", 4 * MIB));
+    let giver = machine.create("z", 4 * MIB);
+    (0..240).for_each(|block| machine.write(&packed, block, 1));
+    (0..240).filter(|block| block % 4 > 0).for_each(|block| machine.write(&packed, block, 2));
+    keep(&machine, &giver);
+    churn(&machine, &giver, 24, 4);
+    assert!(giver.history_gives_bytes() > 0);
+    nearly_full(&machine);
+    let written = Rc::new(RefCell::new(Vec::new()));
+    for vdisk in [&writer, &other] {
+        let (vdisk, answers) = (vdisk.clone(), written.clone());
+        machine.spawn(async move {
+            for block in 200..250 {
+                let answer = vdisk.write(block * 4096, crate::machine::content(block, block)).await;
+                answers.borrow_mut().push(answer);
+            }
+        });
+    }
+    machine.idle(300 * SECOND_NS);
+    let written = written.take();
+    assert!(written.len() == 100 && written.iter().all(Result::is_ok), "{written:?}");
+    assert!(giver.rewind_info().expect("on").cut_short && packed.stats.relocated_bytes.get() > 0);
+}
+
 /// As long as a snapshot needs all that the history holds, the history has nothing to give. Then the snapshot goes.
 #[test]
 fn a_history_that_gets_something_to_give_gives_it() {

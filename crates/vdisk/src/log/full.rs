@@ -67,12 +67,8 @@ impl Vdisk {
             if left == 0 {
                 return Ended::GivenUp;
             }
-            if load.freed.get() != freed {
-                return Ended::Freed;
-            }
-            if self.room.get() == Room::Searched {
-                return Ended::Searched;
-            }
+            let has_freed = load.freed.get() != freed;
+            // What whoever makes room waits for comes first, or more room would wait for this frame.
             let next = self.queue.borrow_mut().background.pop_front();
             match next {
                 // Others would wait for it with us, who may be the ones that give room.
@@ -82,9 +78,11 @@ impl Vdisk {
                 // The content is to be what it was when the frame was made.
                 Some(item) if !may_go_first(&item) => {
                     self.queue.borrow_mut().background.push_front(item);
-                    return Ended::GivenUp;
+                    return if has_freed { Ended::Freed } else { Ended::GivenUp };
                 }
                 Some(item) => drop(self.run_background(item).await),
+                None if has_freed => return Ended::Freed,
+                None if self.room.get() == Room::Searched => return Ended::Searched,
                 None => {
                     let bells = first_of(self.queued.notified(), self.room_searched.notified());
                     first_of(first_of(bells, load.room_came.notified()), clock.sleep(left)).await;

@@ -158,8 +158,10 @@ impl Vdisk {
         // Ranges that were punched before are in the sum again.
         let fresh = bytes.saturating_sub(account.punched.into()) as u32;
         Stats::add(&self.stats.bytes_punched, fresh.into());
-        self.context.load.room_came();
         self.state.borrow_mut().accounts.punched(group, fresh);
+        if fresh > 0 {
+            self.context.load.room_came();
+        }
         Ok(fresh > 0)
     }
 

@@ -392,7 +392,7 @@ impl Vdisk {
     }
 
     /// Whoever finds the disk full may wait for what this vDisk gives up.
-    pub(crate) fn history_grows(&self) {
+    pub fn history_grows(&self) {
         if self.state.borrow().history.is_some() {
             let changes = &self.context.load.history_changes;
             changes.set(changes.get() + 1);
