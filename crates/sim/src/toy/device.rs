@@ -4,6 +4,7 @@ use super::record::{Place, Record, Verb};
 use super::{Bug, Shared, gone};
 use block::{Allocation, BlockDevice, Error, Geometry, Kind, Reply, Request, Result, Segment, Status};
 use bytes::{Bytes, BytesMut};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use world::Completion;
@@ -13,15 +14,20 @@ const SECTOR: u64 = 512;
 pub struct ToyDevice {
     pub shared: Rc<Shared>,
     pub id: u64,
+    /// As last seen: a vDisk that was deleted does not become smaller for those who still have it.
+    pub size_bytes: Cell<u64>,
 }
 
 impl BlockDevice for ToyDevice {
     fn geometry(&self) -> Geometry {
         let state = self.shared.state.borrow();
-        let (size_bytes, read_only) =
-            state.vdisks.get(&self.id).map_or((0, true), |vdisk| (vdisk.size_bytes, vdisk.read_only || state.damaged));
+        let vdisk = state.vdisks.get(&self.id);
+        let read_only = vdisk.is_none_or(|vdisk| vdisk.read_only || state.damaged);
+        if let Some(vdisk) = vdisk {
+            self.size_bytes.set(vdisk.size_bytes);
+        }
         Geometry {
-            size_bytes,
+            size_bytes: self.size_bytes.get(),
             sector_bytes: 512,
             preferred_bytes: 4096,
             transfer_bytes_max: 32 << 20,
@@ -152,7 +158,7 @@ impl ToyDevice {
         if self.geometry().read_only {
             return Completion::Ready(Err(Error::new(Kind::ReadOnly, "the vDisk is read-only")));
         }
-        let device = ToyDevice { shared: self.shared.clone(), id: self.id };
+        let device = ToyDevice { shared: self.shared.clone(), id: self.id, size_bytes: self.size_bytes.clone() };
         Completion::pending(async move {
             let shared = &device.shared;
             let early = shared.bug == Bug::ComparesEarly;

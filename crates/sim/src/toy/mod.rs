@@ -264,9 +264,12 @@ impl Node for ToyNode {
     }
 
     fn device(&self, id: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>> {
-        let device = device::ToyDevice { shared: self.shared.clone(), id };
-        let known = self.shared.state.borrow().vdisks.contains_key(&id);
-        let device = if known { Ok(Rc::new(device) as Rc<dyn BlockDevice>) } else { Err(gone()) };
+        let size_bytes = self.shared.state.borrow().vdisks.get(&id).map(|vdisk| vdisk.size_bytes);
+        let device = size_bytes.map(|size_bytes| {
+            let (shared, size_bytes) = (self.shared.clone(), size_bytes.into());
+            Rc::new(device::ToyDevice { shared, id, size_bytes }) as Rc<dyn BlockDevice>
+        });
+        let device = device.ok_or_else(gone);
         Box::pin(std::future::ready(device))
     }
 
