@@ -62,7 +62,7 @@ struct Outstanding {
     came: Vec<u8>,
     /// Some of its data-out was changed on its way.
     damaged: bool,
-    /// Functions on the whole unit that anybody had sent when this was sent.
+    /// Functions on the whole unit that had ended when this was sent, whoever sent them.
     sweeps: u64,
     /// Responses to functions that mean it.
     named: u32,
@@ -253,7 +253,8 @@ impl Initiator {
             let mut state = self.state.borrow_mut();
             let free = state.window_end.wrapping_sub(state.number) as i32 >= 0;
             let Some(mut outstanding) = state.queue.pop_front_if(|_| free) else { return };
-            outstanding.sweeps = self.portal.sweeps();
+            // Those that are under way may still sweep it away.
+            outstanding.sweeps = self.portal.sweeps() - self.portal.sweeping.get();
             state.tag = (state.tag + 1) & 0x0fff_ffff;
             let (task, number) = (state.tag, state.number);
             state.number = number.wrapping_add(1);

@@ -68,12 +68,14 @@ pub struct Portal {
     sessions: RefCell<BTreeMap<[u8; 6], Rc<Living>>>,
     /// Functions on the whole unit that were sent, on any path.
     pub sweeps: Cell<u64>,
+    /// Those of them that have not ended: no last response came, and none comes any more where the session was lost.
+    pub sweeping: Cell<u64>,
 }
 
 impl Portal {
     pub fn new(world: World, weather: Rc<Weather>) -> Rc<Portal> {
         let (target, sessions) = (RefCell::default(), RefCell::default());
-        Rc::new(Portal { world, weather, target, sessions, sweeps: Cell::new(0) })
+        Rc::new(Portal { world, weather, target, sessions, sweeps: Cell::new(0), sweeping: Cell::new(0) })
     }
 
     /// Serves this device, if none is served yet.

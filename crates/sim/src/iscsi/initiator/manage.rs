@@ -61,6 +61,7 @@ impl Initiator {
         drop(state);
         if function.is_of_the_unit() {
             self.portal.sweeps.set(self.portal.sweeps() + 1);
+            self.portal.sweeping.set(self.portal.sweeping.get() + 1);
         }
         let bytes = self.digests.get().encode(&pdu, &[]);
         self.tag_is_sent(own);
@@ -102,6 +103,9 @@ impl Initiator {
             let names = std::mem::take(&mut managing.names);
             if managing.responses == 0 {
                 state.managing.remove(&own);
+                if function.is_of_the_unit() {
+                    self.portal.sweeping.set(self.portal.sweeping.get() - 1);
+                }
             }
             let ended: Vec<Outstanding> = names.iter().filter_map(|task| state.under_way.remove(task)).collect();
             ((function, since), ended)
