@@ -201,8 +201,11 @@ impl<'a> Client<'a> {
             Ok(other) => self.model.borrow_mut().fail(format!("a {what} was answered with {other:?}")),
             Err(error) => {
                 self.refused(&error, true);
-                let over_iscsi = self.model.borrow().profile.over_iscsi.is_some();
-                if over_iscsi && error.kind == Kind::Unavailable && self.step.is_multiple_of(2) {
+                let is_there = {
+                    let model = self.model.borrow();
+                    model.profile.over_iscsi.is_some() && !model.slots[self.index].is_closing
+                };
+                if is_there && error.kind == Kind::Unavailable && self.step.is_multiple_of(2) {
                     // It took effect or not, and what is seen now stays.
                     let (offset, len) = (sectors.start * SECTOR, ((sectors.end - sectors.start) * SECTOR) as u32);
                     self.read(sectors, Request::Read { offset, len }).await;
