@@ -8,7 +8,7 @@ use crate::ballast::push_zeros;
 use crate::pace::Pace;
 use crate::pool::{Busy, Group};
 use crate::usage::add;
-use crate::{Error, GroupHeader, HEADER_PAGE, Kind, Pool, Predecessor, Result, SlabId};
+use crate::{Error, GroupHeader, HEADER_PAGE, Kind, Pool, Predecessor, Result};
 use base::units::{MIB, round_up};
 use base::{GroupId, Sequence, VdiskId};
 use bytes::Bytes;
@@ -45,7 +45,7 @@ pub struct NewGroup {
 /// was reserved behind the tail goes back. A group that nothing was appended to vanishes with its handle.
 pub struct OpenGroup {
     pool: Rc<Pool>,
-    group: Rc<Group>,
+    pub(crate) group: Rc<Group>,
     header: GroupHeader,
     purpose: Purpose,
     pace: Pace,
@@ -89,9 +89,6 @@ impl Pool {
 impl OpenGroup {
     pub fn id(&self) -> GroupId {
         self.group.id
-    }
-    pub fn slab(&self) -> SlabId {
-        self.group.slab.id
     }
     /// First free byte, counted from the header page: 4096 in a new group. Appends under way are before it.
     pub fn tail(&self) -> u32 {

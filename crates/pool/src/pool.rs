@@ -187,10 +187,6 @@ impl Pool {
         self.group_size
     }
 
-    pub(crate) fn slab(&self, id: SlabId) -> Option<Rc<Slab>> {
-        self.slabs.borrow().get(&id).cloned()
-    }
-
     /// In order of numbers.
     pub(crate) fn slabs(&self) -> Vec<Rc<Slab>> {
         self.slabs.borrow().values().cloned().collect()
@@ -208,10 +204,6 @@ impl Pool {
 
     pub fn knows(&self, group: GroupId) -> bool {
         self.groups.borrow().contains_key(&group)
-    }
-
-    pub fn slab_of(&self, group: GroupId) -> Option<SlabId> {
-        self.groups.borrow().get(&group).map(|group| group.slab.id)
     }
 
     /// Bytes of a group as they are on the medium, unverified; `offset` counts from the group's header page. What was
@@ -309,15 +301,14 @@ impl Pool {
         Ok(())
     }
 
-    /// A sync of it failed: nothing is written to it any more.
-    pub fn is_poisoned(&self, slab: SlabId) -> bool {
-        self.slab(slab).is_none_or(|slab| slab.poisoned.get())
+    /// A sync of it failed: what was not synced before is in doubt, and nothing is written to it any more.
+    pub fn is_poisoned(&self, group: GroupId) -> bool {
+        self.group(group).is_some_and(|group| group.slab.poisoned.get())
     }
 
     /// Syncs every slab: afterwards no group that was freed before can come back, whatever becomes of the power.
     pub fn sync_all(&self) -> world::LocalFuture<Result<()>> {
-        let slabs = self.slabs();
-        self.sync(&slabs.iter().map(|slab| slab.id).collect::<Vec<_>>())
+        self.sync_slabs(&self.slabs())
     }
 
     /// Clean shutdown: syncs everything and notes that it did. What is appended afterwards is on its own.

@@ -2,17 +2,29 @@
 
 use crate::slab::Slab;
 use crate::usage::{Counters, add};
-use crate::{Error, Pool, Result, SlabId};
+use crate::{Error, Pool, Result};
+use base::GroupId;
 use std::rc::Rc;
 use world::local::{OneshotReceiver, oneshot};
 use world::{LocalFuture, World};
 
 impl Pool {
-    /// Every append to these slabs that completed before this call survives power loss once it completes with `Ok`.
-    /// `SyncFailed`: nothing is known of what was appended to them since the last sync that succeeded.
-    pub fn sync(&self, slabs: &[SlabId]) -> LocalFuture<Result<()>> {
+    /// Every append to these groups that completed before this call survives power loss once it completes with `Ok`.
+    /// `SyncFailed`: nothing is known of what was appended to them since the last sync that succeeded. A group that is
+    /// unknown was freed: nothing of it is to survive.
+    pub fn sync(&self, groups: &[GroupId]) -> LocalFuture<Result<()>> {
+        let mut slabs: Vec<Rc<Slab>> = Vec::with_capacity(groups.len());
+        for group in groups.iter().filter_map(|&id| self.group(id)) {
+            if !slabs.iter().any(|slab| slab.id == group.slab.id) {
+                slabs.push(group.slab.clone());
+            }
+        }
+        self.sync_slabs(&slabs)
+    }
+
+    pub(crate) fn sync_slabs(&self, slabs: &[Rc<Slab>]) -> LocalFuture<Result<()>> {
         // Asked of every slab before the first is awaited: they sync side by side.
-        let asked: Vec<Asked> = slabs.iter().filter_map(|&id| self.slab(id)).map(|slab| self.ask(&slab)).collect();
+        let asked: Vec<Asked> = slabs.iter().map(|slab| self.ask(slab)).collect();
         Box::pin(async move {
             let mut result = Ok(());
             for asked in asked {

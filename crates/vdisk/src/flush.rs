@@ -6,7 +6,6 @@ use crate::stats::Stats;
 use crate::vdisk::{Health, Vdisk};
 use crate::{Error, Kind, Result};
 use base::{GroupId, Sequence};
-use pool::SlabId;
 use std::rc::Rc;
 
 /// Synced bytes at which the kernel's copy of them is given up.
@@ -14,12 +13,15 @@ const RELEASE_BYTES: u32 = 1 << 20;
 /// After this many rewrites the disk is not worth another try.
 const REWRITES_MAX: u32 = 3;
 
-/// The slabs that hold them, each once.
-pub(crate) fn slabs_of<'a>(frames: impl IntoIterator<Item = &'a Unsynced>) -> Vec<SlabId> {
-    let mut slabs: Vec<SlabId> = frames.into_iter().map(|frame| frame.slab).collect();
-    slabs.sort_unstable();
-    slabs.dedup();
-    slabs
+/// The groups that hold them, each once. Frames in a row mostly share one.
+pub(crate) fn groups_of<'a>(frames: impl IntoIterator<Item = &'a Unsynced>) -> Vec<GroupId> {
+    let mut groups: Vec<GroupId> = Vec::new();
+    for frame in frames {
+        if !groups.contains(&frame.at.group) {
+            groups.push(frame.at.group);
+        }
+    }
+    groups
 }
 
 impl Vdisk {
@@ -65,18 +67,18 @@ impl Vdisk {
                     }
                 }
             }
-            let (through, slabs) = {
+            let (through, groups) = {
                 let mut state = self.state.borrow_mut();
                 if state.durable.sequence >= target {
                     break;
                 }
                 state.new_sector = true;
-                let slabs = slabs_of(&state.unsynced);
+                let groups = groups_of(&state.unsynced);
                 let through = state.unsynced.back().map_or(state.durable.sequence, |frame| frame.at.sequence);
-                (through, slabs)
+                (through, groups)
             };
             let before = self.state.borrow().rewrites;
-            match self.context.pool.sync(&slabs).await {
+            match self.context.pool.sync(&groups).await {
                 Ok(()) => self.mark_durable(through, before),
                 Err(error) => {
                     tracing::warn!(vdisk = %self.id, %error, "sync failed");
@@ -86,7 +88,6 @@ impl Vdisk {
                         self.fail(reason.clone());
                         return Err(Error::new(Kind::Io, reason));
                     }
-                    self.note_failed(slabs);
                     self.ask(|done| Item::Rewrite { done }).await??;
                 }
             }
@@ -99,25 +100,18 @@ impl Vdisk {
         Ok(())
     }
 
-    /// What lies unsynced in a slab that takes no more syncs has to go elsewhere.
-    fn note_failed(&self, slabs: Vec<SlabId>) {
-        let poisoned = slabs.into_iter().filter(|slab| self.context.pool.is_poisoned(*slab));
-        self.state.borrow_mut().failed_slabs.extend(poisoned);
-    }
-
     /// Best effort, for what an append that failed has left.
     async fn sync_appended(self: &Rc<Self>) {
-        let (through, slabs, rewrites) = {
+        let (through, groups, rewrites) = {
             let mut state = self.state.borrow_mut();
             let Some(last) = state.unsynced.back() else { return };
             let through = last.at.sequence;
-            let slabs = slabs_of(&state.unsynced);
+            let groups = groups_of(&state.unsynced);
             state.new_sector = true;
-            (through, slabs, state.rewrites)
+            (through, groups, state.rewrites)
         };
-        match self.context.pool.sync(&slabs).await {
-            Ok(()) => self.mark_durable(through, rewrites),
-            Err(_) => self.note_failed(slabs),
+        if self.context.pool.sync(&groups).await.is_ok() {
+            self.mark_durable(through, rewrites);
         }
     }
 

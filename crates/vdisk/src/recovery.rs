@@ -15,7 +15,7 @@ pub(crate) mod replay;
 mod void;
 
 use crate::Result;
-use crate::flush::slabs_of;
+use crate::flush::groups_of;
 use crate::log::frame::FrameKind;
 use crate::log::{CheckpointRecord, GroupWalk, Record, Step};
 use crate::vdisk::{Attributes, Context, Health, Index, Vdisk, meta_hint};
@@ -161,8 +161,8 @@ impl Vdisk {
     /// What could not be written once more is read by clients from where it is: it is to be there after a power loss as
     /// well, as far as a sync without proof can see to that.
     async fn sync_in_place(&self) {
-        let slabs = slabs_of(&self.state.borrow().to_rewrite);
-        if let Err(error) = self.context.pool.sync(&slabs).await {
+        let groups = groups_of(&self.state.borrow().to_rewrite);
+        if let Err(error) = self.context.pool.sync(&groups).await {
             tracing::warn!(vdisk = %self.id, %error, "the unsynced end of the log could not be synced where it is");
         }
     }

@@ -20,7 +20,7 @@ use crate::{Error, Kind, Result, Settings};
 use base::units::BLOCK;
 use base::{GroupId, Sequence, SnapshotId, VdiskId};
 use bytes::Bytes;
-use pool::{Cache, OpenGroup, Pool, SlabId};
+use pool::{Cache, OpenGroup, Pool};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -156,7 +156,6 @@ pub(crate) struct State {
     /// A sync has started since the last append: the next frame starts on a new physical sector, so that a torn sector
     /// cannot take flushed bytes with it.
     pub new_sector: bool,
-    pub failed_slabs: Vec<SlabId>,
     pub checkpoint: Option<Checkpoint>,
     /// Frames up to this one are synced, and a synced frame says so: who has nothing but the log knows it too.
     pub proof_logged: Sequence,
@@ -411,7 +410,6 @@ impl State {
             superseded: Default::default(),
             open: None,
             new_sector: true,
-            failed_slabs: Vec::new(),
             checkpoint: None,
             proof_logged: Sequence(0),
             checkpoint_failed: false,

@@ -32,7 +32,6 @@ fn what_was_appended_is_read_and_found_again() {
     assert_eq!(opened.groups, vec![header]);
     assert!(!opened.clean && opened.pool.epoch() > header.epoch);
     assert_eq!(bench.turns.run(opened.pool.data_end(id)).expect("stored"), 16384);
-    assert_eq!(opened.pool.slab_of(id), Some(SlabId(0)));
 }
 
 #[test]
@@ -70,7 +69,7 @@ fn a_half_append_seals_the_group() {
         assert_eq!(bench.read(&pool, group.id(), 4096, 100).expect("stored"), content(group.id(), 4096, 100));
         let mut next = bench.group(&pool);
         bench.fill(&mut next, 100);
-        bench.sync(&pool, next.slab()).expect("the rest goes on");
+        bench.sync(&pool, next.id()).expect("the rest goes on");
     }
 }
 
@@ -132,24 +131,24 @@ fn one_sync_serves_all_who_wait() {
     let pool = bench.pool();
     let mut groups: Vec<OpenGroup> = (0..4).map(|_| bench.group(&pool)).collect();
     groups.iter_mut().for_each(|group| bench.fill(group, 10));
-    let slab = groups[0].slab();
+    let id = groups[0].id();
     let before = bench.disk.syncs.get();
-    let all: Vec<_> = groups.iter().map(|group| pool.sync(&[group.slab()])).collect();
+    let all: Vec<_> = groups.iter().map(|group| pool.sync(&[group.id()])).collect();
     for future in all {
         bench.turns.run(future).expect("the disk works");
     }
     assert_eq!(bench.disk.syncs.get() - before, 1);
-    bench.sync(&pool, slab).expect("the disk works");
+    bench.sync(&pool, id).expect("the disk works");
     assert_eq!(bench.disk.syncs.get() - before, 1, "nothing new to sync");
     // Who writes while one is under way gets the next one, with everybody else who did.
     bench.fill(&mut groups[0], 10);
-    let mut first = pool.sync(&[slab]);
+    let mut first = pool.sync(&[id]);
     let mut context = Context::from_waker(Waker::noop());
     assert!(first.as_mut().poll(&mut context).is_pending());
     bench.turns.run(disk::later(1));
-    let shares = pool.sync(&[slab]);
+    let shares = pool.sync(&[id]);
     bench.fill(&mut groups[1], 10);
-    let (second, third) = (pool.sync(&[slab]), pool.sync(&[slab]));
+    let (second, third) = (pool.sync(&[id]), pool.sync(&[id]));
     for future in [first, shares, second, third] {
         bench.turns.run(future).expect("the disk works");
     }
@@ -163,8 +162,8 @@ fn a_sync_survives_the_waiter_that_asked_for_it() {
     let pool = bench.pool();
     let mut group = bench.group(&pool);
     bench.fill(&mut group, 10);
-    let first = pool.sync(&[group.slab()]);
-    let second = pool.sync(&[group.slab()]);
+    let first = pool.sync(&[group.id()]);
+    let second = pool.sync(&[group.id()]);
     drop(first);
     bench.turns.run(second).expect("the disk works");
 }
@@ -176,15 +175,15 @@ fn a_failed_sync_is_never_forgotten() {
     let (mut old, mut group, mut doomed) = (bench.group(&pool), bench.group(&pool), bench.group(&pool));
     bench.fill(&mut old, 700);
     bench.fill(&mut doomed, 1);
-    bench.sync(&pool, old.slab()).expect("the disk works");
+    bench.sync(&pool, old.id()).expect("the disk works");
     bench.fill(&mut group, 10);
     bench.disk.faults.sync_error.replace(Some("slab-0000".into()));
-    let waiters: Vec<_> = (0..3).map(|_| pool.sync(&[group.slab()])).collect();
+    let waiters: Vec<_> = (0..3).map(|_| pool.sync(&[group.id()])).collect();
     for waiter in waiters {
         assert_eq!(kind(bench.turns.run(waiter)), Kind::SyncFailed);
     }
     let (syncs, writes) = (bench.disk.syncs.get(), bench.disk.writes.borrow().len());
-    assert_eq!(kind(bench.sync(&pool, group.slab())), Kind::SyncFailed, "also for who comes later");
+    assert_eq!(kind(bench.sync(&pool, group.id())), Kind::SyncFailed, "also for who comes later");
     assert_eq!(kind(bench.append(&mut group, 4106, b"x")), Kind::SyncFailed);
     assert_eq!(kind(bench.turns.run(old.reserve(1, Purpose::Emergency))), Kind::SyncFailed);
     assert!(group.is_sealed());
@@ -193,10 +192,10 @@ fn a_failed_sync_is_never_forgotten() {
     assert_eq!((bench.disk.syncs.get(), bench.disk.writes.borrow().len()), (syncs, writes), "the file is left alone");
     assert_eq!(bench.read(&pool, old.id(), 4096, 700).expect("reads go on"), content(old.id(), 4096, 700));
     let mut next = bench.group(&pool);
-    assert_ne!(next.slab(), group.slab(), "new groups go elsewhere");
+    assert_ne!(slab(&next), slab(&group), "new groups go elsewhere");
     bench.fill(&mut next, 10);
-    bench.sync(&pool, next.slab()).expect("the rest goes on");
-    assert_eq!(kind(bench.turns.run(pool.sync(&[next.slab(), group.slab()]))), Kind::SyncFailed);
+    bench.sync(&pool, next.id()).expect("the rest goes on");
+    assert_eq!(kind(bench.turns.run(pool.sync(&[next.id(), group.id()]))), Kind::SyncFailed);
     let usage = pool.usage();
     assert_eq!((usage.poisoned_slabs, usage.sync_failures), (1, 1));
     assert_eq!(kind(bench.turns.run(pool.close())), Kind::SyncFailed);
@@ -213,10 +212,10 @@ fn a_failed_sync_reaches_those_who_wait_for_the_next() {
     bench.fill(&mut first, 10);
     bench.disk.faults.sync_error.replace(Some("slab-0000".into()));
     let before = bench.disk.syncs.get();
-    let early = pool.sync(&[first.slab()]);
+    let early = pool.sync(&[first.id()]);
     bench.turns.run(disk::later(1));
     bench.fill(&mut second, 10);
-    let late = pool.sync(&[second.slab()]);
+    let late = pool.sync(&[second.id()]);
     assert_eq!(kind(bench.turns.run(early)), Kind::SyncFailed);
     assert_eq!(kind(bench.turns.run(late)), Kind::SyncFailed);
     assert_eq!(bench.disk.syncs.get(), before + 1, "not tried again");
@@ -232,7 +231,7 @@ fn frequent_syncs_get_space_that_is_written_ahead() {
     bench.turns.run(group.reserve(4 << 20, Purpose::Normal)).expect("room");
     let sync = |group: &mut OpenGroup, len| {
         bench.fill(group, len);
-        bench.sync(&pool, group.slab()).expect("the disk works");
+        bench.sync(&pool, group.id()).expect("the disk works");
         group.synced();
         pool.usage().prewritten_bytes
     };
@@ -261,6 +260,7 @@ fn the_disk_begins_early_with_what_will_be_synced_alone() {
     let bench = Bench::new(small());
     let pool = bench.pool();
     let mut group = bench.group(&pool);
+    let id = group.id();
     let told = || std::mem::take(&mut *bench.disk.written_back.borrow_mut());
     let mut append = |count: usize| {
         for _ in 0..count {
@@ -268,7 +268,7 @@ fn the_disk_begins_early_with_what_will_be_synced_alone() {
             group.answered();
             group.answered();
         }
-        bench.sync(&pool, SlabId(0)).expect("the disk works");
+        bench.sync(&pool, id).expect("the disk works");
         group.synced();
     };
     (0..4).for_each(|_| append(1));
@@ -286,7 +286,7 @@ fn the_disk_begins_early_with_what_will_be_synced_alone() {
     assert!(!told().is_empty());
     bench.fill(&mut group, 100);
     bench.disk.faults.sync_error.replace(Some("slab-0000".into()));
-    bench.sync(&pool, SlabId(0)).expect_err("the disk was told to fail");
+    bench.sync(&pool, id).expect_err("the disk was told to fail");
     group.answered();
     assert_eq!(told(), [], "nothing more is written to a slab whose sync failed");
 }

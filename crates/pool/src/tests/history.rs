@@ -90,8 +90,8 @@ impl History {
         }
         let faults = &self.bench.disk.faults;
         match self.numbers.below(if self.hard { 30 } else { 1 }) {
-            1 => faults.write_error.replace(Some(group.slab().file_name())),
-            2 => faults.short_write.replace(Some(group.slab().file_name())),
+            1 => faults.write_error.replace(Some(slab(group).file_name())),
+            2 => faults.short_write.replace(Some(slab(group).file_name())),
             _ => None,
         };
         let bytes = content(group.id(), offset, len);
@@ -106,7 +106,7 @@ impl History {
             header: *group.header(),
             tail: 4096,
             durable: 0,
-            slab: group.slab(),
+            slab: slab(group),
             punched: Vec::new(),
             freed: false,
             free_durable: false,
@@ -126,10 +126,9 @@ impl History {
     }
 
     fn sync(&mut self) {
-        let slabs: BTreeSet<SlabId> = self.known.values().map(|known| known.slab).collect();
-        let Some(&slab) = slabs.iter().nth(self.numbers.below(slabs.len().max(1) as u64) as usize) else { return };
-        self.bench.sync(&self.pool, slab).expect("the disk works");
-        self.synced(slab);
+        let Some(id) = self.pick() else { return };
+        self.bench.sync(&self.pool, id).expect("the disk works");
+        self.synced(self.known[&id].slab);
     }
 
     fn synced(&mut self, slab: SlabId) {
@@ -137,7 +136,7 @@ impl History {
             known.durable = known.tail;
             known.free_durable |= known.freed;
         }
-        self.open.iter_mut().filter(|group| group.slab() == slab).for_each(OpenGroup::synced);
+        self.open.iter_mut().filter(|group| crate::tests::slab(group) == slab).for_each(OpenGroup::synced);
     }
 
     fn pick(&self) -> Option<GroupId> {
@@ -176,12 +175,12 @@ impl History {
     /// The slab takes no more: the handles go, and what was not synced is in doubt until the next start.
     fn fail_sync(&mut self) {
         let Some(group) = self.open.first() else { return };
-        let slab = group.slab();
+        let (id, slab) = (group.id(), slab(group));
         self.bench.disk.faults.sync_error.replace(Some(slab.file_name()));
-        let result = self.bench.sync(&self.pool, slab);
+        let result = self.bench.sync(&self.pool, id);
         self.bench.disk.faults.sync_error.replace(None);
         if result.is_err() {
-            self.open.retain(|group| group.slab() != slab);
+            self.open.retain(|group| crate::tests::slab(group) != slab);
             // The disk in memory has dropped what it should have synced; a restart shows what is left.
             self.restart("power loss");
         }

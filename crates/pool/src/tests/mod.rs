@@ -74,12 +74,17 @@ impl Bench {
     fn read(&self, pool: &Pool, group: GroupId, offset: u32, len: u32) -> Result<Bytes> {
         self.turns.run(pool.read(group, offset, len))
     }
-    fn sync(&self, pool: &Pool, slab: SlabId) -> Result<()> {
-        self.turns.run(pool.sync(&[slab]))
+    fn sync(&self, pool: &Pool, group: GroupId) -> Result<()> {
+        self.turns.run(pool.sync(&[group]))
     }
     fn free(&self, pool: &Pool, group: GroupId) {
         self.turns.run(pool.free(group)).expect("the disk works");
     }
+}
+
+/// Where it lies.
+fn slab(group: &OpenGroup) -> SlabId {
+    group.group.slab.id
 }
 
 fn new_group() -> NewGroup {

@@ -33,7 +33,7 @@ fn a_full_disk_refuses_and_harms_nothing() {
     assert_eq!(kind(bench.append(&mut third, 4096, b"x")), Kind::Full);
     assert_eq!(bench.disk.allocations.get(), asked, "a full disk is not asked all the time");
     fill_up(&bench, &mut first);
-    bench.sync(&pool, first.slab()).expect("the disk works");
+    bench.sync(&pool, first.id()).expect("the disk works");
     // Space that comes back is used without a new start.
     bench.free(&pool, second.id());
     bench.fill(&mut third, 10);
@@ -177,12 +177,12 @@ fn freed_slots_keep_their_blocks_up_to_the_limit_and_are_used_first() {
     assert_eq!(bench.disk.used_bytes_of("slab-0000"), 4096 + 2 * SLOT, "two recycled, two punched");
     assert_eq!(decode_slot_page(&bench.disk.bytes("slab-0000", SLOT, 4096)), SlotPage::Free(groups[0].id()));
     let syncs = pool.usage().syncs;
-    assert_eq!(bench.group(&pool).slab(), SlabId(0));
+    assert_eq!(slab(&bench.group(&pool)), SlabId(0));
     assert_eq!(pool.usage().syncs, syncs, "the marks were synced before the punches");
     let usage = pool.usage();
     assert_eq!((usage.slots_used, usage.slots_recycled), (0, 2));
     let mut again = bench.group(&pool);
-    assert_eq!(again.slab(), SlabId(0));
+    assert_eq!(slab(&again), SlabId(0));
     let used = bench.disk.used_bytes_of("slab-0000");
     fill_up(&bench, &mut again);
     assert_eq!(bench.disk.used_bytes_of("slab-0000"), used, "into the blocks of the first");
@@ -197,7 +197,7 @@ fn slots_freed_before_a_kill_wait_for_a_sync_too() {
     let pool = bench.pool();
     let mut group = bench.group(&pool);
     bench.fill(&mut group, 10);
-    bench.sync(&pool, group.slab()).expect("the disk works");
+    bench.sync(&pool, group.id()).expect("the disk works");
     bench.free(&pool, group.id());
     let pool = bench.pool();
     let mut next = bench.group(&pool);
@@ -297,7 +297,7 @@ fn holes_in_recycled_slots_are_reserved_again() {
     fill_up(&bench, &mut group);
     bench.turns.run(pool.punch(group.id(), 48 << 10, 8 << 10)).expect("the disk works");
     bench.free(&pool, group.id());
-    bench.sync(&pool, SlabId(0)).expect("the disk works");
+    bench.turns.run(pool.sync_all()).expect("the disk works");
     assert_eq!(pool.usage().slots_recycled, 1);
     let mut other = bench.group(&pool);
     let mut third = bench.group(&pool);
@@ -330,7 +330,7 @@ fn a_file_system_without_punch_and_allocate_serves_too() {
         assert_eq!(bench.read(&pool, group.id(), 8192, 100).expect("stored"), content(group.id(), 8192, 100));
         bench.free(&pool, group.id());
     }
-    bench.sync(&pool, SlabId(0)).expect("the disk works");
+    bench.turns.run(pool.sync_all()).expect("the disk works");
     assert_eq!(pool.usage().slots_recycled, 3, "all keep their blocks");
     let opened = bench.open();
     assert_eq!(opened.groups, vec![*fourth.header()]);
@@ -344,7 +344,7 @@ fn a_free_that_fails_leaves_the_slot_alone() {
     bench.fill(&mut group, 100);
     bench.disk.faults.write_error.replace(Some("slab-0000".into()));
     assert_eq!(kind(bench.turns.run(pool.free(group.id()))), Kind::Io);
-    bench.sync(&pool, SlabId(0)).expect("the disk works");
+    bench.turns.run(pool.sync_all()).expect("the disk works");
     assert_eq!(pool.usage().slots_quarantined, 1);
     assert_eq!(bench.open().groups, vec![*group.header()], "found again, to be freed again");
 }
@@ -368,11 +368,11 @@ fn usage_counts() {
     let mut group = bench.group(&pool);
     bench.fill(&mut group, 100);
     bench.fill(&mut group, 5000);
-    bench.sync(&pool, group.slab()).expect("the disk works");
+    bench.sync(&pool, group.id()).expect("the disk works");
     let usage = pool.usage();
     assert_eq!((usage.appended_bytes, usage.padded_bytes), (5100, 4096 + 3092));
     bench.fill(&mut group, 100);
-    bench.sync(&pool, group.slab()).expect("the disk works");
+    bench.sync(&pool, group.id()).expect("the disk works");
     assert_eq!(pool.usage().padded_bytes, 4096 + 3092 + 3996, "the last page is written once more");
     bench.disk.capacity_bytes.set(Some(10 << 20));
     bench.turns.run(pool.refresh_usage()).expect("the disk works");

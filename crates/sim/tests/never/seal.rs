@@ -3,7 +3,6 @@
 
 use crate::machine::Machine;
 use crate::tap::{Fate, Verb};
-use pool::SlabId;
 
 #[test]
 fn a_recovery_seals_at_the_longest_valid_chain() {
@@ -73,7 +72,9 @@ fn rewrite_cut_short(dies_at: u64) -> bool {
     let died = flushed.is_none();
     if !died {
         flushed.expect("it lives").expect("the other slab took them");
-        assert!(vdisk.durable_sequence() == vdisk.sequence() && machine.shard().context.pool.is_poisoned(SlabId(0)));
+        assert!(
+            vdisk.durable_sequence() == vdisk.sequence() && machine.shard().context.pool.usage().poisoned_slabs == 1
+        );
     }
     let vdisk = machine.restart();
     machine.assert_online(&vdisk);

@@ -12,15 +12,9 @@ use crate::{Kind, Result};
 use base::units::{BLOCK, round_up};
 use base::{GroupId, Sequence};
 use bytes::Bytes;
-use pool::{NewGroup, Predecessor, Purpose, SlabId};
+use pool::{NewGroup, Predecessor, Purpose};
 use std::rc::Rc;
 use world::Completion;
-
-/// Result of an append: the frame and where each piece's payload starts in the group.
-pub(super) struct Appended {
-    pub frame: Frame,
-    pub slab: SlabId,
-}
 
 /// A frame that is appended once more.
 #[derive(Clone, Copy)]
@@ -33,7 +27,6 @@ pub(super) struct CopyOf {
 /// A frame on its way to the disk.
 pub(super) struct Submitted {
     pub frame: Frame,
-    pub slab: SlabId,
     pub completion: Completion<pool::Result<()>>,
 }
 
@@ -56,12 +49,7 @@ impl Vdisk {
     }
 
     /// Appends one frame; on a failed append once more in another group. The position moves, the map does not.
-    pub(super) async fn append(
-        self: &Rc<Self>,
-        kind: FrameKind,
-        pieces: &[Piece],
-        purpose: Purpose,
-    ) -> Result<Appended> {
+    pub(super) async fn append(self: &Rc<Self>, kind: FrameKind, pieces: &[Piece], purpose: Purpose) -> Result<Frame> {
         self.append_copy(kind, pieces, purpose, None).await
     }
 
@@ -71,7 +59,7 @@ impl Vdisk {
         pieces: &[Piece],
         purpose: Purpose,
         copy_of: Option<CopyOf>,
-    ) -> Result<Appended> {
+    ) -> Result<Frame> {
         match self.try_append(kind, pieces, purpose, copy_of).await {
             Err(error) if error.kind == Kind::Io => {
                 tracing::warn!(vdisk = %self.id, %error, "append failed, going on in another group");
@@ -88,12 +76,12 @@ impl Vdisk {
         pieces: &[Piece],
         purpose: Purpose,
         copy_of: Option<CopyOf>,
-    ) -> Result<Appended> {
+    ) -> Result<Frame> {
         let frame = self.draft(kind, pieces, copy_of);
         // Behind the tail: up to 4 KiB of alignment.
         self.open_for(frame.len + BLOCK as u32, purpose).await?;
         let after = self.state.borrow().position;
-        let Submitted { frame, slab, completion } = self.submit(frame, pieces, after, false);
+        let Submitted { frame, completion } = self.submit(frame, pieces, after, false);
         // A large frame has pages of its own. It takes as long as the device does, and the next one may be waiting already.
         self.appending.set(u64::from(frame.offset) % BLOCK != 0);
         let appended = completion.await;
@@ -104,7 +92,7 @@ impl Vdisk {
             return Err(error.into());
         }
         self.has_appended(&frame, pieces);
-        Ok(Appended { frame, slab })
+        Ok(frame)
     }
 
     /// An append to it has failed. If that was its first, it is no part of the log, but it may be on the disk all the same,
@@ -133,7 +121,7 @@ impl Vdisk {
         let parts = gather(&mut frame, header_len, pieces);
         state.new_sector = false;
         let completion = group.append(frame.offset, &parts, frame.len);
-        Submitted { frame, slab: group.slab(), completion }
+        Submitted { frame, completion }
     }
 
     /// What an append that succeeded changes, but for the map.
@@ -297,13 +285,7 @@ impl Vdisk {
         }
     }
 
-    pub(super) fn note_unsynced(
-        self: &Rc<Self>,
-        appended: Appended,
-        pieces: Vec<Piece>,
-        pages: Vec<(Rc<Node>, Address)>,
-    ) {
-        let Appended { frame, slab } = appended;
+    pub(super) fn note_unsynced(self: &Rc<Self>, frame: Frame, pieces: Vec<Piece>, pages: Vec<(Rc<Node>, Address)>) {
         let at =
             Position { group: frame.group, end: frame.offset + frame.len, chain: frame.crc, sequence: frame.sequence };
         let bytes = u64::from(frame.len);
@@ -314,7 +296,6 @@ impl Vdisk {
             state.unsynced.push_back(Unsynced {
                 at,
                 offset: frame.offset,
-                slab,
                 bytes,
                 origin: frame.origin(),
                 wall_ns: frame.wall_ns,

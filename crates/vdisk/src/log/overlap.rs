@@ -6,7 +6,7 @@
 //! the other group's header voids.
 
 use super::Position;
-use super::append::{Appended, Submitted};
+use super::append::Submitted;
 use super::batch::Batch;
 use super::frame::FrameKind;
 use crate::Result;
@@ -60,7 +60,7 @@ impl Vdisk {
                 return self.begin_again(batch, under_way).await;
             }
             self.has_appended(&submitted.frame, &batch.pieces);
-            self.apply_user(&batch, Appended { frame: submitted.frame, slab: submitted.slab });
+            self.apply_user(&batch, submitted.frame);
             self.answer(batch, Ok(()));
         }
     }

@@ -11,7 +11,7 @@ use crate::vdisk::{Health, State, Vdisk};
 use crate::{Error, Kind, Result};
 use base::{Sequence, SnapshotId};
 use bytes::Bytes;
-use pool::{Purpose, SlabId};
+use pool::Purpose;
 use std::rc::Rc;
 
 /// A frame that is not known to be synced, kept whole: after a failed sync it is appended again elsewhere.
@@ -19,7 +19,6 @@ use std::rc::Rc;
 pub(crate) struct Unsynced {
     pub at: Position,
     pub offset: u32,
-    pub slab: SlabId,
     pub bytes: u64,
     /// Checksum of the header of its first copy.
     pub origin: u32,
@@ -101,7 +100,7 @@ impl Vdisk {
     fn collect_unsynced(&self) -> bool {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        if !state.unsynced.iter().any(|frame| state.failed_slabs.contains(&frame.slab)) {
+        if !state.unsynced.iter().any(|frame| self.context.pool.is_poisoned(frame.at.group)) {
             return false;
         }
         state.rewrites += 1;
@@ -142,22 +141,22 @@ impl Vdisk {
         let kind = if pieces.is_empty() { FrameKind::Data } else { old.kind };
         let old_addresses = old_addresses(&pieces, &old.at, old.offset);
         let first = CopyOf { origin: old.origin, wall_ns: old.wall_ns };
-        let appended = self.append_copy(kind, &pieces, Purpose::Emergency, Some(first)).await?;
+        let frame = self.append_copy(kind, &pieces, Purpose::Emergency, Some(first)).await?;
         let is_delete =
             |piece: &Piece| matches!(piece, Piece::Control { bytes } if Record::decode(bytes) == Ok(Record::Delete));
         if pieces.iter().any(is_delete) {
-            self.state.borrow_mut().tombstone = Some(appended.frame.group);
+            self.state.borrow_mut().tombstone = Some(frame.group);
         }
-        let now = Position::behind(&appended.frame);
-        for (index, (piece, run)) in pieces.iter().zip(&appended.frame.runs).enumerate() {
+        let now = Position::behind(&frame);
+        for (index, (piece, run)) in pieces.iter().zip(&frame.runs).enumerate() {
             if let Piece::Data { block, .. } = piece {
-                let new = run_addresses(&appended.frame, run);
+                let new = run_addresses(&frame, run);
                 self.replace_addresses(*block, &old_addresses[index], &new).await?;
                 self.replace_in_frozen(*block, &old_addresses[index], &new, now.sequence).await?;
             }
         }
-        self.frames_moved(now, appended.frame.offset);
-        self.note_unsynced(appended, pieces, Vec::new());
+        self.frames_moved(now, frame.offset);
+        self.note_unsynced(frame, pieces, Vec::new());
         Ok(())
     }
 

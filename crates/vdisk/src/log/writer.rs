@@ -4,8 +4,8 @@
 //! taking and acknowledging nothing else of this vDisk changes, so that conditions (re-packing: "if the entry still says
 //! so") and read-modify-write of partial blocks need no locks.
 
-use super::append::Appended;
 use super::batch::Batch;
+use super::frame::Frame;
 use super::frame::FrameKind;
 use super::piece::{Piece, run_addresses};
 use super::queue::{ControlPlace, Frozen, Item, Move, PageWrite, Replaced, refuse};
@@ -198,7 +198,7 @@ impl Vdisk {
     pub(super) async fn append_user(self: &Rc<Self>, batch: &Batch) -> Result<()> {
         self.make_ready(batch).await?;
         let purpose = if batch.clears { Purpose::Emergency } else { Purpose::Normal };
-        let appended = match self.append(FrameKind::Data, &batch.pieces, purpose).await {
+        let frame = match self.append(FrameKind::Data, &batch.pieces, purpose).await {
             Err(error) if error.kind == Kind::Full => {
                 // Garbage that was not worth collecting is worth it now.
                 self.context.load.full.notify();
@@ -206,17 +206,17 @@ impl Vdisk {
             }
             appended => appended?,
         };
-        self.apply_user(batch, appended);
+        self.apply_user(batch, frame);
         Ok(())
     }
 
     /// What a client's frame changes that was appended.
-    pub(super) fn apply_user(self: &Rc<Self>, batch: &Batch, appended: Appended) {
+    pub(super) fn apply_user(self: &Rc<Self>, batch: &Batch, frame: Frame) {
         let small = batch.payload_bytes <= u64::from(self.context.settings.cache_write_bytes_max);
-        self.apply(&batch.pieces, &appended.frame, small);
-        self.count_content(&appended.frame);
-        self.user_log_bytes.set(self.user_log_bytes.get() + u64::from(appended.frame.len));
-        self.note_unsynced(appended, batch.pieces.clone(), Vec::new());
+        self.apply(&batch.pieces, &frame, small);
+        self.count_content(&frame);
+        self.user_log_bytes.set(self.user_log_bytes.get() + u64::from(frame.len));
+        self.note_unsynced(frame, batch.pieces.clone(), Vec::new());
     }
 
     /// If the entries still say what they said, the blocks are stored anew. Returns the bytes moved.
@@ -238,13 +238,13 @@ impl Vdisk {
         if pieces.is_empty() {
             return Ok(0);
         }
-        let appended = self.append(FrameKind::Data, &pieces, Purpose::Emergency).await?;
+        let frame = self.append(FrameKind::Data, &pieces, Purpose::Emergency).await?;
         let bytes: u64 = pieces.iter().filter_map(Piece::payload).map(|bytes| bytes.len() as u64).sum();
         Stats::add(&self.stats.relocated_bytes, bytes);
         self.stats.data_bytes.set(self.stats.data_bytes.get() - bytes);
-        self.apply(&pieces, &appended.frame, false);
-        self.count_content(&appended.frame);
-        self.note_unsynced(appended, pieces, Vec::new());
+        self.apply(&pieces, &frame, false);
+        self.count_content(&frame);
+        self.note_unsynced(frame, pieces, Vec::new());
         Ok(bytes)
     }
 
@@ -254,12 +254,12 @@ impl Vdisk {
         self.check_rewrites(rewrites)?;
         let pieces: Vec<Piece> =
             pages.iter().map(|page| Piece::Page { place: page.place, bytes: page.bytes.clone() }).collect();
-        let appended = self.append(FrameKind::Pages, &pieces, Purpose::Emergency).await?;
+        let frame = self.append(FrameKind::Pages, &pieces, Purpose::Emergency).await?;
         let mut before = Vec::with_capacity(pages.len());
         {
             let mut state = self.state.borrow_mut();
-            for (page, run) in pages.into_iter().zip(&appended.frame.runs) {
-                let address = run_addresses(&appended.frame, run).pop().expect("a page has one address");
+            for (page, run) in pages.into_iter().zip(&frame.runs) {
+                let address = run_addresses(&frame, run).pop().expect("a page has one address");
                 let old = page.node.stored.get();
                 if old.is_stored() {
                     state.accounts.page_dead(old.group(), old.len());
@@ -270,7 +270,7 @@ impl Vdisk {
                 before.push((page.node, old));
             }
         }
-        self.note_unsynced(appended, pieces, before);
+        self.note_unsynced(frame, pieces, before);
         Ok(())
     }
 
@@ -308,19 +308,19 @@ impl Vdisk {
 
     pub(crate) async fn append_record(self: &Rc<Self>, record: &Record) -> Result<ControlPlace> {
         let pieces = vec![Piece::Control { bytes: record.encode().into() }];
-        let appended = self.append(FrameKind::Control, &pieces, Purpose::Emergency).await?;
+        let frame = self.append(FrameKind::Control, &pieces, Purpose::Emergency).await?;
         match record {
             Record::Checkpoint(_) => {}
-            record if record.changes_content() => self.count_content(&appended.frame),
-            _ => self.count_log(&appended.frame),
+            record if record.changes_content() => self.count_content(&frame),
+            _ => self.count_log(&frame),
         }
         let at = self.state.borrow().position;
-        let offset = appended.frame.offset;
+        let offset = frame.offset;
         self.apply_record(record, at, offset);
         if *record == Record::Delete {
-            self.state.borrow_mut().tombstone = Some(appended.frame.group);
+            self.state.borrow_mut().tombstone = Some(frame.group);
         }
-        self.note_unsynced(appended, pieces, Vec::new());
+        self.note_unsynced(frame, pieces, Vec::new());
         Ok(ControlPlace { at, offset })
     }
 
@@ -335,23 +335,23 @@ impl Vdisk {
         self.check_rewrites(rewrites)?;
         let pieces: Vec<Piece> =
             pages.iter().map(|page| Piece::Page { place: page.place, bytes: page.bytes.clone() }).collect();
-        let appended = self.append(FrameKind::Pages, &pieces, Purpose::Normal).await?;
-        holds.borrow_mut().add(appended.frame.group);
+        let frame = self.append(FrameKind::Pages, &pieces, Purpose::Normal).await?;
+        holds.borrow_mut().add(frame.group);
         let mut replaced = Vec::with_capacity(pages.len());
-        for (page, run) in pages.into_iter().zip(&appended.frame.runs) {
-            let new = run_addresses(&appended.frame, run).pop().expect("a page has one address");
+        for (page, run) in pages.into_iter().zip(&frame.runs) {
+            let new = run_addresses(&frame, run).pop().expect("a page has one address");
             replaced.push(Replaced { old: page.node.stored.get(), new });
             page.node.set_stored(new);
         }
-        self.note_unsynced(appended, pieces, Vec::new());
+        self.note_unsynced(frame, pieces, Vec::new());
         Ok(replaced)
     }
 
     async fn append_nothing(self: &Rc<Self>) -> Result<Sequence> {
         self.rewrite_first().await?;
-        let appended = self.append(FrameKind::Data, &[], Purpose::Emergency).await?;
-        let sequence = appended.frame.sequence;
-        self.note_unsynced(appended, Vec::new(), Vec::new());
+        let frame = self.append(FrameKind::Data, &[], Purpose::Emergency).await?;
+        let sequence = frame.sequence;
+        self.note_unsynced(frame, Vec::new(), Vec::new());
         Ok(sequence)
     }
 }

@@ -288,7 +288,6 @@ pub(super) async fn to_rewrite(context: &Context, frames: &[Replayed]) -> Result
         unsynced.push_back(Unsynced {
             at: frame.at,
             offset: frame.offset,
-            slab: context.pool.slab_of(group).ok_or_else(|| Error::corrupt(format!("group {group} is gone")))?,
             bytes: bytes.into(),
             origin: frame.origin,
             wall_ns: frame.wall_ns,
