@@ -1,8 +1,7 @@
 //! What each extent group of a vDisk holds: hints for choosing, never the proof that something is dead.
 
-use base::hash::FixedState;
+use crate::group_map::GroupMap;
 use base::{GroupId, Sequence};
-use hashbrown::HashMap;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -33,7 +32,7 @@ impl GroupAccount {
 
 #[derive(Clone, Default)]
 pub struct Accounts {
-    pub groups: HashMap<GroupId, GroupAccount, FixedState>,
+    pub groups: GroupMap,
     /// Empty groups that are not on the disk, as far as it can be read. They count nowhere, checkpoints go on to name them, and
     /// none of them is among the others: what is needed again goes there.
     absent: BTreeMap<GroupId, GroupAccount>,
@@ -68,20 +67,25 @@ impl Accounts {
     }
 
     pub fn insert(&mut self, group: GroupId, account: GroupAccount) {
-        self.remove(group);
         self.absent.remove(&group);
+        if let Some(old) = self.groups.insert(group, account) {
+            self.goes(&old);
+        }
         self.live_data += u64::from(account.data);
         self.live_pages += u64::from(account.pages);
         self.occupied += account.occupied();
-        self.groups.insert(group, account);
     }
 
     pub fn remove(&mut self, group: GroupId) {
         if let Some(old) = self.groups.remove(&group) {
-            self.live_data -= u64::from(old.data);
-            self.live_pages -= u64::from(old.pages);
-            self.occupied -= old.occupied();
+            self.goes(&old);
         }
+    }
+
+    fn goes(&mut self, old: &GroupAccount) {
+        self.live_data -= u64::from(old.data);
+        self.live_pages -= u64::from(old.pages);
+        self.occupied -= old.occupied();
     }
 
     fn change(&mut self, group: GroupId, change: impl FnOnce(&mut GroupAccount)) {
@@ -89,7 +93,7 @@ impl Accounts {
             // Or it would pass for one of others.
             self.insert(group, account);
         }
-        let account = self.groups.entry(group).or_default();
+        let account = self.groups.get_or_default(group);
         let before = *account;
         change(account);
         let after = *account;

@@ -5,6 +5,7 @@
 
 use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
+use crate::image::{Needed, NeededGroups};
 use crate::log::{CheckpointRecord, Frozen, GroupEntry, Item, PageWrite, Record, SnapshotEntry};
 use crate::map::encode_page;
 use crate::rewind::History;
@@ -14,7 +15,6 @@ use crate::vdisk::{Checkpoint, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
 use base::{GroupId, SnapshotId};
 use bytes::Bytes;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 impl Vdisk {
@@ -161,7 +161,7 @@ impl Vdisk {
         frozen.dropped.take().iter().for_each(|stored| self.drop_page(stored));
         let state = self.state.borrow();
         let (height, then) = (frozen.tree.borrow().height, frozen.accounts.borrow());
-        let all = state.accounts.absent().iter().chain(&state.accounts.groups);
+        let all = state.accounts.absent().iter().chain(state.accounts.groups.iter());
         let entry = |(&group, account): (&GroupId, &GroupAccount)| GroupEntry {
             group,
             len: account.len,
@@ -171,16 +171,18 @@ impl Vdisk {
             pages: account.pages,
             punched: account.punched,
         };
-        // None of them twice, and in order of ids.
-        let mut groups: BTreeMap<GroupId, GroupEntry> = all.map(|account| (*account.0, entry(account))).collect();
         // Groups of others that the map has let go of since, and this one still has.
         let since = then.groups.iter().filter(|(group, account)| {
-            account.is_foreign() && account.live() > 0 && !state.accounts.groups.contains_key(*group)
+            account.is_foreign() && account.live() > 0 && !state.accounts.groups.contains_key(group)
         });
-        for (&group, then) in since {
+        let since = since.map(|(&group, then)| {
             let GroupAccount { last_sequence, data, pages, .. } = *then;
-            groups.insert(group, GroupEntry { group, len: 0, last_sequence, data, pages, punched: 0 });
-        }
+            GroupEntry { group, len: 0, last_sequence, data, pages, punched: 0 }
+        });
+        let mut groups: Vec<GroupEntry> = since.chain(all.map(entry)).collect();
+        // (Runs that are in order each.)
+        groups.sort_by_key(|entry| entry.group);
+        groups.dedup_by_key(|entry| entry.group);
         let entry = |snapshot: &Snapshot| SnapshotEntry { root, height, place: None, ..snapshot.to_be_stored() };
         let this = snapshot.and_then(|id| state.snapshots.get(&id)).map(entry);
         let snapshots = state.snapshots.values().filter_map(Snapshot::entry).chain(this).collect();
@@ -190,7 +192,7 @@ impl Vdisk {
             covers: frozen.covers.get(),
             root,
             height,
-            groups: groups.into_values().collect(),
+            groups,
             lineage: state.lineage.clone(),
             snapshots,
             rewind: state.history.as_ref().map(History::entry),
@@ -289,6 +291,17 @@ impl State {
     /// The last checkpoint says all that there is to say.
     fn is_stored(&self) -> bool {
         self.log_bytes == 0 && !self.tree.is_dirty() && !self.checkpoint_failed && !self.snapshots_changed
+    }
+}
+
+impl CheckpointRecord {
+    /// What its map needs.
+    pub(crate) fn needed(&self) -> NeededGroups {
+        let needed = |entry: &GroupEntry| Needed { group: entry.group, data: entry.data, pages: entry.pages };
+        let living = self.groups.iter().filter(|entry| entry.data > 0 || entry.pages > 0);
+        let mut list: Vec<Needed> = living.map(needed).collect();
+        list.sort_by_key(|needed| needed.group);
+        list.into()
     }
 }
 

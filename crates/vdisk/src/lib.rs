@@ -13,6 +13,7 @@ mod device;
 mod difference;
 mod error;
 mod flush;
+mod group_map;
 mod image;
 mod leftover;
 mod lifecycle;
@@ -34,7 +35,7 @@ mod write;
 
 pub use difference::DifferenceDevice;
 pub use error::{Error, Kind, Result};
-pub use image::{Image, Needed, Origin};
+pub use image::{Image, Needed, NeededGroups, Origin};
 pub use leftover::{Leftover, free_deleted};
 pub use lifecycle::Closed;
 pub use log::SetRecord;

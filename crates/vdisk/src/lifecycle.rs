@@ -147,7 +147,7 @@ impl Vdisk {
             state.snapshots.clear();
             state.letting_go.clear();
         }
-        self.foreign.replace(Holds::new(&self.context.references, []));
+        self.foreign.replace(Holds::none(&self.context.references));
         self.maps.clear();
     }
 

@@ -4,10 +4,11 @@
 //! by those whom they concern, each of what is its own: no vDisk sees another.
 
 use crate::address::Address;
+use crate::image::{Needed, NeededGroups};
 use base::hash::FixedState;
 use base::{GroupId, Sequence, SnapshotId, VdiskId};
 use hashbrown::HashMap;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use world::local::Notify;
@@ -15,7 +16,9 @@ use world::local::Notify;
 /// Of one shard.
 #[derive(Default)]
 pub struct References {
+    /// How many hold each group: everybody, but for changes of `lists` that nobody has asked about yet.
     holds: RefCell<HashMap<GroupId, u32, FixedState>>,
+    lists: RefCell<Lists>,
     roots: RefCell<BTreeMap<RootKey, Root>>,
     /// Clones that were not heard yet, each with its family, if that is known.
     unheard: RefCell<BTreeMap<VdiskId, Option<VdiskId>>>,
@@ -24,6 +27,20 @@ pub struct References {
     releases: Cell<u64>,
     /// Rung when a group is held by nobody any more, or somebody was heard.
     pub released: Notify,
+}
+
+/// Lists that are held, by their numbers. Nobody counts 16,000 groups while a client waits for a snapshot of them.
+#[derive(Default)]
+struct Lists {
+    known: BTreeMap<usize, HeldList>,
+    /// Those of which the counts do not have all holders, or still have some that are gone.
+    changed: BTreeSet<usize>,
+}
+
+struct HeldList {
+    groups: NeededGroups,
+    holders: u32,
+    counted: u32,
 }
 
 /// Who tells, and a snapshot or `NONE` for the last checkpoint.
@@ -49,16 +66,16 @@ impl std::fmt::Debug for References {
 
 impl References {
     pub fn is_held(&self, group: GroupId) -> bool {
-        self.holds.borrow().contains_key(&group)
+        self.counted().contains_key(&group)
     }
 
     /// How many hold it.
     pub(crate) fn holders(&self, group: GroupId) -> usize {
-        self.holds.borrow().get(&group).map_or(0, |count| *count as usize)
+        self.counted().get(&group).map_or(0, |count| *count as usize)
     }
 
     pub fn is_any_held(&self) -> bool {
-        !self.holds.borrow().is_empty()
+        !self.counted().is_empty()
     }
 
     /// Grows with every hold that is given up.
@@ -68,7 +85,7 @@ impl References {
 
     /// Groups that anybody holds.
     pub fn held_groups(&self) -> BTreeSet<GroupId> {
-        self.holds.borrow().keys().copied().collect()
+        self.counted().keys().copied().collect()
     }
 
     /// A clone is on this disk that nobody has read yet: it may hold any group of its family. `family`: the vDisk all
@@ -90,22 +107,63 @@ impl References {
         !self.unheard.borrow().values().any(concerns)
     }
 
-    fn hold<'a>(&self, groups: impl IntoIterator<Item = &'a GroupId>) {
-        let mut holds = self.holds.borrow_mut();
-        groups.into_iter().for_each(|group| *holds.entry(*group).or_default() += 1);
+    /// With all lists as they are now.
+    fn counted(&self) -> Ref<'_, HashMap<GroupId, u32, FixedState>> {
+        let mut lists = self.lists.borrow_mut();
+        while let Some(number) = lists.changed.pop_first() {
+            let list = lists.known.get_mut(&number).expect("a list stays until it is counted out");
+            let (before, now) = (std::mem::replace(&mut list.counted, list.holders), list.holders);
+            let mut holds = self.holds.borrow_mut();
+            for Needed { group, .. } in list.groups.iter() {
+                change(&mut holds, *group, before, now);
+            }
+            if now == 0 {
+                lists.known.remove(&number);
+            }
+        }
+        drop(lists);
+        self.holds.borrow()
+    }
+
+    fn hold_list(&self, groups: &NeededGroups) {
+        self.change_list(groups, |holders| *holders += 1);
+    }
+
+    fn release_list(&self, groups: &NeededGroups) {
+        self.releases.set(self.releases.get() + 1);
+        if self.change_list(groups, |holders| *holders -= 1) == 0 {
+            self.released.notify();
+        }
+    }
+
+    fn change_list(&self, groups: &NeededGroups, change: impl FnOnce(&mut u32)) -> u32 {
+        let mut lists = self.lists.borrow_mut();
+        let number = groups.number();
+        let new = || HeldList { groups: groups.clone(), holders: 0, counted: 0 };
+        let list = lists.known.entry(number).or_insert_with(new);
+        change(&mut list.holders);
+        let (holders, counted) = (list.holders, list.counted);
+        if holders == counted {
+            lists.changed.remove(&number);
+        } else {
+            lists.changed.insert(number);
+        }
+        if holders == 0 && counted == 0 {
+            lists.known.remove(&number);
+        }
+        holders
+    }
+
+    fn hold(&self, group: GroupId) {
+        change(&mut self.holds.borrow_mut(), group, 0, 1);
     }
 
     fn release<'a>(&self, groups: impl IntoIterator<Item = &'a GroupId>) {
         let mut holds = self.holds.borrow_mut();
         let mut any_free = false;
         for group in groups {
-            let count = holds.get_mut(group).expect("only what is held is released");
-            *count -= 1;
             self.releases.set(self.releases.get() + 1);
-            if *count == 0 {
-                holds.remove(group);
-                any_free = true;
-            }
+            any_free |= change(&mut holds, *group, 1, 0) == 0;
         }
         drop(holds);
         if any_free {
@@ -127,37 +185,91 @@ impl References {
     }
 }
 
+/// Some holders become more or fewer; how many there are then.
+fn change(holds: &mut HashMap<GroupId, u32, FixedState>, group: GroupId, fewer: u32, more: u32) -> u32 {
+    let count = holds.entry(group).or_default();
+    *count = (*count + more).checked_sub(fewer).expect("only what is held is released");
+    let left = *count;
+    if left == 0 {
+        holds.remove(&group);
+    }
+    left
+}
+
 /// Groups that one image needs; they are released when it goes.
 pub(crate) struct Holds {
     references: Rc<References>,
-    groups: BTreeSet<GroupId>,
+    list: Option<NeededGroups>,
+    /// None of them is on the list.
+    more: BTreeSet<GroupId>,
 }
 
 impl Holds {
-    pub fn new(references: &Rc<References>, groups: impl IntoIterator<Item = GroupId>) -> Holds {
-        // All at once: of a terabyte they are 16,000, and a snapshot of it is to take no longer.
-        let groups: BTreeSet<GroupId> = groups.into_iter().collect();
-        references.hold(&groups);
-        Holds { references: references.clone(), groups }
+    pub fn none(references: &Rc<References>) -> Holds {
+        Holds { references: references.clone(), list: None, more: BTreeSet::new() }
     }
+
+    pub fn new(references: &Rc<References>, groups: impl IntoIterator<Item = GroupId>) -> Holds {
+        let mut holds = Holds::none(references);
+        groups.into_iter().for_each(|group| holds.add(group));
+        holds
+    }
+
+    /// At no cost, whatever its length.
+    pub fn of_list(references: &Rc<References>, list: &NeededGroups) -> Holds {
+        references.hold_list(list);
+        Holds { references: references.clone(), list: Some(list.clone()), more: BTreeSet::new() }
+    }
+
+    /// The same once more.
+    pub fn again(&self) -> Holds {
+        let mut again = match &self.list {
+            Some(list) => Holds::of_list(&self.references, list),
+            None => Holds::none(&self.references),
+        };
+        self.more.iter().for_each(|group| again.add(*group));
+        again
+    }
+
     pub fn add(&mut self, group: GroupId) {
-        if self.groups.insert(group) {
-            self.references.hold([&group]);
+        let is_listed = self.list.as_ref().is_some_and(|list| list.find(group).is_some());
+        if !is_listed && self.more.insert(group) {
+            self.references.hold(group);
         }
     }
+
     pub fn remove(&mut self, group: GroupId) {
-        if self.groups.remove(&group) {
+        if let Some(list) = self.list.take_if(|list| list.find(group).is_some()) {
+            // The others stay, one by one.
+            list.iter().for_each(|needed| self.add(needed.group));
+            self.references.release_list(&list);
+        }
+        if self.more.remove(&group) {
             self.references.release([&group]);
         }
     }
-    pub fn groups(&self) -> &BTreeSet<GroupId> {
-        &self.groups
+
+    pub fn contains(&self, group: GroupId) -> bool {
+        self.more.contains(&group) || self.list.as_ref().is_some_and(|list| list.find(group).is_some())
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
+        let listed = self.list.iter().flat_map(|list| list.iter().map(|needed| needed.group));
+        listed.chain(self.more.iter().copied())
+    }
+
+    /// What it was made of, if nothing of it was let go since.
+    pub fn list(&self) -> Option<&NeededGroups> {
+        self.list.as_ref()
     }
 }
 
 impl Drop for Holds {
     fn drop(&mut self) {
-        self.references.release(&self.groups);
+        self.references.release(&self.more);
+        if let Some(list) = &self.list {
+            self.references.release_list(list);
+        }
     }
 }
 
@@ -191,5 +303,65 @@ impl ToldMaps {
 impl Drop for ToldMaps {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(counter: u32) -> GroupId {
+        GroupId::new(1, counter)
+    }
+
+    fn list(counters: impl IntoIterator<Item = u32>) -> NeededGroups {
+        let needed = |counter| Needed { group: id(counter), data: 4096, pages: 0 };
+        counters.into_iter().map(needed).collect::<Vec<_>>().into()
+    }
+
+    fn counts(references: &References) -> Vec<usize> {
+        (1..=5).map(|counter| references.holders(id(counter))).collect()
+    }
+
+    #[test]
+    fn holders_of_a_list_count_each_for_all_of_it() {
+        let references = Rc::new(References::default());
+        let groups = list([1, 3]);
+        let first = Holds::of_list(&references, &groups);
+        assert!(references.is_held(id(3)) && !references.is_held(id(2)));
+        let mut second = Holds::of_list(&references, &groups);
+        second.add(id(3));
+        second.add(id(5));
+        let third = second.again();
+        assert_eq!(counts(&references), [3, 0, 3, 0, 2]);
+        assert_eq!(second.groups().collect::<Vec<_>>(), [id(1), id(3), id(5)]);
+        drop(first);
+        assert_eq!(counts(&references), [2, 0, 2, 0, 2]);
+        // One of the list: the others of it stay.
+        second.remove(id(1));
+        assert_eq!(counts(&references), [1, 0, 2, 0, 2]);
+        assert!(!second.contains(id(1)) && second.contains(id(3)) && third.contains(id(1)));
+        drop(second);
+        drop(third);
+        assert!(!references.is_any_held());
+        assert!(references.lists.borrow().known.is_empty());
+    }
+
+    #[test]
+    fn a_list_that_nobody_asked_about_leaves_nothing_behind() {
+        let references = Rc::new(References::default());
+        let before = references.releases();
+        drop(Holds::of_list(&references, &list([1, 2])));
+        assert!(references.releases() > before, "whoever waits for groups looks again");
+        assert!(references.lists.borrow().known.is_empty() && references.lists.borrow().changed.is_empty());
+        // One whose holders change between two questions, to as many as before.
+        let groups = list([2]);
+        let one = Holds::of_list(&references, &groups);
+        assert_eq!(counts(&references), [0, 1, 0, 0, 0]);
+        let other = Holds::of_list(&references, &groups);
+        drop(one);
+        assert_eq!(counts(&references), [0, 1, 0, 0, 0]);
+        drop(other);
+        assert_eq!(counts(&references), [0; 5]);
     }
 }

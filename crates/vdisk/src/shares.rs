@@ -5,7 +5,7 @@
 
 use crate::account::Accounts;
 use crate::address::Address;
-use crate::image::Needed;
+use crate::image::{Needed, NeededGroups};
 use crate::map::{FANOUT, decode_page};
 use crate::reclaim::yield_now;
 use crate::recovery::needed_at;
@@ -99,7 +99,7 @@ impl Vdisk {
         let _none_under_way = self.one_checkpoint.try_acquire(1)?;
         let state = self.state.borrow();
         let pin = |accounts: &Accounts| {
-            Pin::new(Holds::new(&self.context.references, accounts.needed().iter().map(|needed| needed.group)))
+            Pin::new(Holds::of_list(&self.context.references, &NeededGroups::of(accounts.clone())))
         };
         let (root, height, accounts) = match state.checkpoint {
             Some(Checkpoint { root, height, .. }) => (root, height, &state.checkpoint_accounts),
@@ -111,9 +111,9 @@ impl Vdisk {
         snapshots.sort_unstable_by_key(|snapshot| snapshot.sequence);
         for snapshot in snapshots {
             let kept = snapshot.kept()?;
-            let holds = Holds::new(&self.context.references, snapshot.holds.groups().iter().copied());
             let whole = Whole::Snapshot(snapshot.record.id, kept.place);
-            maps.push(StoredMap { vdisk: self.id, root: kept.root, height: kept.height, whole, _pin: Pin::new(holds) });
+            let pin = Pin::new(snapshot.holds.again());
+            maps.push(StoredMap { vdisk: self.id, root: kept.root, height: kept.height, whole, _pin: pin });
         }
         Some(maps)
     }

@@ -5,16 +5,15 @@
 //! first moment on, until a checkpoint without it is proven.
 
 use crate::address::Address;
-use crate::checkpoint::accounts_of;
-use crate::image::{Image, Needed, Origin};
+use crate::image::{Image, NeededGroups, Origin};
 use crate::log::{CheckpointRecord, Frozen, Item, Record, SetRecord, SnapshotEntry, SnapshotRecord};
 use crate::map::Tree;
 use crate::recovery::needed_at;
 use crate::references::{Holds, References, Root};
-use crate::vdisk::{Attributes, Checkpoint, Health, State, Vdisk, meta_hint};
+use crate::vdisk::{Attributes, Checkpoint, Context, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
 use base::units::BLOCK;
-use base::{GroupId, Sequence, SnapshotId, VdiskId};
+use base::{Sequence, SnapshotId, VdiskId};
 use std::rc::Rc;
 use world::local::{OneshotSender, oneshot};
 
@@ -121,7 +120,7 @@ impl Snapshot {
             sequence: entry.sequence,
             mapped_bytes: entry.mapped_bytes,
             stage: Stage::Stored(kept),
-            holds: Holds::new(references, []),
+            holds: Holds::none(references),
         }
     }
 
@@ -208,8 +207,8 @@ impl Vdisk {
     /// What the log task does about a snapshot: keeps the map as it is behind the frame at `covers`.
     pub(crate) fn keep(&self, record: &SnapshotRecord, frozen: Frozen) {
         let frozen = Rc::new(frozen);
-        let needed = frozen.accounts.borrow().needed();
-        let holds = Holds::new(&self.context.references, needed.iter().map(|needed| needed.group));
+        let needed = NeededGroups::of(frozen.accounts.borrow().clone());
+        let holds = Holds::of_list(&self.context.references, &needed);
         let mapped_bytes = frozen.accounts.borrow().live_data();
         let mut state = self.state.borrow_mut();
         let snapshot = Snapshot {
@@ -263,11 +262,11 @@ impl Vdisk {
 
     /// A synced checkpoint has stored the snapshot's map.
     pub(crate) fn kept(&self, id: SnapshotId, kept: Kept, record: &CheckpointRecord) {
-        self.holds(id, kept, &accounts_of(record).needed());
+        self.holds(id, kept, &record.needed());
     }
 
-    fn holds(&self, id: SnapshotId, kept: Kept, needed: &[Needed]) {
-        let holds = Holds::new(&self.context.references, groups_of(needed, kept.place));
+    fn holds(&self, id: SnapshotId, kept: Kept, needed: &NeededGroups) {
+        let holds = holds_of(&self.context, needed, kept.place);
         let mut state = self.state.borrow_mut();
         let Some(snapshot) = state.snapshots.get_mut(&id) else { return };
         snapshot.stage = Stage::Stored(kept);
@@ -347,7 +346,7 @@ impl Vdisk {
     /// Groups of others that the map refers to are held, the live map's and the last checkpoint's.
     pub(crate) fn hold_foreign(&self) {
         let state = self.state.borrow();
-        let both = state.accounts.groups.iter().chain(&state.checkpoint_accounts.groups);
+        let both = state.accounts.groups.iter().chain(state.checkpoint_accounts.groups.iter());
         let foreign = both.filter(|(_, account)| account.is_foreign() && account.live() > 0);
         let mut holds = self.foreign.borrow_mut();
         foreign.for_each(|(group, _)| holds.add(*group));
@@ -373,14 +372,18 @@ impl Vdisk {
 
     async fn image_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Image)> {
         let (info, kept) = self.kept_of(id).await?;
-        let groups = needed_at(&self.context, self.id, kept.place).await?;
+        let known = self.state.borrow().snapshots.get(&id).and_then(|snapshot| snapshot.holds.list().cloned());
+        let groups = match known {
+            Some(groups) => groups,
+            None => needed_at(&self.context, self.id, kept.place).await?,
+        };
         Ok((info, Image { root: kept.root, height: kept.height, groups }))
     }
 
     /// What a clone of the snapshot begins with. It stays there as long as the third of the results does.
     pub async fn origin_of(self: &Rc<Self>, id: SnapshotId) -> Result<(SnapshotInfo, Origin, Pin)> {
         let (info, image) = self.image_of(id).await?;
-        let pin = Pin::new(Holds::new(&self.context.references, image.groups.iter().map(|needed| needed.group)));
+        let pin = Pin::new(Holds::of_list(&self.context.references, &image.groups));
         if self.snapshot_info(id).is_none() {
             return Err(Error::new(Kind::Closed, "the snapshot was deleted meanwhile"));
         }
@@ -449,6 +452,8 @@ impl Vdisk {
 
     /// What the log task does about the birth of a clone.
     pub(crate) fn become_clone(&self, origin: &Origin) {
+        // All groups are of others.
+        self.foreign.replace(Holds::of_list(&self.context.references, &origin.image.groups));
         self.become_image(&origin.image);
         self.state.borrow_mut().lineage = origin.lineage.clone();
         let Image { root, height, .. } = origin.image;
@@ -501,6 +506,8 @@ impl Paused {
 }
 
 /// Everything that a kept checkpoint needs, its own record included.
-pub(crate) fn groups_of(needed: &[Needed], place: meta_hint::Place) -> impl Iterator<Item = GroupId> {
-    needed.iter().map(|needed| needed.group).chain([place.group])
+pub(crate) fn holds_of(context: &Context, needed: &NeededGroups, place: meta_hint::Place) -> Holds {
+    let mut holds = Holds::of_list(&context.references, needed);
+    holds.add(place.group);
+    holds
 }

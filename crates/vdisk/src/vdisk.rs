@@ -430,7 +430,7 @@ impl State {
 
 impl Vdisk {
     pub(crate) fn assemble(context: Context, index: Rc<dyn Index>, id: VdiskId, state: State) -> Rc<Vdisk> {
-        let foreign = Holds::new(&context.references, []).into();
+        let foreign = Holds::none(&context.references).into();
         let now_ns = context.world.now().0;
         let maps = ToldMaps::new(&context.references);
         let contents = Contents::new(context.load.contents_bytes.clone(), context.settings.contents_bytes_max);

@@ -458,7 +458,7 @@ fn take_lineage(r: &mut Reader) -> Result<Vec<VdiskId>, RecordError> {
 
 fn put_image(w: &mut Writer, image: &Image) {
     w.u128_le(image.root.raw()).u8(image.height).u32_le(image.groups.len() as u32);
-    for needed in &image.groups {
+    for needed in image.groups.iter() {
         w.u64_le(needed.group.raw()).u32_le(needed.data).u32_le(needed.pages);
     }
 }
@@ -470,7 +470,7 @@ fn take_image(r: &mut Reader) -> Result<Image, RecordError> {
         Ok(Needed { group, data: r.u32_le()?, pages: r.u32_le()? })
     })?;
     let in_order = groups.windows(2).all(|two| two[0].group < two[1].group);
-    if in_order { Ok(Image { root, height, groups }) } else { Err(RecordError::Field) }
+    if in_order { Ok(Image { root, height, groups: groups.into() }) } else { Err(RecordError::Field) }
 }
 
 fn put_origin(w: &mut Writer, origin: &Origin) {

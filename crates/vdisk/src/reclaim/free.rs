@@ -86,12 +86,12 @@ impl Vdisk {
         let lives = |accounts: &Accounts, group: &GroupId| accounts.groups.get(group).is_some_and(|a| a.live() > 0);
         let frozen: Vec<_> = state.snapshots.values().filter_map(Snapshot::frozen).collect();
         let held = self.foreign.borrow();
-        let dead = |group: &&GroupId| {
+        let dead = |group: &GroupId| {
             !lives(&state.accounts, group)
                 && !lives(&state.checkpoint_accounts, group)
                 && !frozen.iter().any(|frozen| lives(&frozen.accounts.borrow(), group))
         };
-        held.groups().iter().filter(dead).copied().collect()
+        held.groups().filter(dead).collect()
     }
 
     /// Somebody has given groups up: wakes the maintenance if one of them was only waiting for that.

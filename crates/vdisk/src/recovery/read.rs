@@ -6,7 +6,7 @@ use super::replay::{self, Replayed};
 use super::{Found, PlacedRecord};
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
-use crate::image::Needed;
+use crate::image::NeededGroups;
 use crate::log::frame::{FrameKind, RunKind};
 use crate::log::{
     CheckpointRecord, GroupWalk, Position, Record, SnapshotEntry, Step, Unsynced, WalkedFrame, frames_beyond,
@@ -231,9 +231,9 @@ pub(crate) async fn read_checkpoint(
 }
 
 /// What a kept map needs of each group, as the record at `place` says that keeps it.
-pub(crate) async fn needed_at(context: &Context, vdisk: VdiskId, place: meta_hint::Place) -> Result<Vec<Needed>> {
+pub(crate) async fn needed_at(context: &Context, vdisk: VdiskId, place: meta_hint::Place) -> Result<NeededGroups> {
     match read_record(context, vdisk, place).await? {
-        Record::Checkpoint(record) => Ok(accounts_of(&record).needed()),
+        Record::Checkpoint(record) => Ok(record.needed()),
         Record::Past(past) => Ok(past.image.groups),
         _ => Err(Error::corrupt(format!("another record lies at {} {:#x}", place.group, place.offset))),
     }

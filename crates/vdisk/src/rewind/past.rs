@@ -11,7 +11,7 @@ use crate::log::{CheckpointRecord, Item, PageWrite, PastRecord, Position, Record
 use crate::map::{Tree, encode_page};
 use crate::recovery::read_checkpoint;
 use crate::references::Holds;
-use crate::snapshot::{Kept, Snapshot, SnapshotInfo, Stage, groups_of};
+use crate::snapshot::{Kept, Snapshot, SnapshotInfo, Stage, holds_of};
 use crate::vdisk::{Attributes, Health, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
 use base::units::BLOCK;
@@ -40,7 +40,7 @@ impl Pin {
         let ids = [Some(point.id), next.map(|next| next.id)];
         let points = ids.into_iter().flatten().filter_map(|id| state.snapshots.get(&id));
         let held = points.flat_map(|point| point.holds.groups());
-        let holds = Holds::new(&vdisk.context.references, held.copied());
+        let holds = Holds::new(&vdisk.context.references, held);
         vdisk.history_pins.borrow_mut().push(point.sequence);
         Pin { vdisk: vdisk.clone(), edge: point.sequence, holds: Rc::new(holds.into()) }
     }
@@ -260,7 +260,7 @@ impl Vdisk {
             image: Image {
                 root: state.tree.root.address(),
                 height: state.tree.height,
-                groups: state.accounts.needed(),
+                groups: state.accounts.needed().into(),
             },
         }
     }
@@ -268,7 +268,7 @@ impl Vdisk {
     /// What the log task does about a snapshot of the past, whose frame begins at `offset`.
     pub(crate) fn keep_past(&self, past: &PastRecord, at: Position, offset: u32) {
         let kept = Kept { root: past.image.root, height: past.image.height, place: place_of(at, offset) };
-        let holds = Holds::new(&self.context.references, groups_of(&past.image.groups, kept.place));
+        let holds = holds_of(&self.context, &past.image.groups, kept.place);
         let snapshot = Snapshot {
             record: past.snapshot.clone(),
             sequence: past.sequence,

@@ -237,7 +237,7 @@ impl Vdisk {
                 return false;
             }
             let holders = self.context.references.holders(**group);
-            let holds = |point: &&&Snapshot| point.holds.groups().contains(*group);
+            let holds = |point: &&&Snapshot| point.holds.contains(**group);
             let mine = if holders == 0 { 0 } else { points.iter().filter(holds).count() };
             let later = points.iter().filter(|point| point.sequence >= edge).filter(holds);
             // What others hold as well stays without us.

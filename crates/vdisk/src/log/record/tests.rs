@@ -30,7 +30,7 @@ fn checkpoint() -> CheckpointRecord {
 fn image() -> Image {
     let needed = |counter, data, pages| Needed { group: GroupId::new(1, counter), data, pages };
     let root = Address::new(GroupId::new(1, 2), 4096, 4096, 3);
-    Image { root, height: 2, groups: vec![needed(2, 4096, 8192), needed(9, 0, 4096)] }
+    Image { root, height: 2, groups: vec![needed(2, 4096, 8192), needed(9, 0, 4096)].into() }
 }
 
 fn snapshot(members: &[VdiskId]) -> SnapshotRecord {
