@@ -5,7 +5,7 @@ use super::iscsi_jobs::{Perf, QemuBench};
 use super::report::{Report, Target};
 use super::rows::{Values, in_turn, warm};
 use super::servers::{Name, Servers};
-use super::{Settings, servers::SECOND_BYTES};
+use super::{Settings, servers::SMALL_BYTES};
 use anyhow::{Result, anyhow};
 use std::time::Duration;
 
@@ -121,37 +121,34 @@ pub fn sequential(settings: &Settings, servers: &mut Servers, report: &mut Repor
     qemu((settings, servers, report), "256k sequential write, depth 8 (qemu-img bench)", job, 1.0)
 }
 
-/// Two loads at the same time; the reads per second of each.
-fn beside(servers: &mut Servers, name: Name, jobs: [Perf; 2], time: Duration) -> Result<[f64; 2]> {
-    let (first, second) = (servers.unit(name, 0)?, servers.unit(name, 1)?);
+/// Two loads at the same time on units of these indexes; the reads per second of each.
+fn beside(servers: &mut Servers, name: Name, jobs: [(usize, Perf); 2], time: Duration) -> Result<[f64; 2]> {
+    let [(first, job), (second, beside)] = jobs;
+    let (first, second) = (servers.unit(name, first)?, servers.unit(name, second)?);
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| jobs[1].run(&second, "", time));
-        let one = jobs[0].run(&first, "", time)?;
+        let other = scope.spawn(|| beside.run(&second, "", time));
+        let one = job.run(&first, "", time)?;
         Ok([one, other.join().map_err(|_| anyhow!("the second load panicked"))??])
     })
 }
 
-/// Two vDisks of one shard, that is of one thread: who gets what.
+/// Two vDisks of one shard, that is of one thread: who gets what. Both are in the cache whole: where one is not, its reads
+/// wait for the disk as well.
 pub fn fair(settings: &Settings, servers: &mut Servers, report: &mut Report) -> Result<()> {
     ready(servers)?;
     if settings.with_drystone {
-        servers.warm_second()?;
+        servers.warm_small()?;
     }
     let names = [Drystone, TgtAio];
     let mut pairs = Vec::new();
     let values = in_turn(settings, servers, &names, |servers, name| {
-        let [one, other] = beside(servers, name, [RANDOM_32; 2], settings.run)?;
+        let [one, other] = beside(servers, name, [(1, RANDOM_32), (2, RANDOM_32)], settings.run)?;
         pairs.push(format!("{} {one:.0} and {other:.0}", name.text()));
         Ok(one.min(other) / one.max(other))
     })?;
     let label = "two busy vDisks of one shard, depth 32 each: the slower by the faster";
     report.iscsi_row(label, "share", &values, &[Target::Above(0.8)]);
-    report.note(format!(
-        "two busy vDisks (one of {} GiB, one of {} GiB), reads/s of each: {}",
-        settings.size_bytes >> 30,
-        SECOND_BYTES >> 30,
-        pairs.join("; ")
-    ));
+    report.note(format!("two busy vDisks of {} GiB, reads/s of each: {}", SMALL_BYTES >> 30, pairs.join("; ")));
     let single = Perf { depth: 1, ..RANDOM_32 };
     let mut alone: Values = servers.chosen(&names).iter().map(|name| (*name, Vec::new())).collect();
     let mut busy = Vec::new();
@@ -159,7 +156,7 @@ pub fn fair(settings: &Settings, servers: &mut Servers, report: &mut Report) -> 
         let unit = servers.unit(name, 1)?;
         let by_itself = single.run(&unit, "", settings.run)?;
         alone.iter_mut().filter(|(of, _)| *of == name).for_each(|(_, all)| all.push(by_itself));
-        let [one, other] = beside(servers, name, [RANDOM_32, single], settings.run)?;
+        let [one, other] = beside(servers, name, [(2, RANDOM_32), (1, single)], settings.run)?;
         busy.push(format!("{} {one:.0}", name.text()));
         Ok(other)
     })?;

@@ -51,8 +51,8 @@ impl Name {
 }
 
 pub const EXPORT: &str = "bench";
-/// Size of a second vDisk or file, where there are two.
-pub const SECOND_BYTES: u64 = 1 << 30;
+/// Size of the vDisks and files beside the first.
+pub const SMALL_BYTES: u64 = 1 << 30;
 const CHUNK: usize = 1 << 20;
 /// vDisks that may have to be made until two are on the same shard: 40 times heads with a fair coin of as many sides as
 /// there are shards.
@@ -66,7 +66,7 @@ pub struct Servers {
     with_drystone: bool,
     drystone: Option<Server>,
     /// A vDisk on the same shard.
-    second: Option<String>,
+    small: Option<[String; 2]>,
     peers: Vec<Peer>,
     tgts: Vec<(Name, Tgt)>,
 }
@@ -85,7 +85,7 @@ impl Servers {
             memory: settings.memory.clone(),
             with_drystone: settings.with_drystone,
             drystone: None,
-            second: None,
+            small: None,
             peers: Vec::new(),
             tgts: Vec::new(),
         })
@@ -127,20 +127,24 @@ impl Servers {
         Ok(self.drystone.as_mut().expect("set above"))
     }
 
-    /// What to read and write over iSCSI; index 1: a second unit of [`SECOND_BYTES`].
+    /// What to read and write over iSCSI; indexes 1 and 2: units of [`SMALL_BYTES`] on the shard of the first.
     pub fn unit(&mut self, name: Name, index: usize) -> Result<Unit> {
         if name != Name::Drystone {
             return Ok(self.tgt(name)?.unit(index));
         }
-        let vdisk = if index == 0 { EXPORT.to_string() } else { self.second()? };
+        let vdisk = if index == 0 { EXPORT.to_string() } else { self.small()?[index - 1].clone() };
         let portal = self.drystone()?.iscsi.clone();
         Ok(Unit { portal, target: format!("{TARGET}{vdisk}"), lun: 0 })
     }
 
-    fn second(&mut self) -> Result<String> {
-        if let Some(name) = &self.second {
-            return Ok(name.clone());
+    fn small(&mut self) -> Result<&[String; 2]> {
+        if self.small.is_none() {
+            self.small = Some([self.small_beside(1)?, self.small_beside(2)?]);
         }
+        Ok(self.small.as_ref().expect("set above"))
+    }
+
+    fn small_beside(&mut self, number: usize) -> Result<String> {
         let server = self.drystone()?;
         let shard = |server: &Server, name: &str| -> Result<Value> {
             Ok(server.json(&["vdisk", "show", name])?["shard"].clone())
@@ -148,30 +152,32 @@ impl Servers {
         let wanted = shard(server, EXPORT)?;
         ensure!(wanted.is_number(), "a vDisk shows no shard");
         for index in 0..TRIES {
-            let name = format!("second{index}");
-            server.create(&name, &SECOND_BYTES.to_string())?;
+            let name = format!("small{number}-{index}");
+            server.create(&name, &SMALL_BYTES.to_string())?;
             if shard(server, &name)? == wanted {
                 fill_export(&server.socket, &name)?;
-                self.second = Some(name.clone());
                 return Ok(name);
             }
         }
         bail!("none of {TRIES} vDisks came to shard {wanted}")
     }
 
-    /// Reads the second vDisk once: what was written large is not in the cache by that.
-    pub fn warm_second(&mut self) -> Result<()> {
-        let name = self.second()?;
-        output("nbdcopy", &["--", &self.address(Name::Drystone)?.uri(&name), "null:"]).map(|_| ())
+    /// Reads the small vDisks once: what was written large is not in the cache by that.
+    pub fn warm_small(&mut self) -> Result<()> {
+        for name in self.small()?.clone() {
+            output("nbdcopy", &["--", &self.address(Name::Drystone)?.uri(&name), "null:"])?;
+        }
+        Ok(())
     }
 
     fn tgt(&mut self, name: Name) -> Result<&Tgt> {
         if let Some(index) = self.tgts.iter().position(|(of, _)| *of == name) {
             return Ok(&self.tgts[index].1);
         }
-        let (one, two) = (self.raw("peer.raw", self.size_bytes)?, self.raw("second.raw", SECOND_BYTES)?);
+        let small = |this: &Self, index: u32| this.raw(&format!("small{index}.raw"), SMALL_BYTES);
+        let files = [self.raw("peer.raw", self.size_bytes)?, small(self, 1)?, small(self, 2)?];
         let kind = if name == Name::TgtAio { "aio" } else { "rdwr" };
-        let tgt = Tgt::start(kind, &[&one, &two], &self.dir.join(format!("tgt-{kind}.log")))?;
+        let tgt = Tgt::start(kind, &files, &self.dir.join(format!("tgt-{kind}.log")))?;
         self.tgts.push((name, tgt));
         Ok(&self.tgts.last().expect("pushed above").1)
     }

@@ -32,7 +32,7 @@ impl Unit {
 
 impl Tgt {
     /// With a target for each file, logical unit 1 of it. `kind`: tgtd's name of a backing store.
-    pub fn start(kind: &str, files: &[&Path], log: &Path) -> Result<Tgt> {
+    pub fn start(kind: &str, files: &[PathBuf], log: &Path) -> Result<Tgt> {
         let port = free_port()?;
         // The number of a control socket has 15 bits.
         let (portal, control) = (format!("127.0.0.1:{port}"), (port / 2).to_string());
