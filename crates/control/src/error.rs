@@ -71,6 +71,15 @@ impl Error {
         )
     }
 
+    /// A vDisk of this name is to be made.
+    pub fn planned(name: &str, vm: &str) -> Self {
+        let text = format!(
+            "the name {name:?} is for a vDisk of VM {vm:?}, which is still being made (`drystone status` says what is in the way); \
+             choose another name"
+        );
+        Error::new(Kind::Exists, text)
+    }
+
     pub fn busy(name: &str, connections: u32) -> Self {
         let clients = if connections == 1 { "client is" } else { "clients are" };
         Error::new(
@@ -121,6 +130,14 @@ impl Error {
     pub fn rollback_pending(vdisk: &str) -> Self {
         let text = format!(
             "vDisk {vdisk:?} is in a rollback that is not complete and is tried again; `drystone status` says what is in the way"
+        );
+        Error::new(Kind::Unavailable, text)
+    }
+
+    pub fn vm_rollback_pending(vm: &str) -> Self {
+        let text = format!(
+            "VM {vm:?} is in a rollback that is not complete and is tried again; give it up first \
+             (`drystone vm rollback-abort {vm}`)"
         );
         Error::new(Kind::Unavailable, text)
     }

@@ -1,4 +1,5 @@
-//! What concerns all vDisks of a shard together: bounds on the sum of their logs and of their map pages, the reserve.
+//! What concerns all vDisks of a shard together: bounds on the sum of their logs and of their map pages, the reserve, what the
+//! metadata store has still to be told.
 
 use crate::Shard;
 use std::rc::{Rc, Weak};
@@ -241,6 +242,9 @@ impl Shard {
                 tracing::warn!(%error, "the reserve could not be made whole");
             }
             self.open_vdisks().iter().for_each(|vdisk| vdisk.look_at_history());
+            if let Err(error) = self.note_refused().await {
+                tracing::warn!(%error, "a vDisk that could not be made is not noted as such yet; it is tried again");
+            }
         }
     }
 }

@@ -116,6 +116,7 @@ impl Shard {
             opened: Default::default(),
             attachments: Default::default(),
             leftovers: Default::default(),
+            refused: Default::default(),
             views: Default::default(),
             leaving: Default::default(),
             rolling_back: Default::default(),
@@ -262,6 +263,7 @@ impl Shard {
                 }
             }
         }
+        first_error = first_error.or(self.note_refused().await.err());
         self.context.pool.close().await?;
         self.context.load.log_read.notify();
         self.context.load.over_limit.notify();

@@ -14,7 +14,7 @@ use pool::GroupHeader;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
-use vdisk::{Context, Health, Leftover, Recovered, Space, Vdisk};
+use vdisk::{Attributes, Context, Health, Leftover, Recovered, Space, Vdisk};
 use world::local::Notify;
 
 /// Hears of vDisks whose record changed for another reason than a verb: found, renamed back, gone.
@@ -57,6 +57,8 @@ pub struct Shard {
     pub(crate) attachments: Attachments,
     /// Deleted vDisks whose groups are not all free yet.
     pub(crate) leftovers: RefCell<BTreeMap<VdiskId, Leftover>>,
+    /// vDisks that could not be made, of which the metadata store could not be told that they are none.
+    pub(crate) refused: RefCell<Vec<VdiskRecord>>,
     /// Snapshots that are being read.
     pub(crate) views: RefCell<BTreeMap<SnapshotId, Weak<Vdisk>>>,
     /// vDisks that are being deleted: nobody may connect any more.
@@ -185,13 +187,11 @@ impl Shard {
         if self.unread.is_none() { self.index.remove(id).await } else { Ok(()) }
     }
 
-    /// Sentences on vDisks that cannot be served though no record says anything of them.
-    pub fn broken_unknown(&self) -> Vec<String> {
+    /// vDisks that cannot be served though no record says anything of them, and why. Nothing comes free that they might need.
+    pub fn broken_unknown(&self) -> Vec<(VdiskId, String)> {
         let entries = self.entries.borrow();
         let broken = entries.iter().filter_map(|(id, entry)| match entry {
-            Entry::Broken { reason, .. } if self.index.record(*id).is_none() => {
-                Some(format!("extent groups of a vDisk {id} that nobody knows: {reason}"))
-            }
+            Entry::Broken { reason, .. } if self.index.record(*id).is_none() => Some((*id, reason.clone())),
             _ => None,
         });
         broken.collect()
@@ -263,10 +263,21 @@ pub(crate) fn record_of(recovered: &Recovered, shard: u16, epoch: base::Epoch) -
 
 /// What its log says of it, without hints.
 pub(crate) fn record_of_vdisk(vdisk: &Vdisk, shard: u16, epoch: base::Epoch) -> VdiskRecord {
-    let vdisk::Attributes { name, size_bytes, sector_bytes, read_only, created_ns } = vdisk.attributes();
     let clone = vdisk.family().zip(vdisk.parent()).map(|(family, parent)| CloneOf { family, parent });
+    record_of_attributes(vdisk.id, vdisk.attributes(), clone, shard, epoch)
+}
+
+/// Of a vDisk that may not be born yet.
+pub(crate) fn record_of_attributes(
+    id: VdiskId,
+    attributes: Attributes,
+    clone: Option<CloneOf>,
+    shard: u16,
+    epoch: base::Epoch,
+) -> VdiskRecord {
+    let Attributes { name, size_bytes, sector_bytes, read_only, created_ns } = attributes;
     VdiskRecord {
-        id: vdisk.id,
+        id,
         name,
         size_bytes,
         sector_bytes,

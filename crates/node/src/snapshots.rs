@@ -1,7 +1,7 @@
 //! Snapshots, clones, rollbacks and differences of a shard's vDisks, and sets of snapshots that are cut at one instant.
 
 use crate::index::{CheckpointIndex, synced_tail};
-use crate::shard::{Entry, record_of_vdisk};
+use crate::shard::{Entry, record_of_attributes, record_of_vdisk};
 use crate::{Attachment, Error, Kind, Result, Shard};
 use base::units::{BLOCK, VDISK_SIZE_MAX};
 use base::{SnapshotId, VdiskId, latency};
@@ -224,7 +224,9 @@ impl Shard {
         self.leaving.borrow_mut().insert(hold);
         let deleted = vdisk.delete_snapshot(snapshot).await;
         self.leaving.borrow_mut().remove(&hold);
-        self.views.borrow_mut().remove(&snapshot);
+        if vdisk.snapshot_info(snapshot).is_none() {
+            self.end_views(|of, _| of == snapshot);
+        }
         Ok(deleted?)
     }
 
@@ -281,7 +283,7 @@ impl Shard {
         for (id, name) in ids.into_iter().zip(names) {
             let attributes =
                 Attributes { name, size_bytes: info.size_bytes, read_only: false, created_ns, ..source.attributes() };
-            single = is_single.then(|| self.record_of_unborn(id, &attributes, &origin));
+            single = is_single.then(|| self.record_of_unborn(id, attributes.clone(), &origin));
             let index = Rc::new(CheckpointIndex(self.index.clone()));
             let born = Vdisk::create_clone(self.context.clone(), index, id, attributes, origin.clone());
             births.push(self.started(born));
@@ -312,12 +314,7 @@ impl Shard {
                 }
             }
             match (single, first) {
-                // Its birth may be in the log all the same, and is not to be taken over.
-                (Some(unborn), _) if !gone => {
-                    if let Err(error) = self.index.put_deleted(unborn).await {
-                        tracing::warn!(%error, "a clone that could not be made could not be noted as such");
-                    }
-                }
+                (Some(unborn), _) if !gone => self.refuse(unborn).await,
                 (None, Some(first)) if gone => self.index.end_births(first).await?,
                 _ => {}
             }
@@ -328,23 +325,10 @@ impl Shard {
         Ok(records)
     }
 
-    fn record_of_unborn(&self, id: VdiskId, attributes: &Attributes, origin: &Origin) -> VdiskRecord {
-        let Attributes { name, size_bytes, sector_bytes, read_only, created_ns } = attributes.clone();
+    fn record_of_unborn(&self, id: VdiskId, attributes: Attributes, origin: &Origin) -> VdiskRecord {
         let clone = origin.lineage.first().zip(origin.lineage.last());
-        VdiskRecord {
-            id,
-            name,
-            size_bytes,
-            sector_bytes,
-            read_only,
-            created_wall_ns: created_ns,
-            shard: self.number,
-            epoch: self.context.pool.epoch(),
-            checkpoint: None,
-            tail: None,
-            deleted: false,
-            clone: clone.map(|(family, parent)| CloneOf { family: *family, parent: *parent }),
-        }
+        let clone = clone.map(|(family, parent)| CloneOf { family: *family, parent: *parent });
+        record_of_attributes(id, attributes, clone, self.number, self.context.pool.epoch())
     }
 
     fn record_of_clone(&self, vdisk: &Vdisk) -> VdiskRecord {
@@ -391,6 +375,18 @@ impl Shard {
         // It may have begun to leave while the map was being stored.
         self.check_readable(&vdisk, snapshot)?;
         Ok(self.attachment(hold_of(snapshot), view.device()))
+    }
+
+    /// Whoever reads them still is told that they are gone.
+    pub(crate) fn end_views(&self, is_gone: impl Fn(SnapshotId, &Vdisk) -> bool) {
+        self.views.borrow_mut().retain(|snapshot, view| {
+            let Some(view) = view.upgrade() else { return false };
+            let is_gone = is_gone(*snapshot, &view);
+            if is_gone {
+                view.snapshot_is_gone();
+            }
+            !is_gone
+        });
     }
 
     /// The snapshot is there, and neither it nor the vDisk is about to leave, or gone already.

@@ -1,14 +1,14 @@
 //! The verbs on a shard's vDisks: log first, then the metadata store, then the answer.
 
 use crate::index::{CheckpointIndex, synced_tail};
-use crate::shard::Entry;
+use crate::shard::{Entry, record_of_attributes};
 use crate::snapshots::hold_of;
 use crate::{Error, Kind, Result, Shard};
 use base::VdiskId;
 use bytes::Bytes;
 use meta::VdiskRecord;
 use std::rc::Rc;
-use vdisk::{Attributes, NoteKind, Vdisk};
+use vdisk::{Attributes, Leftover, NoteKind, Vdisk};
 
 /// How long a forced deletion waits for connections to end, ns: 5 s, in steps of 10 ms.
 const END_WAIT_NS: u64 = 5_000_000_000;
@@ -24,28 +24,12 @@ impl Shard {
         let created_ns = self.context.world.clock.wall().0;
         let attributes = Attributes { name: name.to_string(), size_bytes, sector_bytes, read_only: false, created_ns };
         let index = Rc::new(CheckpointIndex(self.index.clone()));
+        let record = record_of_attributes(id, attributes.clone(), None, self.number, self.context.pool.epoch());
         let created = Vdisk::create(self.context.clone(), index, id, attributes).await;
-        let record = VdiskRecord {
-            id,
-            name: name.to_string(),
-            size_bytes,
-            sector_bytes,
-            read_only: false,
-            created_wall_ns: created_ns,
-            shard: self.number,
-            epoch: self.context.pool.epoch(),
-            checkpoint: None,
-            tail: None,
-            deleted: false,
-            clone: None,
-        };
         let vdisk = match created {
             Ok(vdisk) => vdisk,
             Err(error) => {
-                // Its birth may be in the log all the same; the next start must not take it for a vDisk.
-                if let Err(error) = self.index.put_deleted(record).await {
-                    tracing::warn!(vdisk = %id, %error, "a creation that failed could not be noted as such");
-                }
+                self.refuse(record).await;
                 return Err(error.into());
             }
         };
@@ -57,6 +41,28 @@ impl Shard {
         }
         self.entries.borrow_mut().insert(id, Entry::Open(vdisk));
         Ok(record)
+    }
+
+    /// The birth of this one may be in the log all the same; no start must take it for a vDisk.
+    pub(crate) async fn refuse(&self, record: VdiskRecord) {
+        if let Err(error) = self.index.put_deleted(record.clone()).await {
+            tracing::warn!(vdisk = %record.id, %error, "a vDisk that could not be made is not noted as such yet; it is tried again");
+            self.refused.borrow_mut().push(record);
+        }
+    }
+
+    /// Those of which that could not be noted. An error: there are some still.
+    pub(crate) async fn note_refused(&self) -> Result<()> {
+        let all = self.refused.take();
+        let mut result = Ok(());
+        for record in all {
+            let noted = self.index.put_deleted(record.clone()).await;
+            if noted.is_err() {
+                self.refused.borrow_mut().push(record);
+            }
+            result = result.and(noted);
+        }
+        result
     }
 
     pub async fn rename(self: &Rc<Self>, id: VdiskId, new_name: &str) -> Result<()> {
@@ -117,6 +123,7 @@ impl Shard {
         match self.vdisk(id).await {
             Ok(vdisk) => {
                 vdisk.delete().await?;
+                self.end_views(|_, view| view.id == id);
                 self.index.tombstone(id).await?;
                 self.entries.borrow_mut().remove(&id);
                 let mut gone = self.gone.get();
@@ -139,6 +146,26 @@ impl Shard {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Frees the groups of a vDisk that cannot be read and that no record knows ([`Shard::broken_unknown`]). Durable when it
+    /// completes; the space comes back in the background.
+    pub async fn give_up(&self, id: VdiskId) -> Result<()> {
+        if !self.broken_unknown().iter().any(|(unknown, _)| *unknown == id) {
+            return Err(Error::new(Kind::NotFound, format!("there are no groups of an unknown vDisk {id}")));
+        }
+        let attributes =
+            Attributes { name: String::new(), size_bytes: 0, sector_bytes: 512, read_only: false, created_ns: 0 };
+        let record = record_of_attributes(id, attributes, None, self.number, self.context.pool.epoch());
+        // From here on a start frees them as well.
+        self.index.put_deleted(record).await?;
+        self.entries.borrow_mut().remove(&id);
+        let headers = self.headers.borrow().get(&id).cloned().unwrap_or_default();
+        // What cannot be read need not be looked into for that.
+        let tombstone = Vdisk::find_tombstone(&self.context, id, &headers).await.ok().flatten();
+        let groups = headers.iter().map(|header| header.group).collect();
+        self.context.references.heard(id);
+        self.leave(Leftover::new(id, None, groups, tombstone)).await
     }
 
     /// Under which its readers and writers, and the readers of its snapshots, are counted.

@@ -6,6 +6,7 @@
 use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
 use crate::image::{Needed, NeededGroups};
+use crate::lifecycle::gone;
 use crate::log::{CheckpointRecord, Frozen, GroupEntry, Item, PageWrite, Record, SnapshotEntry};
 use crate::map::encode_page;
 use crate::rewind::History;
@@ -54,7 +55,7 @@ impl Vdisk {
     fn check_takes_checkpoints(&self) -> Result<()> {
         match self.health() {
             Health::Online => Ok(()),
-            Health::Deleted => Err(Error::new(Kind::Closed, "the vDisk was deleted")),
+            Health::Deleted => Err(gone()),
             _ => Err(Error::new(Kind::ReadOnly, "a vDisk that is not online takes no checkpoint")),
         }
     }

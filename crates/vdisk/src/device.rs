@@ -1,10 +1,11 @@
 //! The vDisk as a block device: requests in, replies out, each one measured.
 
+use crate::lifecycle::gone;
 use crate::log::Combine;
 use crate::stats::OperationKind;
 use crate::vdisk::{Health, Vdisk};
 use crate::write::{TRANSFER_BYTES_MAX, acknowledged, all_acknowledged};
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 use base::units::BLOCK;
 use block::{BlockDevice, Geometry, Reply, Request};
 use std::future::Future;
@@ -37,13 +38,21 @@ impl Vdisk {
             drop(in_flight);
             let ns = this.context.world.now().since_ns(started);
             this.stats.record(kind, bytes, ns, result.is_ok());
-            result.map_err(block::Error::from)
+            result.map_err(|error| this.told(error))
         })
     }
 
     fn refused(&self, kind: OperationKind, error: Error) -> Completion<block::Result<Reply>> {
         self.stats.record(kind, 0, 0, false);
-        Completion::Ready(Err(error.into()))
+        Completion::Ready(Err(self.told(error)))
+    }
+
+    /// Of a vDisk that was deleted the groups go under whoever still asks for it: what is missing then is no damage.
+    fn told(&self, error: Error) -> block::Error {
+        match error.kind {
+            Kind::Corrupt | Kind::Io if self.is_deleted() => gone().into(),
+            _ => error.into(),
+        }
     }
 
     fn submit_read(self: &Rc<Self>, offset: u64, len: u32) -> Completion<block::Result<Reply>> {

@@ -75,7 +75,7 @@ impl Vdisk {
             Health::Online => Ok(()),
             Health::Damaged(reason) => Err(Error::new(Kind::ReadOnly, format!("served read-only: {reason}"))),
             Health::Failed(reason) => Err(Error::new(Kind::Io, reason)),
-            Health::Deleted => Err(Error::new(Kind::Closed, "the vDisk was deleted")),
+            Health::Deleted => Err(gone()),
         }
     }
 
@@ -192,6 +192,10 @@ impl Vdisk {
     pub fn shrink(&self) -> u64 {
         self.evict_map(u64::MAX)
     }
+}
+
+pub(crate) fn gone() -> Error {
+    Error::new(Kind::Closed, "the vDisk was deleted")
 }
 
 fn check_size(size_bytes: u64) -> Result<()> {

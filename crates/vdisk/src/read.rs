@@ -1,6 +1,7 @@
 //! Reads: from the map and the cache at once where possible, else from the pool, always against the checksum.
 
 use crate::address::Address;
+use crate::lifecycle::gone;
 use crate::map::{FANOUT, NeedPage};
 use crate::stats::Stats;
 use crate::vdisk::Vdisk;
@@ -133,6 +134,9 @@ impl Vdisk {
     }
 
     fn bad_extent(&self, block: u64, address: Address, mut error: Error) -> Error {
+        if self.is_deleted() {
+            return gone();
+        }
         tracing::error!(vdisk = %self.id, block, extent = ?address, %error, "extent cannot be read");
         error.at = Some(block * BLOCK);
         error
@@ -215,6 +219,9 @@ impl Vdisk {
         if base::crc::crc32c(extent) != address.crc() {
             if let Some(block) = self.kept_block(address) {
                 return Ok(block);
+            }
+            if self.is_deleted() {
+                return Err(gone());
             }
             Stats::add(&self.stats.checksum_failures, 1);
             return Err(Error::corrupt(format!("extent {address:?} fails its checksum")));

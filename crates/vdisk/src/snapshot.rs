@@ -482,6 +482,11 @@ impl Vdisk {
         Ok(view)
     }
 
+    /// Of such a view: the snapshot was deleted, and its groups go.
+    pub fn snapshot_is_gone(&self) {
+        self.state.borrow_mut().health = Health::Deleted;
+    }
+
     fn frozen_tree(&self, id: SnapshotId) -> Option<(SnapshotInfo, Tree)> {
         let state = self.state.borrow();
         let snapshot = state.snapshots.get(&id)?;

@@ -8,6 +8,7 @@
 use crate::account::Accounts;
 use crate::address::Address;
 use crate::contents::Contents;
+use crate::lifecycle::gone;
 use crate::log::{Position, Queue, Room, Unsynced};
 use crate::map::{FANOUT, MapMemory, NeedPage, Tree, decode_page};
 use crate::notes::Notes;
@@ -283,6 +284,9 @@ impl Vdisk {
     pub fn health(&self) -> Health {
         self.state.borrow().health.clone()
     }
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.state.borrow().health == Health::Deleted
+    }
     pub fn size_blocks(&self) -> u64 {
         self.state.borrow().attributes.size_bytes / BLOCK
     }
@@ -329,7 +333,7 @@ impl Vdisk {
             Health::Online => Ok(()),
             Health::Damaged(reason) => Err(Error::new(Kind::ReadOnly, format!("served read-only: {reason}"))),
             Health::Failed(reason) => Err(Error::new(Kind::Io, format!("not written until a restart: {reason}"))),
-            Health::Deleted => Err(Error::new(Kind::Closed, "the vDisk was deleted")),
+            Health::Deleted => Err(gone()),
         }
     }
 

@@ -13,6 +13,8 @@ pub struct Listed {
     pub size_bytes: u64,
     pub sector_bytes: u32,
     pub read_only: bool,
+    /// Of a clone: the vDisk whose snapshot it began with.
+    pub parent: Option<VdiskId>,
     /// Rules that cannot be read let nobody in.
     pub access: Result<Arc<AccessNote>, Unreadable>,
     /// By name. Empty until the vDisk's log has been read after a start.
@@ -74,6 +76,7 @@ impl Directory {
             size_bytes: record.size_bytes,
             sector_bytes: record.sector_bytes,
             read_only: record.read_only,
+            parent: record.clone.map(|clone| clone.parent),
             access,
             snapshots,
             held,

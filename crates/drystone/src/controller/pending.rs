@@ -3,9 +3,10 @@
 //! A call that carries it out takes it off again. What a crash, an error or an earlier run left is tried again until it is
 //! done: until then the snapshots that it names stay, and nothing else may put other content into the vDisks that it names.
 
-use super::vms::Vms;
+use super::vms::{Vms, goes};
 use base::{SnapshotId, VdiskId, VmId};
-use meta::{PlanRecord, RollbackRecord, Source};
+use control::rules::snapshots::is_temporary;
+use meta::{PlanRecord, RollbackRecord, Source, VmRecord};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
@@ -14,8 +15,8 @@ pub struct Pending {
     rollbacks: BTreeMap<VmId, RollingBack>,
     /// Why the last attempt did not carry it out, by VM. Of what a call is just doing for the first time there is none.
     troubles: BTreeMap<VmId, String>,
-    /// What was logged last of something that is not deleted yet, by its id.
-    logged: BTreeMap<u64, String>,
+    /// Why the last attempt to delete a VM or a set did not delete all of it, by its id.
+    not_gone: BTreeMap<u64, String>,
 }
 
 /// A rollback that is on record.
@@ -28,7 +29,7 @@ pub struct RollingBack {
 
 impl Pending {
     pub(super) fn is_gone(&mut self, id: u64) {
-        self.logged.remove(&id);
+        self.not_gone.remove(&id);
     }
 
     fn sources(&self) -> impl Iterator<Item = (VmId, VdiskId, SnapshotId)> {
@@ -102,6 +103,14 @@ impl Vms {
         pending.rollbacks.get(&vm).map(|rolling| rolling.record.clone())
     }
 
+    /// One of this VM that is on record, or of a vDisk that it has.
+    pub fn rollback_of_vm(&self, vm: &VmRecord) -> Option<RollbackRecord> {
+        let is_of = |id: VdiskId| vm.vdisks.iter().any(|member| member.vdisk == id);
+        let of_vm = |record: &RollbackRecord| record.vm == vm.id || record.steps.iter().any(|(id, _)| is_of(*id));
+        let pending = &self.lock().pending;
+        pending.rollbacks.values().find(|rolling| of_vm(&rolling.record)).map(|rolling| rolling.record.clone())
+    }
+
     /// Something that is on record has to be made from this snapshot.
     pub fn is_needed(&self, snapshot: SnapshotId) -> bool {
         self.lock().pending.needs().any(|(_, _, needed)| needed == snapshot)
@@ -117,6 +126,12 @@ impl Vms {
     pub fn clone_of(&self, vdisk: VdiskId) -> Option<String> {
         let vm = self.lock().pending.sources().find(|(_, of, _)| *of == vdisk)?.0;
         Some(self.pending_name(vm))
+    }
+
+    /// The VM for which a vDisk of this name is to be made.
+    pub fn planned_for(&self, vdisk: &str) -> Option<String> {
+        let is_of = |plan: &&PlanRecord| plan.vdisks.iter().any(|planned| planned.name == vdisk);
+        self.lock().pending.plans.values().find(is_of).map(|plan| plan.name.clone())
     }
 
     /// vDisks with snapshots that something on record has to be made from.
@@ -141,15 +156,33 @@ impl Vms {
 
     /// What is on record and could not be carried out, for people.
     pub fn pending_troubles(&self) -> Vec<String> {
-        let troubles = self.lock().pending.troubles.clone();
-        let trouble =
-            |(vm, why): (VmId, String)| format!("{} is not complete: {why}; it is tried again", self.pending_name(vm));
-        troubles.into_iter().map(trouble).collect()
+        let (troubles, not_gone) = {
+            let pending = &self.lock().pending;
+            (pending.troubles.clone(), pending.not_gone.clone())
+        };
+        let of_vms = troubles.into_iter().map(|(vm, why)| (self.pending_name(vm), why));
+        let deletions = not_gone.into_iter().map(|(id, why)| (self.deletion_name(id), why));
+        of_vms.chain(deletions).map(|(what, why)| format!("{what} is not complete: {why}; it is tried again")).collect()
     }
 
-    /// Whether the log does not have this yet of a set or VM that is being deleted.
-    pub fn is_news(&self, id: u64, text: &str) -> bool {
-        self.lock().pending.logged.insert(id, text.to_string()).as_deref() != Some(text)
+    /// Why a VM or a set is not deleted whole, if it is on record that it is to be. Whether that is news.
+    pub fn set_not_gone(&self, id: u64, trouble: &str) -> bool {
+        let mut state = self.lock();
+        let is_going = state.vms.values().any(|vm| vm.deleting && vm.id.raw() == id)
+            || state.sets.values().any(|set| goes(set) && set.id.raw() == id);
+        is_going && state.pending.not_gone.insert(id, trouble.to_string()).as_deref() != Some(trouble)
+    }
+
+    /// Of a VM or a set, for people.
+    pub fn deletion_name(&self, id: u64) -> String {
+        let state = self.lock();
+        if let Some(vm) = state.vms.values().find(|vm| vm.id.raw() == id) {
+            return format!("the deletion of VM {:?}", vm.name);
+        }
+        match state.sets.values().find(|set| set.id.raw() == id) {
+            Some(set) if !is_temporary(&set.name) => format!("the deletion of snapshot {:?}", set.name),
+            _ => "the deletion of a snapshot that a call needed".to_string(),
+        }
     }
 
     /// Nothing was left by a call, or by an earlier run.
@@ -157,9 +190,6 @@ impl Vms {
         let state = self.lock();
         let pending = &state.pending;
         let is_going = state.vms.values().any(|vm| vm.deleting);
-        pending.plans.is_empty()
-            && pending.rollbacks.is_empty()
-            && !is_going
-            && !state.sets.values().any(super::vms::goes)
+        pending.plans.is_empty() && pending.rollbacks.is_empty() && !is_going && !state.sets.values().any(goes)
     }
 }

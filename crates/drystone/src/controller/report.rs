@@ -125,7 +125,12 @@ fn troubles(shard: &Shard) -> Vec<String> {
         let trouble = vdisk.trouble()?;
         Some(format!("vDisk {}: {trouble}", vdisk.attributes().name))
     });
-    of_vdisks.chain(shard.broken_unknown()).collect()
+    let unknown = |(id, reason)| {
+        format!(
+            "extent groups of a vDisk {id} that nobody knows: {reason}; `drystone vdisk delete {id} --force` gives them up"
+        )
+    };
+    of_vdisks.chain(shard.broken_unknown().into_iter().map(unknown)).collect()
 }
 
 fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {

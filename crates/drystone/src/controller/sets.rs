@@ -215,6 +215,11 @@ impl Verbs {
         if let Some(what) = self.needed_part(set) {
             return Err(Error::snapshot_needed(&set.name, &what));
         }
+        let gone = self.delete_parts(set, force).await;
+        gone.inspect_err(|error| self.is_not_gone(set.id.raw(), error))
+    }
+
+    async fn delete_parts(&self, set: &SetRecord, force: bool) -> Result<()> {
         let going = SetRecord { deleting: true, ..set.clone() };
         if !set.deleting {
             self.commit(Transaction::new().put(keys::set(set.id), going.encode())).await?;

@@ -354,9 +354,7 @@ impl Verbs {
     ) -> Result<Vec<VdiskInfo>> {
         let _one = self.changing.lock().await;
         let listed = self.find(name)?;
-        if let Some(taken) = names.iter().find(|name| self.directory.find(name).is_some()) {
-            return Err(Error::exists(taken));
-        }
+        names.iter().try_for_each(|name| self.check_is_new(name))?;
         let directory = self.directory.clone();
         let made = self.at(name, &listed, move |source| {
             Box::pin(async move {
@@ -387,7 +385,7 @@ impl Verbs {
             });
             // Fails only while the workers end.
             for id in ids.await.unwrap_or_default() {
-                match self.learn(number, id).await {
+                match self.learn(number, id, true).await {
                     _ if self.is_stopping() => return,
                     Err(error) => tracing::warn!(vdisk = %id, %error, "its snapshots cannot be read"),
                     Ok(()) => {}
@@ -397,7 +395,8 @@ impl Verbs {
         futures_util::future::join_all(learned).await;
     }
 
-    pub(super) async fn learn(&self, number: u16, id: VdiskId) -> Result<()> {
+    /// Without `force` what somebody reads stays until he has gone.
+    pub(super) async fn learn(&self, number: u16, id: VdiskId, force: bool) -> Result<()> {
         let (directory, vms) = (self.directory.clone(), self.vms.clone());
         let look = self.shards.on(number, move |shard| {
             Box::pin(async move {
@@ -411,7 +410,9 @@ impl Verbs {
             // Of a call that is under way it is not left behind.
             let _one = self.changing.lock().await;
             let vms = self.vms.clone();
-            self.shards.on(number, move |shard| Box::pin(async move { clear_up(&shard, id, &vms).await })).await?;
+            self.shards
+                .on(number, move |shard| Box::pin(async move { clear_up(&shard, id, &vms, force).await }))
+                .await?;
         }
         Ok(())
     }
@@ -422,13 +423,19 @@ fn goes(snapshot: &SnapshotSummary, vms: &Vms) -> bool {
     is_left_behind(snapshot, |set| vms.standing(set)) && !vms.is_needed(snapshot.id)
 }
 
-async fn clear_up(shard: &Rc<Shard>, id: VdiskId, vms: &Vms) -> Result<()> {
+/// The first error, if one stays.
+async fn clear_up(shard: &Rc<Shard>, id: VdiskId, vms: &Vms, force: bool) -> Result<()> {
     let all = shard.snapshots(id).await.map_err(from_node)?;
+    let mut result = Ok(());
     for SnapshotSummary { id: snapshot, name, .. } in all.into_iter().filter(|snapshot| goes(snapshot, vms)) {
-        shard.delete_snapshot(id, snapshot, true).await.map_err(from_node)?;
-        tracing::info!(vdisk = %id, snapshot = name, "a snapshot that an interrupted call left behind is deleted");
+        match shard.delete_snapshot(id, snapshot, force).await {
+            Ok(()) => {
+                tracing::info!(vdisk = %id, snapshot = name, "a snapshot that an interrupted call left behind is deleted");
+            }
+            Err(error) => result = result.and(Err(from_node(error))),
+        }
     }
-    Ok(())
+    result
 }
 
 impl SnapshotControl for Verbs {

@@ -8,16 +8,18 @@ use super::shards::here;
 use crate::frontend::{Attach, Attached, Found, Job, Workers};
 use crate::iscsi::{FoundTarget, FoundUnit, PORTS_OF_VMS, Targets, Unit, Units};
 use base::{VdiskId, VmId};
-use block::BlockDevice;
+use block::{BlockDevice, Geometry, Reply, Request};
 use control::rules::snapshots::SEPARATOR;
 use control::{
     ChapSecret, IscsiAccess, TARGET_OF_SNAPSHOT, TARGET_OF_VM, TARGET_PREFIX, snapshot_target_name, target_name,
     vm_target_name,
 };
 use meta::VmRecord;
+use node::{Attachment, Hold};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use vdisk::NoteKind;
 use world::{Completion, LocalFuture, World};
 
@@ -303,8 +305,46 @@ fn lets_in_too(own: &IscsiAccess, other: &IscsiAccess, initiator_port: &str) -> 
 /// A vDisk of this worker for a copy that another one's unit carries out.
 pub(super) async fn visit(id: VdiskId, units: &Here, initiator_port: &str) -> block::Result<Rc<dyn BlockDevice>> {
     let shard = here(shard_of(id)).ok_or_else(gone)?;
-    let device = shard.vdisk(id).await?.device();
-    crate::iscsi::visit(id.raw(), device, units, initiator_port).await
+    let Attachment { device, closed, hold } = shard.attach(id).await?;
+    let device = crate::iscsi::visit(id.raw(), device, units, initiator_port).await?;
+    let geometry = device.geometry();
+    let open = Rc::new(RefCell::new(Some((device, hold))));
+    let (ends, ended) = oneshot::channel();
+    let visiting = Visiting { open: open.clone(), geometry, _ends: ends };
+    units.world.spawn.spawn(Box::pin(async move {
+        tokio::select! {
+            () = closed => {
+                let cut_off = open.borrow_mut().take();
+                drop(cut_off);
+            }
+            _ = ended => {}
+        }
+    }));
+    Ok(Rc::new(visiting))
+}
+
+/// What a visit has as long as nobody ends it.
+type Visited = (Rc<dyn BlockDevice>, Hold);
+
+/// A copy counts as a client of the vDisk: nobody rolls it back under the copy, and what ends connections ends the copy.
+struct Visiting {
+    open: Rc<RefCell<Option<Visited>>>,
+    geometry: Geometry,
+    /// Dropped with the visit.
+    _ends: oneshot::Sender<()>,
+}
+
+impl BlockDevice for Visiting {
+    fn geometry(&self) -> Geometry {
+        self.open.borrow().as_ref().map_or(self.geometry, |(device, _)| device.geometry())
+    }
+
+    fn submit(&self, request: Request) -> Completion<block::Result<Reply>> {
+        match &*self.open.borrow() {
+            Some((device, _)) => device.submit(request),
+            None => Completion::Ready(Err(gone())),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The whole controller on real disks, against what calls that were cut short leave on record.
 
+mod copies;
 mod groups;
 mod pending;
 mod sets;

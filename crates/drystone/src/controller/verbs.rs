@@ -133,6 +133,16 @@ impl Verbs {
     ) -> Result<VdiskInfo> {
         let _one = self.changing.lock().await;
         let listed = self.find(name)?;
+        self.change_listed(name, &listed, verb).await
+    }
+
+    /// The caller holds the turn, and has found the vDisk since.
+    async fn change_listed(
+        &self,
+        name: &str,
+        listed: &Listed,
+        verb: impl FnOnce(Rc<Shard>, base::VdiskId) -> LocalFuture<node::Result<()>> + Send + 'static,
+    ) -> Result<VdiskInfo> {
         let id = listed.id;
         let directory = self.directory.clone();
         self.shards
@@ -147,7 +157,26 @@ impl Verbs {
                 })
             })
             .await?;
-        self.info(name, &listed).await
+        self.info(name, listed).await
+    }
+
+    async fn rename_one(&self, name: &str, new_name: &str) -> Result<VdiskInfo> {
+        rules::check_name(new_name)?;
+        let _one = self.changing.lock().await;
+        let listed = self.find(name)?;
+        if name != new_name {
+            self.check_is_new(new_name)?;
+        }
+        let new = new_name.to_string();
+        self.change_listed(name, &listed, move |shard, id| Box::pin(async move { shard.rename(id, &new).await })).await
+    }
+
+    /// No vDisk has this name, and none is to get it from something on record.
+    pub(super) fn check_is_new(&self, name: &str) -> Result<()> {
+        if self.directory.find(name).is_some() {
+            return Err(Error::exists(name));
+        }
+        self.vms.planned_for(name).map_or(Ok(()), |vm| Err(Error::planned(name, &vm)))
     }
 
     /// One block request, to a vDisk or to `NAME@SNAPSHOT`.
@@ -199,9 +228,7 @@ impl Verbs {
         rules::check_create(&request)?;
         let _one = self.changing.lock().await;
         let CreateVdisk { name, size_bytes, sector_bytes } = request;
-        if self.directory.find(&name).is_some() {
-            return Err(Error::exists(&name));
-        }
+        self.check_is_new(&name)?;
         self.make_vdisk(&name, size_bytes, sector_bytes).await?;
         let listed = self.find(&name)?;
         self.info(&name, &listed).await
@@ -225,6 +252,9 @@ impl Verbs {
 
     async fn delete(&self, name: &str, delete: DeleteVdisk) -> Result<()> {
         let _one = self.changing.lock().await;
+        if delete.force && self.directory.find(name).is_none() && self.give_up(name).await? {
+            return Ok(());
+        }
         let listed = self.find(name)?;
         if let Some(vm) = self.vms.of_vdisk(listed.id) {
             return Err(Error::belongs_to_vm(name, &vm.name));
@@ -236,6 +266,26 @@ impl Verbs {
         }
         self.delete_listed(name, &listed, delete.force).await?;
         self.forget_parts(|part| part.vdisk == listed.id).await
+    }
+
+    /// What is left of a vDisk that has no name, only this id, and cannot be read. Whether there was something.
+    async fn give_up(&self, id: &str) -> Result<bool> {
+        for number in self.shards.numbers() {
+            let id = id.to_string();
+            let given_up = self.shards.on(number, |shard| {
+                Box::pin(async move {
+                    let unknown = shard.broken_unknown().into_iter().find(|(unknown, _)| unknown.to_string() == id);
+                    let Some((unknown, _)) = unknown else { return Ok(false) };
+                    shard.give_up(unknown).await.map_err(from_node)?;
+                    tracing::warn!(vdisk = %unknown, "extent groups of a vDisk that nobody knows are given up");
+                    Ok(true)
+                })
+            });
+            if given_up.await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn list(&self, request: ListVdisks) -> Result<VdiskPage> {
@@ -319,16 +369,7 @@ impl Control for Verbs {
     }
 
     fn rename_vdisk<'a>(&'a self, name: &'a str, new_name: &'a str) -> ControlFuture<'a, VdiskInfo> {
-        Box::pin(async move {
-            rules::check_name(new_name)?;
-            let taken = self.directory.find(new_name).is_some();
-            if taken && name != new_name {
-                self.find(name)?;
-                return Err(Error::exists(new_name));
-            }
-            let new = new_name.to_string();
-            self.change(name, move |shard, id| Box::pin(async move { shard.rename(id, &new).await })).await
-        })
+        Box::pin(self.rename_one(name, new_name))
     }
 
     fn set_vdisk<'a>(&'a self, name: &'a str, set: SetVdisk) -> ControlFuture<'a, VdiskInfo> {

@@ -47,7 +47,7 @@ impl Verbs {
     pub(super) async fn make_vdisks(&self, plans: &[PlanRecord], made: &mut Vec<VdiskId>) -> Result<()> {
         let mut clones: BTreeMap<(VdiskId, SnapshotId), Vec<String>> = BTreeMap::new();
         for planned in plans.iter().flat_map(|plan| &plan.vdisks) {
-            if self.directory.find(&planned.name).is_some() {
+            if self.made_of(planned)?.is_some() {
                 continue;
             }
             match planned.source {
@@ -79,14 +79,29 @@ impl Verbs {
         failed.map_or(Ok(()), Err)
     }
 
+    /// The vDisk that was made for this plan; `Exists`: another one has the name. (An earlier run may have served without the
+    /// plan, from a store that was brought back since.)
+    fn made_of(&self, planned: &PlannedVdisk) -> Result<Option<VdiskId>> {
+        let Some(listed) = self.directory.find(&planned.name) else { return Ok(None) };
+        let begins_so = match planned.source {
+            Source::Empty { sector_bytes, .. } => listed.parent.is_none() && listed.sector_bytes == sector_bytes,
+            Source::Snapshot { vdisk, .. } => listed.parent == Some(vdisk),
+        };
+        let is_it = begins_so && self.vms.of_vdisk(listed.id).is_none();
+        if is_it { Ok(Some(listed.id)) } else { Err(Error::exists(&planned.name)) }
+    }
+
     /// One transaction: the VMs are there, and nothing is planned any more.
     pub(super) async fn commit_vms(&self, plans: &[PlanRecord]) -> Result<Vec<VmRecord>> {
         let member = |planned: &PlannedVdisk| {
-            let listed = self.directory.find(&planned.name)?;
-            Some((planned.label.clone(), listed.id))
+            let made = self.made_of(planned)?.ok_or_else(|| Error::not_found(&planned.name))?;
+            Ok((planned.label.clone(), made))
         };
-        let vms = plans.iter().map(|plan| new_vm(plan, plan.vdisks.iter().filter_map(member)));
-        let vms: Vec<VmRecord> = vms.collect();
+        let vm = |plan: &PlanRecord| {
+            let vdisks = plan.vdisks.iter().map(member).collect::<Result<Vec<_>>>()?;
+            Ok(new_vm(plan, vdisks.into_iter()))
+        };
+        let vms = plans.iter().map(vm).collect::<Result<Vec<VmRecord>>>()?;
         let there = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
         self.commit(plans.iter().fold(there, |all, plan| all.delete(keys::plan(plan.vm)))).await?;
         self.vms.remove_plans(plans);
@@ -337,10 +352,7 @@ impl Verbs {
         let (vm, ids) = {
             let _one = self.changing.lock().await;
             let vm = self.find_vm(name)?;
-            let is_of = |id: VdiskId| vm.vdisks.iter().any(|member| member.vdisk == id);
-            let of_vm = |record: &RollbackRecord| record.vm == vm.id || record.steps.iter().any(|(id, _)| is_of(*id));
-            let rolling = self.vms.rollbacks().into_iter().find(|rolling| of_vm(&rolling.record));
-            let record = rolling.ok_or_else(|| Error::no_rollback(name))?.record;
+            let record = self.vms.rollback_of_vm(&vm).ok_or_else(|| Error::no_rollback(name))?;
             self.end_rollback(&record).await?;
             let ids: Vec<VdiskId> = record.steps.iter().map(|(id, _)| *id).collect();
             self.let_in(&ids).await;

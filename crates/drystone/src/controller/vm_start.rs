@@ -9,7 +9,7 @@ use super::vms::{self, Stored};
 use base::{VdiskId, VmId};
 use bytes::Bytes;
 use control::{Error, Result};
-use meta::VmRecord;
+use meta::{PlanRecord, VmRecord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,14 @@ impl Verbs {
         }
     }
 
+    /// The same of a VM or a set that is being deleted.
+    pub(super) fn is_not_gone(&self, id: u64, error: &Error) {
+        if self.vms.set_not_gone(id, &error.message) {
+            let what = self.vms.deletion_name(id);
+            tracing::error!(what, %error, "it is not complete yet; it is tried again");
+        }
+    }
+
     /// The rest, beside what is served.
     pub(super) async fn finish_vms(&self) {
         self.finish_plans().await;
@@ -88,8 +96,8 @@ impl Verbs {
     /// What calls took for themselves goes from these vDisks, as nothing has to be made from it any more.
     pub(super) async fn forget_sources(&self, vdisks: &[VdiskId]) {
         for id in vdisks.iter().copied().filter(|id| self.directory.find_id(*id).is_some()) {
-            if let Err(error) = self.learn(shard_of(id), id).await {
-                tracing::warn!(vdisk = %id, %error, "a snapshot that is not needed any more stays until the next start");
+            if let Err(error) = self.learn(shard_of(id), id, false).await {
+                tracing::warn!(vdisk = %id, %error, "a snapshot that is not needed any more stays");
             }
         }
     }
@@ -98,22 +106,36 @@ impl Verbs {
     async fn finish_plans(&self) {
         let _one = self.changing.lock().await;
         let plans = self.vms.plans();
-        if plans.is_empty() {
-            return;
-        }
-        let carried_out = async {
-            let (taken, plans): (Vec<_>, Vec<_>) =
-                plans.iter().cloned().partition(|plan| self.vms.find(&plan.name).is_some());
-            self.forget_plans(&taken).await?;
-            self.make_vdisks(&plans, &mut Vec::new()).await?;
-            self.commit_vms(&plans).await
+        // What a later call has planned under the name counts.
+        let is_given_up = |(at, plan): (usize, &PlanRecord)| {
+            self.vms.find(&plan.name).is_some() || plans.iter().skip(at + 1).any(|later| later.name == plan.name)
         };
-        match carried_out.await {
-            Ok(made) => {
-                tracing::info!(vms = made.len(), "VMs that were being made by a call that was cut short are there")
-            }
-            Err(error) => plans.iter().for_each(|plan| self.is_left(plan.vm, &error)),
+        let given_up: Vec<bool> = plans.iter().enumerate().map(is_given_up).collect();
+        let (given_up, plans): (Vec<_>, Vec<_>) = plans.into_iter().zip(given_up).partition(|(_, given_up)| *given_up);
+        let [given_up, plans] = [given_up, plans].map(|all| all.into_iter().map(|(plan, _)| plan).collect::<Vec<_>>());
+        if let Err(error) = self.forget_plans(&given_up).await {
+            given_up.iter().for_each(|plan| self.is_left(plan.vm, &error));
         }
+        // Together that costs least; one that cannot be made keeps back no other.
+        let Err(error) = self.carry_out(&plans).await else { return };
+        if let [only] = &plans[..] {
+            return self.is_left(only.vm, &error);
+        }
+        for plan in &plans {
+            if let Err(error) = self.carry_out(std::slice::from_ref(plan)).await {
+                self.is_left(plan.vm, &error);
+            }
+        }
+    }
+
+    async fn carry_out(&self, plans: &[PlanRecord]) -> Result<()> {
+        if plans.is_empty() {
+            return Ok(());
+        }
+        self.make_vdisks(plans, &mut Vec::new()).await?;
+        let made = self.commit_vms(plans).await?;
+        tracing::info!(vms = made.len(), "VMs that were being made by a call that was cut short are there");
+        Ok(())
     }
 
     /// Sets that are being deleted, and those that calls took for themselves.
@@ -121,23 +143,17 @@ impl Verbs {
         let _one = self.changing.lock().await;
         let is_needed = |set: &meta::SetRecord| self.needed_part(set).is_some();
         for set in self.vms.sets_to_go().into_iter().filter(|set| !is_needed(set)) {
-            if let Err(error) = self.delete_set(&set, false).await
-                && self.vms.is_news(set.id.raw(), &error.message)
-            {
-                tracing::warn!(set = %set.id, %error, "a snapshot of several vDisks is not deleted yet");
-            }
+            // An error stays on record.
+            let _ = self.delete_set(&set, false).await;
         }
     }
 
     async fn finish_deletions(&self, force: bool) {
         let _one = self.changing.lock().await;
         for vm in self.vms.deleting() {
-            match self.finish_deletion(&vm, force).await {
-                Ok(()) => tracing::info!(vm = vm.name, "its deletion, which was cut short, is complete"),
-                Err(error) if self.vms.is_news(vm.id.raw(), &error.message) => {
-                    tracing::error!(vm = vm.name, %error, "its deletion is not complete yet");
-                }
-                Err(_) => {}
+            // An error stays on record.
+            if let Ok(()) = self.finish_deletion(&vm, force).await {
+                tracing::info!(vm = vm.name, "its deletion, which was cut short, is complete");
             }
         }
     }

@@ -95,7 +95,10 @@ impl Verbs {
             self.check_vm_is_new(vm)?;
             for label in labels {
                 let vdisk = rules::vdisk_name(vm, label)?;
-                if self.directory.find(&vdisk).is_some() {
+                // A plan for a VM of the same name is given up once this one is there.
+                if self.vms.planned_for(&vdisk).as_ref() != Some(vm) {
+                    self.check_is_new(&vdisk)?;
+                } else if self.directory.find(&vdisk).is_some() {
                     return Err(Error::exists(&vdisk));
                 }
             }
@@ -209,6 +212,9 @@ impl Verbs {
         let listed = self.find(&attach.vdisk)?;
         if let Some(other) = self.vms.of_vdisk(listed.id) {
             return Err(Error::belongs_to_vm(&attach.vdisk, &other.name));
+        }
+        if let Some(planned) = self.vms.planned_for(&attach.vdisk) {
+            return Err(Error::planned(&attach.vdisk, &planned));
         }
         if self.vms.rollback_of(listed.id).is_some() {
             return Err(Error::rollback_pending(&attach.vdisk));
@@ -333,6 +339,10 @@ impl Verbs {
     async fn remove_vm(&self, name: &str, delete: DeleteVm) -> Result<()> {
         let _one = self.changing.lock().await;
         let vm = self.find_vm(name)?;
+        // By its name it can be given up. Of vDisks that it has no more, too.
+        if self.vms.rollback_of_vm(&vm).is_some() {
+            return Err(Error::vm_rollback_pending(name));
+        }
         if !delete.keep_vdisks {
             vm.vdisks.iter().try_for_each(|member| self.check_no_clone_of(member.vdisk))?;
         }
@@ -378,6 +388,11 @@ impl Verbs {
 
     /// The record says that it is to go; what is left of it when this is cut short goes later.
     pub(super) async fn finish_deletion(&self, vm: &VmRecord, force: bool) -> Result<()> {
+        let gone = self.delete_vdisks_of(vm, force).await;
+        gone.inspect_err(|error| self.is_not_gone(vm.id.raw(), error))
+    }
+
+    async fn delete_vdisks_of(&self, vm: &VmRecord, force: bool) -> Result<()> {
         let mut gone = Vec::with_capacity(vm.vdisks.len());
         for member in &vm.vdisks {
             let Some((name, listed)) = self.directory.find_id(member.vdisk) else {

@@ -103,7 +103,12 @@ impl Vms {
     }
 
     pub fn put(&self, vm: VmRecord) {
-        self.lock().vms.insert(vm.id, vm);
+        let mut state = self.lock();
+        if !vm.deleting {
+            state.pending.is_gone(vm.id.raw());
+        }
+        state.vms.insert(vm.id, vm);
+        drop(state);
         self.changes.send_modify(|count| *count += 1);
     }
 

@@ -247,11 +247,7 @@ impl Model {
             Kind::Io => self.errors_so_far() || damage.corruptions > 0,
             Kind::Full => changes && self.is_tight,
             // What a failed sync has forgotten, a read may find gone.
-            // Of a vDisk that is deleted under a session that is slow to let go, nothing is left to be read.
-            Kind::Corrupt => {
-                let has_gone = slot.is_closing && self.profile.over_iscsi.is_some();
-                has_gone || damage.corruptions > 0 || damage.failed_syncs > self.damage_before.failed_syncs
-            }
+            Kind::Corrupt => damage.corruptions > 0 || damage.failed_syncs > self.damage_before.failed_syncs,
             Kind::ReadOnly => {
                 // A request from before the switch back may still be answered after it.
                 let by_user = self.entries[index].may_be_read_only() || slot.is_busy || slot.was_switched;

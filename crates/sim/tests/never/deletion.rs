@@ -2,7 +2,10 @@
 
 use crate::machine::{Machine, manual};
 use crate::tap::{Fate, Verb};
+use base::units::BLOCK;
+use block::{BlockDevice, Request};
 use std::cell::Cell;
+use std::rc::Rc;
 
 #[test]
 fn a_tombstone_that_a_failed_sync_moved_goes_last_where_it_is_now() {
@@ -112,5 +115,44 @@ fn a_mark_that_a_failed_sync_took_is_written_again_before_the_tombstone_goes() {
         machine.lose_power();
         let rebuilt = machine.rebuild(2);
         assert!(rebuilt.vdisks.is_empty() && rebuilt.lost.is_empty(), "seed {seed}: {rebuilt:?}");
+    }
+}
+
+/// Somebody who has not let go yet asks for what is free already, and for a snapshot that went with its vDisk or alone.
+#[test]
+fn what_is_read_of_a_deleted_vdisk_is_gone_and_no_damage() {
+    for at_once in [true, false] {
+        let machine = Machine::new();
+        let vdisk = machine.vdisk();
+        (0..20).for_each(|block| machine.write(&vdisk, block, block + 1));
+        let id = vdisk.id;
+        let readers = ["first", "second"].map(|name| {
+            let (shard, snapshot) = (machine.shard(), machine.snapshot(id, name));
+            let attachment = machine.run(async move { shard.attach_snapshot(id, snapshot).await }).expect("readable");
+            (snapshot, attachment.device)
+        });
+        let all = [vdisk.device(), readers[0].1.clone(), readers[1].1.clone()];
+        let read = |device: &Rc<dyn BlockDevice>| {
+            let device = device.clone();
+            machine.run(async move { device.submit(Request::Read { offset: 0, len: BLOCK as u32 }).await })
+        };
+        assert!(all.iter().all(|device| read(device).is_ok()));
+        let (shard, snapshots) = (machine.shard(), readers.map(|(snapshot, _)| snapshot));
+        let deleted = async move {
+            if !at_once {
+                for snapshot in snapshots {
+                    shard.delete_snapshot(id, snapshot, false).await?;
+                }
+            }
+            shard.delete(id, false).await
+        };
+        machine.run(deleted).expect("nobody is connected");
+        machine.settle();
+        assert_eq!(machine.shard().context.pool.usage().slots_used, 0);
+        for device in &all {
+            let error = read(device).expect_err("its groups are free");
+            assert_eq!(error.kind, block::Kind::Unavailable, "at once: {at_once}: {error}");
+        }
+        assert_eq!(machine.shard().totals().checksum_failures, 0);
     }
 }

@@ -301,6 +301,47 @@ fn a_clone_that_nobody_was_told_of_does_not_come_back_on_a_better_day() {
     }
 }
 
+/// Of a vDisk or a single clone whose birth is in the log, but whose sync failed, and of which the metadata store could not be
+/// told that it is none.
+#[test]
+fn what_was_refused_is_noted_as_none_as_soon_as_that_can_be() {
+    for (is_clone, is_closed) in [(true, false), (true, true), (false, false), (false, true)] {
+        let machine = Machine::new();
+        let vdisk = machine.vdisk();
+        machine.write_tags(&vdisk, 1..=BLOCKS);
+        let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+        machine.checkpoint(&vdisk);
+        machine.tap.set_rule(move |o| match o.verb {
+            Verb::Sync if o.is_slab() => Fate::FailsWhole,
+            Verb::Commit => Fate::Fails,
+            _ => Fate::Happens,
+        });
+        let (shard, names) = (machine.shard(), vec!["a".to_string()]);
+        let made = machine.run(async move {
+            if is_clone {
+                shard.clone_snapshot(id, kept, names).await.map(drop)
+            } else {
+                shard.create("a", MIB, 512).await.map(drop)
+            }
+        });
+        made.expect_err("nothing is stored");
+        machine.tap.clear();
+        if is_closed {
+            let shard = machine.shard();
+            let closed = machine.run(async move { shard.close().await });
+            closed.expect_err("a sync of the disk has failed");
+        } else {
+            machine.idle(60_000_000_000);
+        }
+        machine.kill();
+        machine.open();
+        machine.settle();
+        let names: Vec<String> = machine.shard().records().into_iter().map(|record| record.name).collect();
+        assert_eq!(names, ["v"], "a clone: {is_clone}, closed: {is_closed}");
+        assert!(machine.groups().iter().all(|placed| placed.header.vdisk == id));
+    }
+}
+
 #[test]
 fn names_that_are_taken_make_no_clone_at_all() {
     let machine = Machine::new();

@@ -1,8 +1,8 @@
 //! Takes the snapshots that are due, and deletes those that a schedule took and does not keep.
 //!
 //! Invariants: a snapshot is on record by name before it is taken and by id afterwards, and nothing is deleted but what is
-//! there by id and still its target's; nothing is deleted while the last attempt to take one has not succeeded. The target is
-//! an id too: what is called so when the turn comes may be something else.
+//! there by id and still its target's; nothing is deleted while the last attempt to take one has not succeeded, but for a list
+//! that holds no more, of which the newest is there. The target is an id too: what is called so when the turn comes may be something else.
 
 use super::Schedule;
 use crate::controller::exports::shard_of;
@@ -11,7 +11,7 @@ use crate::controller::verbs::Verbs;
 use base::SnapshotId;
 use control::rules::schedules::{Next, Now, Taken, check_taken_count, excess, next, snapshot_name};
 use control::{Error, Kind, Result};
-use meta::{ScheduleTarget, ScheduledSnapshot, SetRecord};
+use meta::{ScheduleRecord, ScheduleTarget, ScheduledSnapshot, SetRecord};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,8 +90,9 @@ impl Verbs {
     }
 
     /// There are so many that its record would not hold one more.
-    async fn make_room(&self, schedule: &mut Schedule, full: Error) -> Result<Duration> {
-        if schedule.attempts.failures == 0 {
+    pub(super) async fn make_room(&self, schedule: &mut Schedule, full: Error) -> Result<Duration> {
+        // After attempts that failed there would be no other way to one that succeeds.
+        if schedule.attempts.failures == 0 || self.has_newest(schedule).await {
             self.delete_excess(schedule).await?;
         }
         if check_taken_count(schedule.record.taken.len()).is_ok() {
@@ -99,6 +100,14 @@ impl Verbs {
         }
         self.fails(schedule, full.message);
         Ok(LOOK_PAUSE)
+    }
+
+    /// What it took last is there.
+    async fn has_newest(&self, schedule: &Schedule) -> bool {
+        let ScheduleRecord { target, taken, .. } = &schedule.record;
+        let Some(newest) = taken.last() else { return false };
+        let found = self.scheduled_snapshot(target, &newest.name).await;
+        found.is_ok_and(|found| found.is_some_and(|(id, _)| id == newest.id))
     }
 
     /// It says so from here on, and once in the log.

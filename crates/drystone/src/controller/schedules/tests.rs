@@ -4,7 +4,7 @@ use super::Schedule;
 use crate::controller::tests::{Rig, until};
 use base::units::BLOCK;
 use base::{Epoch, Sequence, SnapshotId, VdiskId};
-use control::rules::schedules::{Attempts, SCHEDULE_NAME_LEN_MAX, TAKEN_MAX, snapshot_name};
+use control::rules::schedules::{Attempts, SCHEDULE_NAME_LEN_MAX, TAKEN_MAX, check_taken_count, snapshot_name};
 use control::{
     Control, CreateSchedule, CreateVmGroup, Error, GroupControl, ScheduleControl, ScheduleRule, ScheduleState,
     ScheduleTarget, VmControl,
@@ -30,8 +30,9 @@ fn state(rig: &Rig) -> ScheduleState {
     verbs.schedule_info(&verbs.schedules.find("s").expect("a schedule")).state
 }
 
-/// As in the next period.
-fn is_due(rig: &Rig) {
+/// As in the next period. A step that is under way would write over it.
+async fn is_due(rig: &Rig) {
+    let _turn = rig.verbs().schedules.turn.lock().await;
     let mut schedule = rig.verbs().schedules.find("s").expect("a schedule");
     schedule.attempts = Attempts::default();
     // An hour's distance, as far as its record goes.
@@ -40,7 +41,7 @@ fn is_due(rig: &Rig) {
 }
 
 async fn next(rig: &Rig) {
-    is_due(rig);
+    is_due(rig).await;
     rig.verbs().step("s").await.expect("a step");
 }
 
@@ -101,7 +102,7 @@ async fn what_has_the_id_is_taken_whatever_it_is_called_by_then() {
     let (web, new) = (rig.vm("web", &["root"]).await, rig.vm("new", &["root"]).await);
     schedule(&rig, ScheduleTarget::Vm("web".into()), 1).await;
     let first = taken(&rig);
-    is_due(&rig);
+    is_due(&rig).await;
     let turn = rig.verbs().changing.lock().await;
     let rename = |from: &'static str, to: &'static str| {
         let verbs = rig.verbs().clone();
@@ -135,7 +136,7 @@ async fn a_renamed_vdisk_is_taken_and_its_snapshots_go() {
     let id = rig.vdisk("web").await;
     schedule(&rig, ScheduleTarget::Vdisk("web".into()), 1).await;
     let first = taken(&rig);
-    is_due(&rig);
+    is_due(&rig).await;
     let turn = rig.verbs().changing.lock().await;
     let verbs = rig.verbs().clone();
     let renamed = tokio::spawn(async move { verbs.rename_vdisk("web", "old").await });
@@ -220,6 +221,7 @@ async fn a_record_that_would_not_fit_takes_no_more() {
     let member = set.vms[0].members[0].clone();
     let reader = rig.connect(member.vdisk, Some(member.snapshot)).await;
     // As many more that are read.
+    let turn = rig.verbs().schedules.turn.lock().await;
     let mut full = rig.verbs().schedules.find("s").expect("a schedule");
     let first = full.record.taken[0].clone();
     for number in 1..TAKEN_MAX as u32 {
@@ -228,6 +230,7 @@ async fn a_record_that_would_not_fit_takes_no_more() {
         full.record.taken.insert(0, ScheduledSnapshot { id, ..first.clone() });
     }
     rig.verbs().schedules.put(full);
+    drop(turn);
     next(&rig).await;
     assert_eq!(taken(&rig).len(), TAKEN_MAX);
     match state(&rig) {
@@ -235,6 +238,35 @@ async fn a_record_that_would_not_fit_takes_no_more() {
         other => panic!("{other:?}"),
     }
     reader.leaves().await;
+    rig.stop().await;
+}
+
+/// Its readers have gone since, but it would never see the success that it waits for.
+#[tokio::test]
+async fn a_full_record_makes_room_after_a_failure_if_the_newest_is_there() {
+    let rig = Rig::new().await;
+    rig.vm("web", &["root"]).await;
+    schedule(&rig, ScheduleTarget::Vm("web".into()), 1).await;
+    let mut full = rig.verbs().schedules.find("s").expect("a schedule");
+    let newest = full.record.taken[0].clone();
+    let old = |number: u32| ScheduledSnapshot {
+        id: SnapshotId::new(1, 0x2ff_0000 + number),
+        unix_seconds: newest.unix_seconds - u64::from(HOUR * number),
+        ..newest.clone()
+    };
+    full.record.taken = (1..TAKEN_MAX as u32).rev().map(old).chain([newest.clone()]).collect();
+    full.attempts.failures = 1;
+    let mut without = full.clone();
+    without.record.taken.pop();
+    without.record.taken.push(ScheduledSnapshot { name: "gone".into(), ..old(0) });
+    let make_room = async |schedule: &mut Schedule| {
+        let refused = check_taken_count(TAKEN_MAX).expect_err("it is full");
+        rig.verbs().make_room(schedule, refused).await.expect("a step");
+        schedule.record.taken.len()
+    };
+    assert_eq!(make_room(&mut without).await, TAKEN_MAX, "the newest is missing");
+    assert_eq!(make_room(&mut full).await, 1);
+    assert_eq!(full.record.taken, [newest]);
     rig.stop().await;
 }
 

@@ -4,8 +4,8 @@
 use super::{Rig, missing};
 use base::{SnapshotId, VdiskId};
 use control::{
-    AttachVdisk, Control, CreateVm, CreateVmGroup, DeleteVdisk, GroupControl, Kind, MakeClones, SnapshotControl,
-    VmControl,
+    AttachVdisk, Control, CreateVdisk, CreateVm, CreateVmGroup, DeleteVdisk, DeleteVm, GroupControl, Kind, MakeClones,
+    SnapshotControl, VmControl,
 };
 use meta::{PlanRecord, PlannedVdisk, RollbackRecord, SetRecord, Source, Transaction, VmRecord, keys};
 
@@ -229,6 +229,177 @@ async fn a_clone_that_starts_cannot_finish_keeps_its_sources_and_nothing_else() 
     rig.verbs().finish_pending().await;
     assert_eq!(rig.reasons().await, Vec::<String>::new());
     assert_eq!(rig.all_snapshots(root).await, []);
+    rig.stop().await;
+}
+
+/// A plan for VM `copy` with a clone of what `source` has in the snapshot, which is 1; since then it is 2.
+async fn planned(rig: &Rig) -> PlanRecord {
+    let vdisk = rig.vdisk("source").await;
+    rig.write("source", 1).await.expect("a write");
+    let snapshot = rig.snapshot("source", "s").await;
+    rig.write("source", 2).await.expect("a write");
+    let source = Source::Snapshot { vdisk, snapshot };
+    let vdisks = vec![PlannedVdisk { label: "root".into(), name: "copy-root".into(), source }];
+    PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks }
+}
+
+fn put_plan(plan: &PlanRecord) -> Transaction {
+    Transaction::new().put(keys::plan(plan.vm), plan.encode())
+}
+
+#[tokio::test]
+async fn a_vdisk_that_only_has_the_name_is_not_taken_for_one_that_was_planned() {
+    let mut rig = Rig::new().await;
+    let plan = planned(&rig).await;
+    rig.vdisk("copy-root").await;
+    rig.write("copy-root", 7).await.expect("a write");
+    rig.restart_with(put_plan(&plan)).await;
+    rig.verbs().finish_pending().await;
+    assert_eq!(rig.verbs().find_vm("copy").expect_err("it was made of something else").kind, Kind::NotFound);
+    let reasons = rig.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].contains("\"copy-root\" exists"), "{reasons:?}");
+    rig.verbs().rename_vdisk("copy-root", "mine").await.expect("renamed");
+    rig.verbs().finish_pending().await;
+    assert_eq!((rig.first("copy-root").await, rig.first("mine").await), (Ok(1), Ok(7)));
+    assert_eq!(rig.verbs().find_vm("copy").expect("a VM").vdisks[0].vdisk, rig.id("copy-root"));
+    assert_eq!(rig.reasons().await, Vec::<String>::new());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_vdisk_of_another_vm_is_not_taken_for_one_that_was_planned() {
+    let mut rig = Rig::new().await;
+    let plan = planned(&rig).await;
+    let clones = MakeClones { snapshot: None, names: vec!["copy-root".into()] };
+    rig.verbs().make_clones("source", clones).await.expect("a clone");
+    rig.vm("other", &[]).await;
+    rig.verbs().attach_vdisk("other", AttachVdisk { vdisk: "copy-root".into(), label: None }).await.expect("attached");
+    rig.restart_with(put_plan(&plan)).await;
+    assert_eq!(rig.verbs().find_vm("copy").expect_err("it has a vDisk of another VM").kind, Kind::NotFound);
+    assert_eq!(rig.reasons().await.len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn names_of_what_is_planned_are_not_given_to_anything_else() {
+    let rig = Rig::new().await;
+    let plan = planned(&rig).await;
+    rig.vm("web", &[]).await;
+    let verbs = rig.verbs();
+    verbs.vms.put_plans(std::slice::from_ref(&plan));
+    let refused = |refused: control::Error| {
+        assert!(refused.kind == Kind::Exists && refused.message.contains("is for a vDisk of VM \"copy\""), "{refused}");
+    };
+    let create = CreateVdisk { name: "copy-root".into(), size_bytes: 1 << 20, sector_bytes: 512 };
+    refused(verbs.create_vdisk(create).await.expect_err("created"));
+    refused(verbs.rename_vdisk("source", "copy-root").await.expect_err("renamed"));
+    let clones = MakeClones { snapshot: None, names: vec!["copy-root".into()] };
+    refused(verbs.make_clones("source", clones).await.expect_err("cloned"));
+    // Made, but not of its VM yet.
+    verbs.make_vdisks(std::slice::from_ref(&plan), &mut Vec::new()).await.expect("made");
+    let attach = AttachVdisk { vdisk: "copy-root".into(), label: None };
+    refused(verbs.attach_vdisk("web", attach).await.expect_err("attached"));
+    verbs.commit(put_plan(&plan)).await.expect("a commit");
+    verbs.finish_pending().await;
+    assert_eq!(rig.verbs().find_vm("copy").expect("a VM").vdisks[0].vdisk, rig.id("copy-root"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_be_made_keeps_back_no_other() {
+    let mut rig = Rig::new().await;
+    let good = planned(&rig).await;
+    let mut bad = PlanRecord { vm: base::VmId::new(1, 0x3ff_ffe0), name: "bad".into(), ..good.clone() };
+    bad.vdisks[0].name = "bad-root".into();
+    bad.vdisks[0].source = Source::Snapshot { vdisk: rig.id("source"), snapshot: missing() };
+    let stored = Transaction::new().put(keys::plan(bad.vm), bad.encode()).put(keys::plan(good.vm), good.encode());
+    rig.restart_with(stored).await;
+    assert_eq!(rig.first("copy-root").await, Ok(1));
+    rig.verbs().find_vm("copy").expect("made");
+    let reasons = rig.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].contains("the making of VM \"bad\""), "{reasons:?}");
+    rig.stop().await;
+}
+
+/// A call has planned the VM whose name is the way out of an earlier one, and did not get to make it.
+#[tokio::test]
+async fn of_plans_for_one_name_the_latest_counts() {
+    let mut rig = Rig::new().await;
+    let earlier = planned(&rig).await;
+    let later = PlanRecord { vm: base::VmId::new(1, 0x3ff_fff1), ..earlier.clone() };
+    rig.restart_with(put_plan(&earlier).put(keys::plan(later.vm), later.encode())).await;
+    assert_eq!(rig.verbs().find_vm("copy").expect("made").id, later.vm);
+    assert_eq!(rig.first("copy-root").await, Ok(1));
+    assert!(rig.verbs().vms.is_settled());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_vm_stays_while_its_rollback_can_only_be_given_up_by_its_name() {
+    let rig = Rig::new().await;
+    let (vm, mut steps) = rolled(&rig).await;
+    steps[1].1 = missing();
+    left_in_the_running_controller(&rig, &rollback(&vm, &steps)).await;
+    let verbs = rig.verbs();
+    let refused = async |keep_vdisks: bool| {
+        let delete = DeleteVm { keep_vdisks, force: true, snapshots: true };
+        let error = verbs.delete_vm("web", delete).await.expect_err("deleted");
+        assert!(error.kind == Kind::Unavailable && error.message.contains("rollback-abort"), "{error}");
+    };
+    refused(true).await;
+    refused(false).await;
+    verbs.detach_vdisk("web", "root").await.expect("detached");
+    verbs.detach_vdisk("web", "data").await.expect("detached");
+    refused(true).await;
+    verbs.abort_rollback("web").await.expect("given up");
+    verbs.delete_vm("web", DeleteVm { keep_vdisks: true, force: false, snapshots: false }).await.expect("deleted");
+    for vdisk in ["web-root", "web-data"] {
+        rig.write(vdisk, 3).await.expect("a write");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_who_reads_is_cut_off_for_a_rollback_that_is_given_up() {
+    let rig = Rig::new().await;
+    let (vm, steps) = rolled(&rig).await;
+    let verbs = rig.verbs();
+    verbs.create_vm_snapshot("web", "s").await.expect("a snapshot");
+    let set = verbs.find_set(&vm, "s").expect("a set");
+    let part = set.vms[0].members[0].clone();
+    let reader = rig.connect(part.vdisk, Some(part.snapshot)).await;
+    // The reader came after the look for readers.
+    verbs.delete_set(&set, false).await.expect_err("a reader");
+    left_in_the_running_controller(&rig, &rollback(&vm, &steps)).await;
+    verbs.abort_rollback("web").await.expect("given up");
+    assert_eq!(
+        rig.all_snapshots(part.vdisk).await,
+        [part.snapshot],
+        "what the rollback needed goes, what is read stays"
+    );
+    reader.leaves().await;
+    verbs.finish_pending().await;
+    assert_eq!(rig.all_snapshots(part.vdisk).await, []);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_vm_that_is_deleted_in_part_is_no_good_state() {
+    let rig = Rig::new().await;
+    let (vm, steps) = rolled(&rig).await;
+    let client = rig.connect(steps[1].0, None).await;
+    let going = VmRecord { deleting: true, ..vm };
+    rig.verbs().commit(Transaction::new().put(keys::vm(going.id), going.encode())).await.expect("a commit");
+    rig.verbs().vms.put(going);
+    for _ in 0..2 {
+        rig.verbs().finish_pending().await;
+        let reasons = rig.reasons().await;
+        assert!(reasons.len() == 1 && reasons[0].contains("the deletion of VM \"web\""), "{reasons:?}");
+    }
+    client.leaves().await;
+    rig.verbs().finish_pending().await;
+    assert_eq!(rig.reasons().await, Vec::<String>::new());
+    assert!(rig.verbs().vms.is_settled());
     rig.stop().await;
 }
 

@@ -18,6 +18,8 @@ async fn a_set_that_is_read_goes_when_its_reader_has_gone() {
     let error = verbs.delete_set(&set, false).await.expect_err("told as deleted");
     assert!(error.kind == Kind::Busy && error.message.contains("not all of it is gone"), "{error}");
     assert!(verbs.find_set(&vm, "s").is_err(), "half a snapshot is shown");
+    let reasons = rig.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].contains("the deletion of snapshot \"s\""), "{reasons:?}");
     for _ in 0..2 {
         verbs.finish_pending().await;
         assert!(verbs.vms.find_going(set.id).is_some());
@@ -27,6 +29,7 @@ async fn a_set_that_is_read_goes_when_its_reader_has_gone() {
     reader.leaves().await;
     verbs.finish_pending().await;
     assert!(verbs.vms.find_going(set.id).is_none() && verbs.vms.is_settled());
+    assert_eq!(rig.reasons().await, Vec::<String>::new());
     assert_eq!(rig.all_snapshots(members[1].vdisk).await, []);
     rig.stop().await;
 }

@@ -1,0 +1,89 @@
+//! Copies between vDisks that others carry out: clients of both as long as they last.
+
+use super::{BLOCK, Rig, shard_of};
+use crate::controller::exports::Exported;
+use crate::controller::targets::{Here, visit};
+use base::VdiskId;
+use block::Request;
+use bytes::Bytes;
+use control::{Control, DeleteVdisk, Kind, SnapshotControl, VmControl};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// A copy that has opened its destination, and has one more write to do.
+struct Copying {
+    goes_on: oneshot::Sender<()>,
+    /// Whether the write was carried out.
+    written: JoinHandle<bool>,
+}
+
+impl Copying {
+    async fn goes_on(self) -> bool {
+        self.goes_on.send(()).expect("it waits");
+        self.written.await.expect("a task")
+    }
+}
+
+async fn copy_to(rig: &Rig, vdisk: VdiskId) -> Copying {
+    let verbs = rig.verbs().clone();
+    let (goes_on, may_go_on) = oneshot::channel::<()>();
+    let (opens, is_open) = oneshot::channel::<()>();
+    let exported = Arc::new(Exported {
+        directory: verbs.directory.clone(),
+        shards: verbs.shards.clone(),
+        groups: verbs.groups.clone(),
+        vms: verbs.vms.clone(),
+        realms: vec![1, 2],
+    });
+    let written = tokio::spawn(async move {
+        let written = verbs.shards.on(shard_of(vdisk), move |shard| {
+            Box::pin(async move {
+                let units = Here { world: shard.context.world.clone(), exported };
+                let device = visit(vdisk, &units, "iqn.2026-11.test:host,i,0x1").await.expect("it is in reach");
+                opens.send(()).expect("somebody waits");
+                if may_go_on.await.is_err() {
+                    return Ok(false);
+                }
+                let write = Request::Write { offset: 0, data: Bytes::from(vec![9; BLOCK]), fua: false };
+                Ok(device.submit(write).await.is_ok())
+            })
+        });
+        written.await.expect("a copy")
+    });
+    is_open.await.expect("a copy");
+    Copying { goes_on, written }
+}
+
+#[tokio::test]
+async fn nothing_is_rolled_back_under_a_copy() {
+    let rig = Rig::new().await;
+    rig.vm("web", &["root", "data"]).await;
+    let id = rig.id("web-data");
+    rig.write("web-data", 1).await.expect("a write");
+    let verbs = rig.verbs();
+    verbs.create_vm_snapshot("web", "vm").await.expect("a snapshot");
+    rig.snapshot("web-data", "alone").await;
+    rig.write("web-data", 2).await.expect("a write");
+    let copying = copy_to(&rig, id).await;
+    assert_eq!(verbs.roll_back_vm("web", "vm").await.expect_err("a copy").kind, Kind::Busy);
+    assert_eq!(verbs.roll_back("web-data", "alone").await.expect_err("a copy").kind, Kind::Busy);
+    assert!(copying.goes_on().await);
+    assert_eq!(rig.first("web-data").await, Ok(9));
+    verbs.roll_back_vm("web", "vm").await.expect("a rollback");
+    assert_eq!(rig.first("web-data").await, Ok(1));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_copy_ends_with_the_vdisk() {
+    let rig = Rig::new().await;
+    let id = rig.vdisk("v").await;
+    let verbs = rig.verbs();
+    let copying = copy_to(&rig, id).await;
+    let delete = |force: bool| DeleteVdisk { force, snapshots: false };
+    assert_eq!(verbs.delete_vdisk("v", delete(false)).await.expect_err("a copy").kind, Kind::Busy);
+    verbs.delete_vdisk("v", delete(true)).await.expect("deleted");
+    assert!(!copying.goes_on().await, "a deleted vDisk was written");
+    rig.stop().await;
+}
