@@ -12,6 +12,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+/// The steps behind it use what it builds, but for the last one.
+const BUILD: &str = "build";
+const FUZZ: &str = "fuzz";
 const CARGO_LIMIT: Duration = Duration::from_secs(3600);
 
 #[derive(clap::Args)]
@@ -61,15 +64,24 @@ pub fn run(options: &Options) -> Result<()> {
             bail!("there is no step {name:?}; `cargo xtask test --list` names them");
         }
     }
-    let only = |step: &Step| options.only.is_empty() || options.only.iter().any(|name| name == step.name);
-    let chosen: Vec<Step> =
-        all.into_iter().filter(|step| only(step) && !options.skip.iter().any(|name| name == step.name)).collect();
+    let names: Vec<&str> = all.iter().map(|step| step.name).collect();
+    let chosen = chosen(&names, &options.only, &options.skip);
+    let chosen: Vec<Step> = all.into_iter().filter(|step| chosen.contains(&step.name)).collect();
     std::fs::create_dir_all(target_dir().join("blackbox"))?;
     if !steps::run(&chosen, options.keep_going)? {
         // Said already, and nothing may follow the count.
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// In order. Steps that are to run alone test what there is, not what was built some time ago.
+fn chosen<'a>(all: &[&'a str], only: &[String], skip: &[String]) -> Vec<&'a str> {
+    let is_in = |list: &[String], name: &str| list.iter().any(|listed| listed == name);
+    let build = all.iter().position(|name| *name == BUILD).expect("it is a step");
+    let needs_build = all.iter().skip(build + 1).any(|name| *name != FUZZ && is_in(only, name));
+    let is_wanted = |name: &str| only.is_empty() || is_in(only, name) || needs_build && name == BUILD;
+    all.iter().copied().filter(|name| is_wanted(name) && !is_in(skip, name)).collect()
 }
 
 fn all(options: &Options) -> Vec<Step> {
@@ -89,7 +101,7 @@ fn all(options: &Options) -> Vec<Step> {
             cargo("clippy", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], 1)
         }),
         Step::new("unit", "unit and property tests", unit),
-        Step::new("build", "release build of drystone and sim", || {
+        Step::new(BUILD, "release build of drystone and sim", || {
             cargo("build", &["build", "--release", "--locked", "-p", "drystone", "-p", "sim"], 0)
         }),
         Step::new("sim", "simulated crashes and faults, fresh seeds", move || simulation(sim_seconds)),
@@ -115,7 +127,7 @@ fn all(options: &Options) -> Vec<Step> {
         }),
         Step::new("desks", "500 clones of Debian, some booted", move || as_root(|| desks::run(&desks))),
         Step::new("initiator", "Linux's iSCSI initiator, in a guest that boots so", || as_root(initiator::run)),
-        Step::new("fuzz", "a short run of each fuzz target", move || fuzz::run(fuzz_seconds)),
+        Step::new(FUZZ, "a short run of each fuzz target", move || fuzz::run(fuzz_seconds)),
     ]
 }
 
@@ -171,4 +183,21 @@ fn simulation(seconds: u64) -> Result<Done> {
     let everywhere = run("exhaustive", seconds / 4)?;
     let over_iscsi = run("iscsi", seconds / 8)?;
     Ok(Done::new(3, format!("{random}; {everywhere}; {over_iscsi}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_alone_is_built_before() {
+        let chosen = |only: &[&str], skip: &[&str]| {
+            let [only, skip] = [only, skip].map(|list| list.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+            chosen(&["fmt", "unit", BUILD, "sim", "kill9", FUZZ], &only, &skip).join(" ")
+        };
+        assert_eq!(chosen(&[], &["unit"]), "fmt build sim kill9 fuzz");
+        assert_eq!(chosen(&["fmt", FUZZ], &[]), "fmt fuzz");
+        assert_eq!(chosen(&["sim", "fmt"], &[]), "fmt build sim");
+        assert_eq!(chosen(&["sim"], &[BUILD]), "sim");
+    }
 }

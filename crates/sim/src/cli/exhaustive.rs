@@ -3,7 +3,7 @@
 use super::Exhaustive;
 use sim::journal::Journal;
 use sim::run::exhaustive::{self as cases, Case, DEATHS, Failed, Seen, run_case};
-use sim::run::guarded;
+use sim::run::{guarded, to_see_it_again};
 use std::process::ExitCode;
 
 #[expect(clippy::disallowed_methods, reason = "the binary's own clock, outside every simulation")]
@@ -20,7 +20,17 @@ fn run_all(arguments: &Exhaustive) -> Result<(u64, bool), Failed> {
     Ok((passed, in_time))
 }
 
+fn command(arguments: &Exhaustive, case: Case) -> String {
+    let Exhaustive { seed, steps, common, .. } = arguments;
+    let profile = common.profile.as_deref().unwrap_or("crash");
+    let recovery = case.in_recovery.map_or(String::new(), |number| format!(",{number}"));
+    let case = format!("{},{}{recovery}", case.death, case.operation);
+    let flags = format!("--profile {profile} --engine {}", common.engine);
+    format!("cargo run -p sim -- exhaustive --seed {seed} --steps {steps} {flags} --case {case}")
+}
+
 fn one(arguments: &Exhaustive, case: Case) -> Result<Seen, Failed> {
+    to_see_it_again(command(arguments, case));
     let failed = |report| Failed { case, report };
     let mut profile = arguments.common.profile(1).map_err(failed)?;
     if arguments.common.profile.is_none() {
@@ -63,17 +73,8 @@ pub fn run(arguments: &Exhaustive) -> ExitCode {
         }
         Err(Failed { case, report }) => {
             println!("{report}");
-            let recovery = case.in_recovery.map_or(String::new(), |number| format!(",{number}"));
             println!("died as {:?}", DEATHS[case.death]);
-            println!(
-                "to see it again: cargo run -p sim -- exhaustive --seed {} --steps {} --profile {} --engine {} --case {},{}{recovery}",
-                arguments.seed,
-                arguments.steps,
-                arguments.common.profile.as_deref().unwrap_or("crash"),
-                arguments.common.engine,
-                case.death,
-                case.operation
-            );
+            println!("to see it again: {}", command(arguments, case));
             ExitCode::FAILURE
         }
     }

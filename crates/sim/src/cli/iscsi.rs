@@ -2,8 +2,8 @@
 
 use super::Iscsi;
 use sim::journal::Journal;
-use sim::run::guarded;
 use sim::run::mischief::{self, Case, Failed, KINDS, run_case};
+use sim::run::{guarded, to_see_it_again};
 use sim::shard::ShardEngine;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -22,7 +22,13 @@ fn run_all(arguments: &Iscsi) -> Result<(u64, bool), Failed> {
     Ok((passed, in_time))
 }
 
+fn command(arguments: &Iscsi, case: Case) -> String {
+    let Iscsi { seed, steps, .. } = arguments;
+    format!("cargo run -p sim -- iscsi --seed {seed} --steps {steps} --case {},{}", case.kind, case.pdu)
+}
+
 fn one(arguments: &Iscsi, case: Case) -> Result<u64, Failed> {
+    to_see_it_again(command(arguments, case));
     let journal = Journal::new();
     let engine = Rc::new(ShardEngine::new(arguments.seed));
     guarded(&journal, arguments.trace, || run_case(arguments.seed, arguments.steps, engine, journal.clone(), case))
@@ -55,10 +61,7 @@ pub fn run(arguments: &Iscsi) -> ExitCode {
         Err(Failed { case, report }) => {
             println!("{report}");
             println!("{:?} at PDU {}", KINDS[case.kind], case.pdu);
-            println!(
-                "to see it again: cargo run -p sim -- iscsi --seed {} --steps {} --case {},{}",
-                arguments.seed, arguments.steps, case.kind, case.pdu
-            );
+            println!("to see it again: {}", command(arguments, case));
             ExitCode::FAILURE
         }
     }

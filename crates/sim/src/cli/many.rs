@@ -2,7 +2,7 @@
 
 use super::Many;
 use super::run::shorten;
-use sim::run::{Outcome, TRACE_LINES, run_random};
+use sim::run::{Outcome, TRACE_LINES, run_random, to_see_it_again};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -68,6 +68,8 @@ fn one(arguments: &Many, seed: u64, progress: &Progress) {
     let lines = if arguments.keep_going { 0 } else { TRACE_LINES };
     let once = || -> Option<(&'static str, Outcome)> {
         let profile = arguments.common.profile(seed).ok()?;
+        let flags = arguments.common.flags(&profile);
+        to_see_it_again(format!("cargo run -p sim -- run --seed {seed} {flags}"));
         Some((profile.name, run_random(seed, profile, arguments.common.engine(seed).ok()?, u64::MAX, lines)))
     };
     let begun = std::time::Instant::now();

@@ -2,7 +2,7 @@
 
 use super::{Common, Run};
 use sim::run::profile::Profile;
-use sim::run::{Outcome, run_random};
+use sim::run::{Outcome, run_random, to_see_it_again};
 use std::process::ExitCode;
 
 pub fn run(arguments: &Run) -> ExitCode {
@@ -11,6 +11,8 @@ pub fn run(arguments: &Run) -> ExitCode {
     }
     let once = || -> Result<(Profile, Outcome), String> {
         let profile = arguments.common.profile(arguments.seed)?;
+        let (seed, flags) = (arguments.seed, arguments.common.flags(&profile));
+        to_see_it_again(format!("cargo run -p sim -- run --seed {seed} {flags}"));
         let engine = arguments.common.engine(arguments.seed)?;
         Ok((profile.clone(), run_random(arguments.seed, profile, engine, arguments.steps, arguments.trace)))
     };

@@ -46,10 +46,17 @@ pub struct Failure {
 thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+    static COMMAND: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Panics of a simulated node become failures of its run; their text is kept instead of printed. Panics elsewhere are
-/// none of its business.
+/// What this thread runs from here on can be seen again so: said when a panic ends the process.
+pub fn to_see_it_again(command: String) {
+    COMMAND.with(|slot| *slot.borrow_mut() = command);
+}
+
+/// Panics of a simulated node become failures of its run; their text is kept instead of printed. In a build in which a panic ends
+/// the process there is no run any more that could fail: the text is printed, with the command. Panics elsewhere are none of
+/// its business.
 pub fn keep_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -60,7 +67,11 @@ pub fn keep_panics() {
             }
             let backtrace = std::backtrace::Backtrace::force_capture().to_string();
             let ours: Vec<&str> = backtrace.lines().filter(|line| line.contains("crates/")).take(12).collect();
-            PANIC.with(|slot| *slot.borrow_mut() = Some(format!("{info}\n{}", ours.join("\n"))));
+            let text = format!("{info}\n{}", ours.join("\n"));
+            if cfg!(panic = "abort") {
+                println!("{text}\nto see it again: {}", COMMAND.with(|command| command.borrow().clone()));
+            }
+            PANIC.with(|slot| *slot.borrow_mut() = Some(text));
         }));
     });
 }
