@@ -187,12 +187,17 @@ impl Shard {
         if self.unread.is_none() { self.index.remove(id).await } else { Ok(()) }
     }
 
-    /// vDisks that cannot be served though no record says anything of them, and why. Nothing comes free that they might need.
-    pub fn broken_unknown(&self) -> Vec<(VdiskId, String)> {
+    /// Sentences on what cannot be read and is none of the vDisks that there are: of some that no record knows, or of one that
+    /// was deleted. Nothing comes free that they might need.
+    pub fn broken_unknown(&self) -> Vec<String> {
         let entries = self.entries.borrow();
-        let broken = entries.iter().filter_map(|(id, entry)| match entry {
-            Entry::Broken { reason, .. } if self.index.record(*id).is_none() => Some((*id, reason.clone())),
-            _ => None,
+        let broken = entries.iter().filter_map(|(id, entry)| {
+            let Entry::Broken { reason, .. } = entry else { return None };
+            match self.index.record(*id) {
+                None => Some(format!("extent groups of a vDisk {id} that nobody knows: {reason}")),
+                Some(record) if record.deleted => Some(format!("extent groups of the deleted vDisk {id}: {reason}")),
+                Some(_) => None,
+            }
         });
         broken.collect()
     }

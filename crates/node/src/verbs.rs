@@ -8,7 +8,7 @@ use base::VdiskId;
 use bytes::Bytes;
 use meta::VdiskRecord;
 use std::rc::Rc;
-use vdisk::{Attributes, Leftover, NoteKind, Vdisk};
+use vdisk::{Attributes, NoteKind, Vdisk};
 
 /// How long a forced deletion waits for connections to end, ns: 5 s, in steps of 10 ms.
 const END_WAIT_NS: u64 = 5_000_000_000;
@@ -36,7 +36,10 @@ impl Shard {
         let record = VdiskRecord { tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())), ..record };
         if let Err(error) = self.index.insert(record.clone()).await {
             // Nobody has heard of it yet: take it back.
-            self.take_back(&vdisk).await?;
+            if let Err(also) = self.take_back(&vdisk).await {
+                tracing::warn!(vdisk = %id, error = %also, "a vDisk that could not be put on record is not taken back");
+                self.refuse(record).await;
+            }
             return Err(error);
         }
         self.entries.borrow_mut().insert(id, Entry::Open(vdisk));
@@ -53,12 +56,13 @@ impl Shard {
 
     /// Those of which that could not be noted. An error: there are some still.
     pub(crate) async fn note_refused(&self) -> Result<()> {
-        let all = self.refused.take();
+        // Each is on the list until it is noted: who looks meanwhile, as a clean stop does, must not find none.
+        let all = self.refused.borrow().clone();
         let mut result = Ok(());
         for record in all {
             let noted = self.index.put_deleted(record.clone()).await;
-            if noted.is_err() {
-                self.refused.borrow_mut().push(record);
+            if noted.is_ok() {
+                self.refused.borrow_mut().retain(|one| one.id != record.id);
             }
             result = result.and(noted);
         }
@@ -146,26 +150,6 @@ impl Shard {
             Err(error) => return Err(error),
         }
         Ok(())
-    }
-
-    /// Frees the groups of a vDisk that cannot be read and that no record knows ([`Shard::broken_unknown`]). Durable when it
-    /// completes; the space comes back in the background.
-    pub async fn give_up(&self, id: VdiskId) -> Result<()> {
-        if !self.broken_unknown().iter().any(|(unknown, _)| *unknown == id) {
-            return Err(Error::new(Kind::NotFound, format!("there are no groups of an unknown vDisk {id}")));
-        }
-        let attributes =
-            Attributes { name: String::new(), size_bytes: 0, sector_bytes: 512, read_only: false, created_ns: 0 };
-        let record = record_of_attributes(id, attributes, None, self.number, self.context.pool.epoch());
-        // From here on a start frees them as well.
-        self.index.put_deleted(record).await?;
-        self.entries.borrow_mut().remove(&id);
-        let headers = self.headers.borrow().get(&id).cloned().unwrap_or_default();
-        // What cannot be read need not be looked into for that.
-        let tombstone = Vdisk::find_tombstone(&self.context, id, &headers).await.ok().flatten();
-        let groups = headers.iter().map(|header| header.group).collect();
-        self.context.references.heard(id);
-        self.leave(Leftover::new(id, None, groups, tombstone)).await
     }
 
     /// Under which its readers and writers, and the readers of its snapshots, are counted.

@@ -125,12 +125,7 @@ fn troubles(shard: &Shard) -> Vec<String> {
         let trouble = vdisk.trouble()?;
         Some(format!("vDisk {}: {trouble}", vdisk.attributes().name))
     });
-    let unknown = |(id, reason)| {
-        format!(
-            "extent groups of a vDisk {id} that nobody knows: {reason}; `drystone vdisk delete {id} --force` gives them up"
-        )
-    };
-    of_vdisks.chain(shard.broken_unknown().into_iter().map(unknown)).collect()
+    of_vdisks.chain(shard.broken_unknown()).collect()
 }
 
 fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {

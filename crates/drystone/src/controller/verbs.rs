@@ -252,9 +252,6 @@ impl Verbs {
 
     async fn delete(&self, name: &str, delete: DeleteVdisk) -> Result<()> {
         let _one = self.changing.lock().await;
-        if delete.force && self.directory.find(name).is_none() && self.give_up(name).await? {
-            return Ok(());
-        }
         let listed = self.find(name)?;
         if let Some(vm) = self.vms.of_vdisk(listed.id) {
             return Err(Error::belongs_to_vm(name, &vm.name));
@@ -266,26 +263,6 @@ impl Verbs {
         }
         self.delete_listed(name, &listed, delete.force).await?;
         self.forget_parts(|part| part.vdisk == listed.id).await
-    }
-
-    /// What is left of a vDisk that has no name, only this id, and cannot be read. Whether there was something.
-    async fn give_up(&self, id: &str) -> Result<bool> {
-        for number in self.shards.numbers() {
-            let id = id.to_string();
-            let given_up = self.shards.on(number, |shard| {
-                Box::pin(async move {
-                    let unknown = shard.broken_unknown().into_iter().find(|(unknown, _)| unknown.to_string() == id);
-                    let Some((unknown, _)) = unknown else { return Ok(false) };
-                    shard.give_up(unknown).await.map_err(from_node)?;
-                    tracing::warn!(vdisk = %unknown, "extent groups of a vDisk that nobody knows are given up");
-                    Ok(true)
-                })
-            });
-            if given_up.await? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     async fn list(&self, request: ListVdisks) -> Result<VdiskPage> {

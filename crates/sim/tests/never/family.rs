@@ -342,6 +342,32 @@ fn what_was_refused_is_noted_as_none_as_soon_as_that_can_be() {
     }
 }
 
+/// Its birth is stored, its record is refused, and so is what would take it back.
+#[test]
+fn what_can_be_neither_put_on_record_nor_taken_back_is_noted_as_none_too() {
+    let machine = Machine::new();
+    let known = machine.vdisk().id;
+    let has_failed = Cell::new(false);
+    machine.tap.set_rule(move |o| match o.verb {
+        Verb::Commit => {
+            has_failed.set(true);
+            Fate::Fails
+        }
+        Verb::Write | Verb::Sync if o.is_slab() && has_failed.get() => Fate::Fails,
+        _ => Fate::Happens,
+    });
+    let shard = machine.shard();
+    machine.run(async move { shard.create("a", MIB, 512).await.map(drop) }).expect_err("it has no record");
+    assert!(machine.groups().iter().any(|placed| placed.header.vdisk != known), "it was not born");
+    machine.tap.clear();
+    machine.idle(60_000_000_000);
+    machine.kill();
+    machine.open();
+    machine.settle();
+    let names: Vec<String> = machine.shard().records().into_iter().map(|record| record.name).collect();
+    assert_eq!(names, ["v"]);
+}
+
 #[test]
 fn names_that_are_taken_make_no_clone_at_all() {
     let machine = Machine::new();

@@ -2,7 +2,7 @@
 //! superblock and of the metadata store, slots that hold the frames of an earlier group, groups that nobody knows.
 
 use crate::machine::{Image, Machine, manual};
-use crate::tap::{Fate, Operation, Verb};
+use crate::tap::{Fate, Verb};
 use base::units::MIB;
 use base::{Epoch, GroupId, Sequence, VdiskId};
 use meta::MemStore;
@@ -236,8 +236,37 @@ fn older_generation(key: &[u8], value: bytes::Bytes) -> bytes::Bytes {
     meta::ShardRecord { generation: 1, ..record }.encode()
 }
 
-/// A group in the middle of some vDisk's log, whose other groups are elsewhere. Where it is, and what its header says.
-fn put_stranger(machine: &Machine) -> (String, u64, GroupHeader) {
+/// Nothing comes free that it might need, so it is told of, though it has no name any more.
+#[test]
+fn a_deleted_vdisk_that_cannot_be_read_is_told_of() {
+    let machine = used();
+    let (shard, id) = (machine.shard(), machine.id("v"));
+    machine.run(async move { shard.delete(id, false).await }).expect("deleted");
+    machine.kill();
+    let group_size = u64::from(machine.config.pool.group_size);
+    let groups: Vec<(String, u64)> = machine.groups().into_iter().map(|placed| (placed.file, placed.start)).collect();
+    assert!(!groups.is_empty(), "none of it is left");
+    machine.tap.set_rule(move |o| {
+        let is_in = |start: u64| o.offset >= start + u64::from(HEADER_PAGE) && o.offset < start + group_size;
+        let is_there = groups.iter().any(|(file, start)| *o.file == **file && is_in(*start));
+        if o.verb == Verb::Read && is_there { Fate::Fails } else { Fate::Happens }
+    });
+    machine.open();
+    machine.settle();
+    let told = machine.shard().broken_unknown();
+    assert!(told.len() == 1 && told[0].contains(&format!("the deleted vDisk {id}")), "{told:?}");
+    machine.kill();
+    machine.tap.clear();
+    machine.open();
+    machine.idle(60_000_000_000);
+    assert_eq!((machine.shard().broken_unknown().len(), machine.shard().context.pool.usage().slots_used), (0, 0));
+}
+
+#[test]
+fn groups_of_a_vdisk_that_nobody_knows_are_kept() {
+    let machine = used();
+    machine.kill();
+    // A group in the middle of some vDisk's log, whose other groups are elsewhere.
     let stranger = GroupHeader {
         group: GroupId::new(1, 900),
         vdisk: VdiskId::new(1, 700),
@@ -248,16 +277,9 @@ fn put_stranger(machine: &Machine) -> (String, u64, GroupHeader) {
         wall: WallTime(1),
     };
     let last = machine.groups().pop().expect("groups");
-    let start = last.start + u64::from(machine.config.pool.group_size);
+    let size = u64::from(machine.config.pool.group_size);
+    let start = last.start + size;
     machine.put(&last.file, start, stranger.encode());
-    (last.file, start, stranger)
-}
-
-#[test]
-fn groups_of_a_vdisk_that_nobody_knows_are_kept() {
-    let machine = used();
-    machine.kill();
-    let (file, start, stranger) = put_stranger(&machine);
     for _ in 0..3 {
         machine.open();
         let vdisk = machine.vdisk();
@@ -266,47 +288,10 @@ fn groups_of_a_vdisk_that_nobody_knows_are_kept() {
         machine.make_room(&vdisk);
         assert_eq!(machine.shard().broken_unknown().len(), 1, "it is told of");
         machine.close();
-        assert_eq!(machine.bytes(&file, start, HEADER_PAGE.into()), stranger.encode());
+        assert_eq!(machine.bytes(&last.file, start, HEADER_PAGE.into()), stranger.encode());
     }
     machine.rebuild(2);
-    assert_eq!(machine.bytes(&file, start, HEADER_PAGE.into()), stranger.encode());
-}
-
-/// Until then nothing comes free that such a vDisk might need.
-#[test]
-fn groups_of_a_vdisk_that_nobody_knows_can_be_given_up() {
-    for unreadable in [false, true] {
-        let machine = used();
-        machine.kill();
-        let (file, start, stranger) = put_stranger(&machine);
-        let size = u64::from(machine.config.pool.group_size);
-        let fails = move |o: &Operation| {
-            let is_there = *o.file == *file && o.offset >= start + u64::from(HEADER_PAGE) && o.offset < start + size;
-            o.verb == Verb::Read && is_there
-        };
-        if unreadable {
-            machine.tap.set_rule(move |o| if fails(o) { Fate::Fails } else { Fate::Happens });
-        }
-        machine.open();
-        let (shard, id, unknown) = (machine.shard(), machine.id("v"), stranger.vdisk);
-        let slots_used = || machine.shard().context.pool.usage().slots_used;
-        let give_up = |id| {
-            let shard = machine.shard();
-            machine.run(async move { shard.give_up(id).await })
-        };
-        assert_eq!(give_up(id).expect_err("it is known").kind, node::Kind::NotFound);
-        machine.run(async move { shard.delete(id, false).await }).expect("deleted");
-        machine.idle(60_000_000_000);
-        assert!(slots_used() > 1, "something came free that somebody may need");
-        give_up(unknown).expect("nobody knows it");
-        machine.idle(60_000_000_000);
-        assert_eq!((slots_used(), machine.shard().broken_unknown().len()), (0, 0), "unreadable: {unreadable}");
-        machine.kill();
-        machine.tap.clear();
-        machine.open();
-        machine.idle(1_000_000_000);
-        assert_eq!((slots_used(), machine.shard().broken_unknown().len()), (0, 0));
-    }
+    assert_eq!(machine.bytes(&last.file, start, HEADER_PAGE.into()), stranger.encode());
 }
 
 #[test]
