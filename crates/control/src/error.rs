@@ -127,6 +127,13 @@ impl Error {
         Error::new(Kind::Busy, text)
     }
 
+    pub fn rollback_while_sanitizing(vdisk: &str) -> Self {
+        let text = format!(
+            "a sanitize operation on vDisk {vdisk:?} is not complete; a rollback would bring back a part of what it is to destroy"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
     pub fn rollback_pending(vdisk: &str) -> Self {
         let text = format!(
             "vDisk {vdisk:?} is in a rollback that is not complete and is tried again; `drystone status` says what is in the way"

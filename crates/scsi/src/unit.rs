@@ -98,6 +98,11 @@ impl LogicalUnit {
         crate::saved::decode(kept).is_ok_and(|saved| matches!(saved.sanitize, Sanitize::Running { .. }))
     }
 
+    /// A sanitize operation is under way, whoever is there still: the content changes until it has ended.
+    pub fn is_sanitizing(&self) -> bool {
+        matches!(*self.sanitize.borrow(), Sanitize::Running { .. })
+    }
+
     pub fn identity(&self) -> &Identity {
         &self.identity
     }

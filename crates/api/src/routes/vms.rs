@@ -46,7 +46,7 @@ pub struct PatchVm {
 /// Creates a VM with new vDisks: all of it or nothing. That of the label `root` of the VM `web01` is called `web01-root`.
 #[utoipa::path(post, path = "/api/v1/vms", tag = "vms", request_body = CreateVm, responses(
     (status = 201, description = "Created", body = VmInfo),
-    (status = 409, description = "The name of the VM or of a vDisk is taken", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The name of the VM or of a vDisk is taken, or is for a vDisk of another VM that is being made", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "A name, label, size or sector is refused", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -113,6 +113,7 @@ pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) 
     (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "Clients are connected and force is not set", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "There are snapshots and snapshots is not set", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn delete(
@@ -131,6 +132,7 @@ pub(crate) async fn delete(
     (status = 404, description = "No such VM or vDisk", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The label is taken, or the VM is a template", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The vDisk belongs to a VM, or the label is refused", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn attach(State(api): State<Api>, name: Name, request: Request) -> Result<Json<VmInfo>, Problem> {
@@ -144,6 +146,7 @@ pub(crate) async fn attach(State(api): State<Api>, name: Name, request: Request)
     (status = 200, description = "The VM as it is now", body = VmInfo),
     (status = 404, description = "No such VM or label", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The VM is a template", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn detach(State(api): State<Api>, names: Names) -> Result<Json<VmInfo>, Problem> {

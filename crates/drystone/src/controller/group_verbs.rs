@@ -193,12 +193,9 @@ impl Verbs {
         if vm.template {
             return Err(Error::is_template(&vm.name));
         }
-        for member in &vm.vdisks {
-            if let (Some(_), Some((vdisk, _))) =
-                (self.vms.rollback_of(member.vdisk), self.directory.find_id(member.vdisk))
-            {
-                return Err(Error::rollback_pending(&vdisk));
-            }
+        // Of vDisks that it has no more, too: of each VM there is one on record.
+        if self.vms.rollback_of_vm(vm).is_some() {
+            return Err(Error::vm_rollback_pending(&vm.name));
         }
         for (vdisk, (read_only, connections)) in
             self.look_at_vdisks(vm, |summary| (summary.record.read_only, summary.connections)).await?

@@ -146,7 +146,9 @@ impl Vms {
         }
         let steps = state.pending.rollbacks.get(&vm).map(|rolling| rolling.record.steps.clone()).unwrap_or_default();
         let is_of = |id: VdiskId| state.vms.values().find(|vm| vm.vdisks.iter().any(|member| member.vdisk == id));
-        let names: BTreeSet<&str> = steps.iter().filter_map(|(id, _)| Some(is_of(*id)?.name.as_str())).collect();
+        // By whose name it can be given up: that of the VM that it lies under, whatever vDisks this one has now.
+        let of_steps = steps.iter().filter_map(|(id, _)| is_of(*id));
+        let names: BTreeSet<&str> = of_steps.chain(state.vms.get(&vm)).map(|vm| vm.name.as_str()).collect();
         match names.into_iter().collect::<Vec<_>>().as_slice() {
             [] => format!("the rollback of a VM that is gone ({vm})"),
             [one] => format!("the rollback of VM {one:?}"),

@@ -17,11 +17,23 @@ use node::{Shard, Side, SnapshotSummary};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use vdisk::{Reached, Share};
+use vdisk::{NoteKind, Reached, Share};
 use world::LocalFuture;
 
 pub(super) fn now_unix_ms() -> u64 {
     now_wall_ns() / 1_000_000
+}
+
+/// Of a vDisk that is held: nobody writes to it any more.
+pub(super) async fn until_idle(shard: &Rc<Shard>, id: VdiskId, name: &str) -> Result<()> {
+    shard.until_idle(id).await.map_err(from_node)?;
+    // No client who could begin one is there any more. Of one that has just begun the log may not say it yet, and of one that
+    // was cut short nothing may go on yet.
+    let kept = shard.note(id, NoteKind::Reservations).await.map_err(from_node)?;
+    if crate::iscsi::is_sanitizing(id.raw()) || kept.is_some_and(|kept| scsi::LogicalUnit::goes_on(&kept)) {
+        return Err(Error::rollback_while_sanitizing(name));
+    }
+    Ok(())
 }
 
 /// As front-ends know them.
@@ -208,7 +220,7 @@ impl Source {
     /// Nobody writes any more when what is there is kept.
     async fn roll_back_held(&self, wanted: SnapshotId) -> Result<SnapshotInfo> {
         self.check_roll_back()?;
-        self.shard.until_idle(self.id).await.map_err(from_node)?;
+        until_idle(&self.shard, self.id, &self.name).await?;
         let before = self.snapshots().await?;
         rules::check_snapshot_count(&self.name, before.len())?;
         let name = rules::kept_name(now_unix_ms(), |name| find(&self.name, &before, name).is_ok());

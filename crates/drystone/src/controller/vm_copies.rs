@@ -32,8 +32,12 @@ impl Verbs {
         let plans = vms.into_iter().zip(ids).map(|((name, vdisks), vm)| PlanRecord { vm, name, vdisks });
         let plans: Vec<PlanRecord> = plans.collect();
         let planned = plans.iter().fold(Transaction::new(), |all, plan| all.put(keys::plan(plan.vm), plan.encode()));
-        self.commit(planned).await?;
         self.vms.put_plans(&plans);
+        if let Err(error) = self.commit(planned).await {
+            // They may be there all the same, and then nothing else is to get the names.
+            self.take_back(&plans, Vec::new()).await;
+            return Err(error);
+        }
         let mut made = Vec::new();
         if let Err(error) = self.make_vdisks(&plans, &mut made).await {
             self.take_back(&plans, made).await;
@@ -47,7 +51,7 @@ impl Verbs {
     pub(super) async fn make_vdisks(&self, plans: &[PlanRecord], made: &mut Vec<VdiskId>) -> Result<()> {
         let mut clones: BTreeMap<(VdiskId, SnapshotId), Vec<String>> = BTreeMap::new();
         for planned in plans.iter().flat_map(|plan| &plan.vdisks) {
-            if self.made_of(planned)?.is_some() {
+            if self.made_of(planned).await?.is_some() {
                 continue;
             }
             match planned.source {
@@ -81,27 +85,41 @@ impl Verbs {
 
     /// The vDisk that was made for this plan; `Exists`: another one has the name. (An earlier run may have served without the
     /// plan, from a store that was brought back since.)
-    fn made_of(&self, planned: &PlannedVdisk) -> Result<Option<VdiskId>> {
+    async fn made_of(&self, planned: &PlannedVdisk) -> Result<Option<VdiskId>> {
         let Some(listed) = self.directory.find(&planned.name) else { return Ok(None) };
         let begins_so = match planned.source {
-            Source::Empty { sector_bytes, .. } => listed.parent.is_none() && listed.sector_bytes == sector_bytes,
+            Source::Empty { size_bytes, sector_bytes } => {
+                let is_like_it = (listed.size_bytes, listed.sector_bytes) == (size_bytes, sector_bytes);
+                listed.parent.is_none() && is_like_it && self.is_empty(listed.id).await?
+            }
             Source::Snapshot { vdisk, .. } => listed.parent == Some(vdisk),
         };
         let is_it = begins_so && self.vms.of_vdisk(listed.id).is_none();
         if is_it { Ok(Some(listed.id)) } else { Err(Error::exists(&planned.name)) }
     }
 
+    /// It holds nothing, and no snapshot does that somebody took of it.
+    async fn is_empty(&self, id: VdiskId) -> Result<bool> {
+        let empty = self.shards.on(shard_of(id), move |shard| {
+            Box::pin(async move {
+                let vdisk = shard.vdisk(id).await.map_err(from_node)?;
+                Ok(vdisk.space().mapped_bytes == 0 && vdisk.snapshots().is_empty())
+            })
+        });
+        empty.await
+    }
+
     /// One transaction: the VMs are there, and nothing is planned any more.
     pub(super) async fn commit_vms(&self, plans: &[PlanRecord]) -> Result<Vec<VmRecord>> {
-        let member = |planned: &PlannedVdisk| {
-            let made = self.made_of(planned)?.ok_or_else(|| Error::not_found(&planned.name))?;
-            Ok((planned.label.clone(), made))
-        };
-        let vm = |plan: &PlanRecord| {
-            let vdisks = plan.vdisks.iter().map(member).collect::<Result<Vec<_>>>()?;
-            Ok(new_vm(plan, vdisks.into_iter()))
-        };
-        let vms = plans.iter().map(vm).collect::<Result<Vec<VmRecord>>>()?;
+        let mut vms = Vec::with_capacity(plans.len());
+        for plan in plans {
+            let mut vdisks = Vec::with_capacity(plan.vdisks.len());
+            for planned in &plan.vdisks {
+                let made = self.made_of(planned).await?.ok_or_else(|| Error::not_found(&planned.name))?;
+                vdisks.push((planned.label.clone(), made));
+            }
+            vms.push(new_vm(plan, vdisks.into_iter()));
+        }
         let there = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
         self.commit(plans.iter().fold(there, |all, plan| all.delete(keys::plan(plan.vm)))).await?;
         self.vms.remove_plans(plans);
@@ -257,9 +275,10 @@ impl Verbs {
 
     async fn until_idle(&self, vdisks: &[VdiskId]) -> Result<()> {
         for id in vdisks.iter().copied() {
-            let idle = self
-                .shards
-                .on(shard_of(id), move |shard| Box::pin(async move { shard.until_idle(id).await.map_err(from_node) }));
+            let Some((name, _)) = self.directory.find_id(id) else { continue };
+            let idle = self.shards.on(shard_of(id), move |shard| {
+                Box::pin(async move { super::snapshots::until_idle(&shard, id, &name).await })
+            });
             idle.await?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use super::verbs::Verbs;
 use super::vms::{self, Stored};
 use base::{VdiskId, VmId};
 use bytes::Bytes;
-use control::{Error, Result};
+use control::{Error, Kind, Result};
 use meta::{PlanRecord, VmRecord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -104,6 +104,26 @@ impl Verbs {
 
     /// VMs that were being made are made; then the snapshots go that they were made from.
     async fn finish_plans(&self) {
+        let Err((plans, error)) = self.finish_plans_at_once().await else { return };
+        if let [only] = &plans[..] {
+            return self.is_left(only.vm, &error);
+        }
+        // One that cannot be made keeps back no other. Nor does it any other call: that may be what makes room.
+        for (at, plan) in plans.iter().enumerate() {
+            let _one = self.changing.lock().await;
+            if !self.vms.plans().contains(plan) || self.vms.find(&plan.name).is_some() {
+                continue;
+            }
+            let Err(error) = self.carry_out(std::slice::from_ref(plan)).await else { continue };
+            if error.kind == Kind::Full {
+                return plans.iter().skip(at).for_each(|plan| self.is_left(plan.vm, &error));
+            }
+            self.is_left(plan.vm, &error);
+        }
+    }
+
+    /// Together that costs least. An error: those that are not made, and why.
+    async fn finish_plans_at_once(&self) -> std::result::Result<(), (Vec<PlanRecord>, Error)> {
         let _one = self.changing.lock().await;
         let plans = self.vms.plans();
         // What a later call has planned under the name counts.
@@ -116,16 +136,7 @@ impl Verbs {
         if let Err(error) = self.forget_plans(&given_up).await {
             given_up.iter().for_each(|plan| self.is_left(plan.vm, &error));
         }
-        // Together that costs least; one that cannot be made keeps back no other.
-        let Err(error) = self.carry_out(&plans).await else { return };
-        if let [only] = &plans[..] {
-            return self.is_left(only.vm, &error);
-        }
-        for plan in &plans {
-            if let Err(error) = self.carry_out(std::slice::from_ref(plan)).await {
-                self.is_left(plan.vm, &error);
-            }
-        }
+        self.carry_out(&plans).await.map_err(|error| (plans, error))
     }
 
     async fn carry_out(&self, plans: &[PlanRecord]) -> Result<()> {

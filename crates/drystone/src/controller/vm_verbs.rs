@@ -216,7 +216,8 @@ impl Verbs {
         if let Some(planned) = self.vms.planned_for(&attach.vdisk) {
             return Err(Error::planned(&attach.vdisk, &planned));
         }
-        if self.vms.rollback_of(listed.id).is_some() {
+        // Of one that no VM has any more this is the way to a name by which it can be given up.
+        if self.vms.rollback_of(listed.id).is_some_and(|rollback| self.vms.find_id(rollback.vm).is_some()) {
             return Err(Error::rollback_pending(&attach.vdisk));
         }
         if vm.template {
@@ -239,6 +240,9 @@ impl Verbs {
         }
         let at = vm.vdisks.iter().position(|member| member.label == label);
         let gone = vm.vdisks.remove(at.ok_or_else(|| Error::no_label(name, label))?);
+        if self.vms.rollback_of(gone.vdisk).is_some() {
+            return Err(Error::vm_rollback_pending(name));
+        }
         let info = self.store_vm(vm).await?;
         self.note(vec![(gone.vdisk, Bytes::new())]).await;
         Ok(info)

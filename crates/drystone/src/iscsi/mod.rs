@@ -21,7 +21,7 @@ mod units;
 pub use listen::Server;
 pub use seam::{FoundTarget, FoundUnit, PORTS_OF_VMS, Targets, Unit, Units};
 pub use sessions::{SessionInfo, Sessions};
-pub use units::{geometry_may_have_changed, visit, wake};
+pub use units::{geometry_may_have_changed, is_sanitizing, visit, wake};
 
 use std::time::Duration;
 

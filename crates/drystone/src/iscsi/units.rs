@@ -25,10 +25,18 @@ thread_local! {
 
 /// The size of the vDisk, or whether it can be written, is another one now: initiators are told. On the vDisk's worker.
 pub fn geometry_may_have_changed(key: u64) {
-    let unit = HERE.with_borrow(|slots| slots.get(&key).and_then(|slot| slot.unit.borrow().upgrade()));
-    if let Some(unit) = unit {
+    if let Some(unit) = here(key) {
         unit.geometry_may_have_changed();
     }
+}
+
+/// Its logical unit writes to it, and goes on when nobody is logged in any more. On the vDisk's worker.
+pub fn is_sanitizing(key: u64) -> bool {
+    here(key).is_some_and(|unit| unit.is_sanitizing())
+}
+
+fn here(key: u64) -> Option<Rc<LogicalUnit>> {
+    HERE.with_borrow(|slots| slots.get(&key).and_then(|slot| slot.unit.borrow().upgrade()))
 }
 
 /// Goes on with what the logical unit of a vDisk has to do though nobody uses it: it is kept until that has ended. On the

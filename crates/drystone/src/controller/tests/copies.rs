@@ -1,15 +1,19 @@
-//! Copies between vDisks that others carry out: clients of both as long as they last.
+//! Who writes without being connected: copies between vDisks that others carry out, which are clients of both as long as
+//! they last, and sanitize operations, which go on when everybody has logged out.
 
 use super::{BLOCK, Rig, shard_of};
 use crate::controller::exports::Exported;
 use crate::controller::targets::{Here, visit};
+use crate::controller::verbs::Verbs;
 use base::VdiskId;
 use block::Request;
 use bytes::Bytes;
 use control::{Control, DeleteVdisk, Kind, SnapshotControl, VmControl};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use vdisk::NoteKind;
 
 /// A copy that has opened its destination, and has one more write to do.
 struct Copying {
@@ -25,17 +29,21 @@ impl Copying {
     }
 }
 
-async fn copy_to(rig: &Rig, vdisk: VdiskId) -> Copying {
-    let verbs = rig.verbs().clone();
-    let (goes_on, may_go_on) = oneshot::channel::<()>();
-    let (opens, is_open) = oneshot::channel::<()>();
-    let exported = Arc::new(Exported {
+fn exported(verbs: &Verbs) -> Arc<Exported> {
+    Arc::new(Exported {
         directory: verbs.directory.clone(),
         shards: verbs.shards.clone(),
         groups: verbs.groups.clone(),
         vms: verbs.vms.clone(),
         realms: vec![1, 2],
-    });
+    })
+}
+
+async fn copy_to(rig: &Rig, vdisk: VdiskId) -> Copying {
+    let verbs = rig.verbs().clone();
+    let (goes_on, may_go_on) = oneshot::channel::<()>();
+    let (opens, is_open) = oneshot::channel::<()>();
+    let exported = exported(&verbs);
     let written = tokio::spawn(async move {
         let written = verbs.shards.on(shard_of(vdisk), move |shard| {
             Box::pin(async move {
@@ -85,5 +93,63 @@ async fn a_copy_ends_with_the_vdisk() {
     assert_eq!(verbs.delete_vdisk("v", delete(false)).await.expect_err("a copy").kind, Kind::Busy);
     verbs.delete_vdisk("v", delete(true)).await.expect("deleted");
     assert!(!copying.goes_on().await, "a deleted vDisk was written");
+    rig.stop().await;
+}
+
+/// What a logical unit keeps of an overwrite of one byte in many passes, as `scsi` writes it.
+fn overwrite_under_way() -> Bytes {
+    let mut kept = b"DSLU\x01\0\0\0\0\0\0\0\x02\0\0\x10\x01\0\xaa".to_vec();
+    kept.extend(base::crc::crc32c(&kept).to_le_bytes());
+    kept.into()
+}
+
+async fn keep(rig: &Rig, vdisk: VdiskId, kept: Bytes) {
+    let kept = rig.verbs().shards.on(shard_of(vdisk), move |shard| {
+        Box::pin(async move {
+            shard.set_note(vdisk, NoteKind::Reservations, kept).await.map_err(crate::controller::errors::from_node)
+        })
+    });
+    kept.await.expect("a note");
+}
+
+#[tokio::test]
+async fn nothing_is_rolled_back_under_a_sanitize_operation() {
+    let rig = Rig::new().await;
+    rig.vm("web", &["root", "data"]).await;
+    let id = rig.id("web-data");
+    rig.write("web-data", 1).await.expect("a write");
+    let verbs = rig.verbs();
+    verbs.create_vm_snapshot("web", "vm").await.expect("a snapshot");
+    rig.snapshot("web-data", "alone").await;
+    let refused = async |when: &str| {
+        for refused in
+            [verbs.roll_back_vm("web", "vm").await.map(drop), verbs.roll_back("web-data", "alone").await.map(drop)]
+        {
+            let error = refused.expect_err(when);
+            assert!(error.kind == Kind::Busy && error.message.contains("sanitize"), "{when}: {error}");
+        }
+    };
+    keep(&rig, id, overwrite_under_way()).await;
+    refused("cut short, and nothing goes on with it yet").await;
+    let exported = exported(verbs);
+    let woken = verbs.shards.on(shard_of(id), move |shard| {
+        Box::pin(async move {
+            let units = Here { world: shard.context.world.clone(), exported };
+            let device = shard.vdisk(id).await.map_err(crate::controller::errors::from_node)?.device();
+            crate::iscsi::wake(id.raw(), device, &units).await.map_err(crate::controller::errors::from_block)
+        })
+    });
+    woken.await.expect("it goes on");
+    // As of one that has just begun.
+    keep(&rig, id, Bytes::new()).await;
+    refused("under way, and not in the log yet").await;
+    for _ in 0..500 {
+        match verbs.roll_back_vm("web", "vm").await {
+            Ok(_) => break,
+            Err(error) => assert_eq!(error.kind, Kind::Busy, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(rig.first("web-data").await, Ok(1));
     rig.stop().await;
 }

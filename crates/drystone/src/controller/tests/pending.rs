@@ -1,7 +1,7 @@
 //! Rollbacks and clones that are on record: what they need stays, nothing is carried out over later writes, and there is a
 //! way out.
 
-use super::{Rig, missing};
+use super::{Rig, SIZE_BYTES, missing};
 use base::{SnapshotId, VdiskId};
 use control::{
     AttachVdisk, Control, CreateVdisk, CreateVm, CreateVmGroup, DeleteVdisk, DeleteVm, GroupControl, Kind, MakeClones,
@@ -55,6 +55,8 @@ async fn a_rollback_that_starts_cannot_finish_keeps_what_it_needs_until_there_is
     let (vm, mut steps) = rolled(&rig).await;
     let [(root, good), (data, _)] = steps[..] else { panic!("two steps") };
     steps[1].1 = missing();
+    // As an earlier build let one go.
+    rig.verbs().detach_vdisk("web", "data").await.expect("detached");
     let record = rollback(&vm, &steps);
     rig.restart_with(put(&record)).await;
     for _ in 0..2 {
@@ -64,8 +66,7 @@ async fn a_rollback_that_starts_cannot_finish_keeps_what_it_needs_until_there_is
         assert!(reasons.len() == 1 && reasons[0].contains("the rollback of VM \"web\""), "{reasons:?}");
         rig.restart_with(Transaction::new()).await;
     }
-    // The vDisk that cannot be rolled back is let go of.
-    rig.verbs().detach_vdisk("web", "data").await.expect("detached");
+    // The vDisk that cannot be rolled back goes.
     let all = DeleteVdisk { force: true, snapshots: true };
     rig.verbs().delete_vdisk("web-data", all).await.expect("deleted");
     rig.verbs().finish_pending().await;
@@ -140,9 +141,7 @@ async fn no_other_rollback_of_what_one_on_record_has_begun() {
     refused(verbs.roll_back("web-data", "vm").await.map(drop));
     refused(verbs.roll_back_vm("web", "vm").await.map(drop));
     refused(verbs.roll_back_group("shop", "group").await.map(drop));
-    verbs.detach_vdisk("web", "data").await.expect("detached");
-    let attach = AttachVdisk { vdisk: "web-data".into(), label: None };
-    refused(verbs.attach_vdisk("db", attach).await.map(drop));
+    refused(verbs.detach_vdisk("web", "data").await.map(drop));
     // Nor does anybody connect, in whatever way.
     let id = rig.id("web-data");
     let connected = verbs.shards.on(super::shard_of(id), move |shard| {
@@ -267,6 +266,30 @@ async fn a_vdisk_that_only_has_the_name_is_not_taken_for_one_that_was_planned() 
 }
 
 #[tokio::test]
+async fn a_vdisk_is_taken_for_one_that_was_planned_empty_if_it_is() {
+    for (size_bytes, is_written, is_taken) in
+        [(SIZE_BYTES, false, true), (SIZE_BYTES, true, false), (2 * SIZE_BYTES, false, false)]
+    {
+        let mut rig = Rig::new().await;
+        let there = rig.vdisk("copy-root").await;
+        if is_written {
+            rig.write("copy-root", 7).await.expect("a write");
+        }
+        let source = Source::Empty { size_bytes, sector_bytes: 512 };
+        let vdisks = vec![PlannedVdisk { label: "root".into(), name: "copy-root".into(), source }];
+        let plan = PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks };
+        rig.restart_with(put_plan(&plan)).await;
+        let made = rig.verbs().find_vm("copy").ok().map(|vm| vm.vdisks[0].vdisk);
+        assert_eq!(made, is_taken.then_some(there), "{size_bytes} bytes, written: {is_written}");
+        if !is_taken {
+            let reasons = rig.reasons().await;
+            assert!(reasons.len() == 1 && reasons[0].contains("\"copy-root\" exists"), "{reasons:?}");
+        }
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_vdisk_of_another_vm_is_not_taken_for_one_that_was_planned() {
     let mut rig = Rig::new().await;
     let plan = planned(&rig).await;
@@ -348,11 +371,63 @@ async fn a_vm_stays_while_its_rollback_can_only_be_given_up_by_its_name() {
     };
     refused(true).await;
     refused(false).await;
-    verbs.detach_vdisk("web", "root").await.expect("detached");
-    verbs.detach_vdisk("web", "data").await.expect("detached");
-    refused(true).await;
+    for label in ["root", "data"] {
+        let error = verbs.detach_vdisk("web", label).await.expect_err("detached");
+        assert!(error.kind == Kind::Unavailable && error.message.contains("rollback-abort"), "{error}");
+    }
     verbs.abort_rollback("web").await.expect("given up");
     verbs.delete_vm("web", DeleteVm { keep_vdisks: true, force: false, snapshots: false }).await.expect("deleted");
+    for vdisk in ["web-root", "web-data"] {
+        rig.write(vdisk, 3).await.expect("a write");
+    }
+    rig.stop().await;
+}
+
+/// One of vDisks that the VM has no more, as an earlier build let them go.
+#[tokio::test]
+async fn a_rollback_is_not_replaced_by_another_one_of_its_vm() {
+    let rig = Rig::new().await;
+    let (vm, mut steps) = rolled(&rig).await;
+    steps[1].1 = missing();
+    let verbs = rig.verbs();
+    for label in ["root", "data"] {
+        verbs.detach_vdisk("web", label).await.expect("detached");
+    }
+    rig.vdisk("spare").await;
+    let attach = |vdisk: &str| AttachVdisk { vdisk: vdisk.into(), label: None };
+    verbs.attach_vdisk("web", attach("spare")).await.expect("attached");
+    verbs.create_vm_snapshot("web", "s").await.expect("a snapshot");
+    let record = rollback(&vm, &steps);
+    left_in_the_running_controller(&rig, &record).await;
+    let error = verbs.roll_back_vm("web", "s").await.expect_err("it has one");
+    assert!(error.kind == Kind::Unavailable && error.message.contains("rollback-abort"), "{error}");
+    assert_eq!(
+        verbs.attach_vdisk("web", attach("web-root")).await.expect_err("its VM is there").kind,
+        Kind::Unavailable
+    );
+    verbs.finish_pending().await;
+    assert_eq!(verbs.vms.rollback_of(steps[0].0), Some(record));
+    let reasons = rig.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].contains("the rollback of VM \"web\""), "{reasons:?}");
+    verbs.abort_rollback("web").await.expect("given up");
+    verbs.roll_back_vm("web", "s").await.expect("a rollback");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_rollback_of_a_vm_that_is_gone_can_be_given_up() {
+    let mut rig = Rig::new().await;
+    let (vm, mut steps) = rolled(&rig).await;
+    steps[1].1 = missing();
+    rig.restart_with(put(&rollback(&vm, &steps)).delete(keys::vm(vm.id))).await;
+    let reasons = rig.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].contains("the rollback of a VM that is gone"), "{reasons:?}");
+    rig.vm("other", &[]).await;
+    let attach = AttachVdisk { vdisk: "web-data".into(), label: None };
+    rig.verbs().attach_vdisk("other", attach).await.expect("attached");
+    assert!(rig.reasons().await[0].contains("the rollback of VM \"other\""));
+    rig.verbs().abort_rollback("other").await.expect("given up");
+    assert_eq!(rig.reasons().await, Vec::<String>::new());
     for vdisk in ["web-root", "web-data"] {
         rig.write(vdisk, 3).await.expect("a write");
     }
