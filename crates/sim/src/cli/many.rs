@@ -1,7 +1,7 @@
 //! `sim many`: as many seeds as the time allows, on several threads, each seed a simulation of its own.
 
-use super::Many;
 use super::run::shorten;
+use super::{Many, fresh_seed};
 use sim::run::{Outcome, TRACE_LINES, run_random, to_see_it_again};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -21,13 +21,6 @@ struct Progress {
     /// Seeds run, by profile.
     passed: Mutex<BTreeMap<&'static str, u64>>,
     failed: Mutex<Vec<u64>>,
-}
-
-/// A time of day as a first seed: fresh seeds on every run, printed so that they can be run again.
-#[expect(clippy::disallowed_methods, reason = "the binary's own clock, outside every simulation")]
-fn fresh_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(1, |since| since.as_secs() * 1_000)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the binary's own clock, outside every simulation")]

@@ -69,6 +69,13 @@ impl Common {
     }
 }
 
+/// A time of day as a seed: fresh seeds on every run, printed so that they can be run again.
+#[expect(clippy::disallowed_methods, reason = "the binary's own clock, outside every simulation")]
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |since| since.as_secs() * 1_000)
+}
+
 #[derive(Args)]
 pub struct Run {
     #[arg(long)]
@@ -106,8 +113,9 @@ pub struct Many {
 
 #[derive(Args)]
 pub struct Exhaustive {
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    /// Of the history; without it one is drawn from the clock and printed.
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Length of the history.
     #[arg(long, default_value_t = 30)]
     pub steps: u64,
@@ -131,8 +139,9 @@ pub struct Exhaustive {
 
 #[derive(Args)]
 pub struct Iscsi {
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    /// Of the history; without it one is drawn from the clock and printed.
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Length of the history.
     #[arg(long, default_value_t = 12)]
     pub steps: u64,

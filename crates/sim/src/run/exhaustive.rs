@@ -83,17 +83,17 @@ fn expect_serving(opened: Opened) -> Verdict<()> {
     if opened == Opened::Serving { Ok(()) } else { Err(format!("the second start ended as {opened:?}")) }
 }
 
-/// Every `stride`-th operation with every death; with `deep`, every operation of each recovery as well.
-/// The number of cases that passed, or the first that did not.
-pub fn run(deep: bool, stride: u64, mut case: impl FnMut(Case) -> Result<Seen, Failed>) -> Result<u64, Failed> {
+/// Every `stride`-th operation with every death; with `deep`, every operation of each recovery as well. Ends early when a
+/// case is `None`. The number of cases that passed, or the first that did not.
+pub fn run(deep: bool, stride: u64, mut case: impl FnMut(Case) -> Result<Option<Seen>, Failed>) -> Result<u64, Failed> {
     let mut passed = 0;
     for death in 0..DEATHS.len() {
         for operation in (0..).step_by(stride as usize) {
-            let seen = case(Case { death, operation, in_recovery: None })?;
+            let Some(seen) = case(Case { death, operation, in_recovery: None })? else { return Ok(passed) };
             passed += 1;
             let recovery = if deep { 0..seen.recovery_operations } else { 0..0 };
             for number in recovery {
-                case(Case { death, operation, in_recovery: Some(number) })?;
+                let Some(_) = case(Case { death, operation, in_recovery: Some(number) })? else { return Ok(passed) };
                 passed += 1;
             }
             if !seen.crashed {

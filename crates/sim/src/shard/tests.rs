@@ -30,7 +30,7 @@ fn snapshots_survive_a_crash_anywhere() {
             let (journal, engine) = (Journal::new(), Rc::new(ShardEngine::new(seed)));
             let run = || run_case(seed, 16, &profile, engine, journal.clone(), case);
             let result = guarded(&journal, TRACE_LINES, run);
-            result.map_err(|failure| Failed { case, report: format!("{}\n{}", failure.what, failure.trace) })
+            result.map(Some).map_err(|failure| Failed { case, report: format!("{}\n{}", failure.what, failure.trace) })
         });
         let passed = passed.unwrap_or_else(|failed| panic!("seed {seed}, {:?}: {}", failed.case, failed.report));
         assert!(passed > 30, "only {passed} cases");

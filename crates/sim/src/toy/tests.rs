@@ -46,7 +46,7 @@ fn the_correct_toy_survives_a_crash_at_every_operation() {
             let journal = Journal::new();
             let result =
                 guarded(&journal, TRACE_LINES, || run_case(11, 12, &profile, toy(Bug::None), journal.clone(), case));
-            result.map_err(|failure| Failed { case, report: format!("{}\n{}", failure.what, failure.trace) })
+            result.map(Some).map_err(|failure| Failed { case, report: format!("{}\n{}", failure.what, failure.trace) })
         });
         let passed = passed.unwrap_or_else(|failed| panic!("{:?}: {}", failed.case, failed.report));
         assert!(passed > 200, "only {passed} cases");
