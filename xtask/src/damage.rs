@@ -3,7 +3,7 @@
 
 use crate::content::{Found, SECTOR, Value, compose, examine};
 use crate::nbd::{self, Client};
-use crate::process::{output, refused, scratch, tail};
+use crate::process::{output, refused, scratch, succeed, tail};
 use crate::random::Random;
 use crate::server::{Health, Server};
 use crate::steps::Done;
@@ -32,10 +32,11 @@ pub fn run() -> Result<Done> {
     output("cp", &["-a", "--sparse=always", &text(&server.data), &text(&intact)])?;
     let mut case = Case { server, intact };
     let (mut checks, mut wrong) = (0, Vec::new());
-    let cases: [(&str, Check); 6] = [
+    let cases: [(&str, Check); 7] = [
         ("a flipped bit in data", Case::flipped_data),
         ("a newer format", Case::newer_format),
-        ("a corrupt superblock", Case::corrupt_superblock),
+        ("corrupt superblocks", Case::corrupt_superblocks),
+        ("one shard's corrupt superblock", Case::corrupt_superblock),
         ("one corrupt copy of the superblock", Case::one_corrupt_copy),
         ("a truncated slab", Case::truncated),
         ("random flips", Case::random_flips),
@@ -189,12 +190,41 @@ impl Case {
         Ok(())
     }
 
+    fn corrupt_superblocks(&mut self) -> Result<()> {
+        let superblocks = self.files("superblock")?;
+        self.must_come_back_without(&superblocks)
+    }
+
+    /// The one on which the first vDisk lies; the second lies elsewhere.
     fn corrupt_superblock(&mut self) -> Result<()> {
-        for path in self.files("superblock")? {
-            flip(&path, 100, 0)?;
-            flip(&path, 4096 + 100, 0)?;
+        let shard = |case: &Case, disk: usize| -> Result<PathBuf> {
+            let (slab, _) = case.find(&content(disk, 0))?;
+            Ok(slab.parent().context("a slab lies in a shard's folder")?.to_path_buf())
+        };
+        let (first, second) = (shard(self, 0)?, shard(self, 1)?);
+        ensure!(first != second, "both vDisks lie in {}", first.display());
+        self.must_come_back_without(&[first.join("superblock")])
+    }
+
+    /// The refusal says whose superblock it is and what to do, touches nothing, and what it says helps: every vDisk is there again.
+    fn must_come_back_without(&mut self, superblocks: &[PathBuf]) -> Result<()> {
+        for path in superblocks {
+            flip(path, 100, 0)?;
+            flip(path, 4096 + 100, 0)?;
         }
-        refused(self.server.up(), &["superblock"])
+        let before = self.content_digest()?;
+        let shard = superblocks.first().and_then(|path| path.parent()?.file_name()?.to_str()?.strip_prefix("shard-"));
+        let number: u16 = shard.context("it lies in a shard's folder")?.parse()?;
+        refused(self.server.up(), &[&format!("shard {number}"), "superblock", "drystone recover"])?;
+        ensure!(self.content_digest()? == before, "a refused directory was changed");
+        let mut recover = self.server.cli(&["recover", "--data"]);
+        recover.arg(&self.server.data);
+        let said = succeed(recover)?;
+        ensure!(NAMES.iter().all(|name| said.contains(name)), "recover does not say what it found:\n{said}");
+        self.server.start()?;
+        let seen = self.read_all()?;
+        ensure!(seen == Seen { right: 2 * BLOCKS, medium_errors: 0, damaged: 0 }, "after the recovery: {seen:?}");
+        self.server.stop()
     }
 
     fn one_corrupt_copy(&mut self) -> Result<()> {
@@ -290,6 +320,16 @@ impl Case {
             }
         }
         bail!("the content of a written block is in no slab")
+    }
+
+    /// Of all that vDisks have written.
+    fn content_digest(&self) -> Result<Vec<(PathBuf, u32)>> {
+        let of = |path: PathBuf| {
+            let mut crc = 0;
+            each_written_chunk(&path, |_, chunk| crc = base::crc::crc32c_append(crc, chunk))?;
+            Ok((path, crc))
+        };
+        self.files("slab-")?.into_iter().map(of).collect()
     }
 
     fn digest(&self) -> Result<Vec<u8>> {
