@@ -2,17 +2,14 @@
 #![no_main]
 
 use backup::{DATA_BYTES_MAX, Read, Reader, verify};
+use drystone_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 
 /// Records of `bytes`, with heads and checksums made right, so that what is behind them is reached: whole files are made of
 /// what the fuzzer says.
 fn made(bytes: &[u8]) -> Vec<u8> {
-    let point = |id: &str| backup::Point {
-        id: id.into(),
-        name: "n".into(),
-        created_unix_ms: 1,
-        size_bytes: 64 * backup::UNIT,
-    };
+    let point =
+        |id: &str| backup::Point { id: id.into(), name: "n".into(), created_unix_ms: 1, size_bytes: 64 * backup::UNIT };
     let header = backup::Header {
         vdisk: backup::Identity { id: "v1.1".into(), name: "web".into(), created_unix_ms: 1 },
         sector_bytes: 512,
@@ -63,7 +60,9 @@ fn read(bytes: &[u8]) {
     assert_eq!(verified.summary.file_bytes, bytes.len() as u64);
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| bounded(input, one));
+
+fn one(input: &[u8]) {
     read(input);
     let Some(([cut, at, bit], rest)) = input.split_first_chunk::<3>() else { return };
     let whole = made(rest);
@@ -74,4 +73,4 @@ fuzz_target!(|input: &[u8]| {
     changed[place] ^= 1 << (bit % 8);
     assert!(verify(changed.as_slice()).is_err());
     read(&[&whole[..place], rest].concat());
-});
+}

@@ -1,6 +1,7 @@
 //! Any bytes as a frame header or a control record: no panic; what is accepted is written back to the same bytes.
 #![no_main]
 
+use drystone_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 use vdisk::log::Record;
 use vdisk::log::frame::{self, NotAFrame};
@@ -17,7 +18,9 @@ fn with_checksum(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(|input: &[u8]| bounded(input, one));
+
+fn one(bytes: &[u8]) {
     if let Ok(record) = Record::decode(bytes) {
         assert_eq!(record.encode(), bytes);
     }
@@ -38,4 +41,4 @@ fuzz_target!(|bytes: &[u8]| {
         Err(NotAFrame::Incomplete(len)) => assert!(len > bytes.len()),
         Err(_) => {}
     }
-});
+}

@@ -4,6 +4,7 @@
 
 use base::Output;
 use base::crc::crc32c;
+use drystone_fuzz::bounded;
 use iscsi::{Begin, Digests, Limits, Next, Parameters, Session, Tag};
 use libfuzzer_sys::fuzz_target;
 use scsi::{Outcome, Response, Status};
@@ -87,7 +88,9 @@ impl Host {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| bounded(input, one));
+
+fn one(input: &[u8]) {
     let Some(([flags], input)) = input.split_first_chunk::<1>() else { return };
     let digests = Digests { header: flags & 1 != 0, data: flags & 2 != 0 };
     let parameters = Parameters {
@@ -173,4 +176,4 @@ fuzz_target!(|input: &[u8]| {
         assert!(host.session.commands_under_way() <= LIMITS.commands + 16);
     }
     host.answer(true);
-});
+}

@@ -2,6 +2,7 @@
 #![no_main]
 
 use base::Output;
+use drystone_fuzz::bounded;
 use iscsi::{Access, Directory, Entropy, Limits, Login, Secret, Session, Step, text};
 use libfuzzer_sys::fuzz_target;
 use std::io::IoSlice;
@@ -14,7 +15,11 @@ impl Directory for Targets {
     fn access(&self, target: &str, _initiator: &str) -> Access {
         let secret = |user: &str| Secret { user: user.to_string(), secret: vec![0x13; 16] };
         match target {
-            "t" => Access::Granted { target: 1, chap: self.chap.then(|| secret("u")), mutual: self.chap.then(|| secret("m")) },
+            "t" => Access::Granted {
+                target: 1,
+                chap: self.chap.then(|| secret("u")),
+                mutual: self.chap.then(|| secret("m")),
+            },
             "f" => Access::Forbidden,
             _ => Access::NotFound,
         }
@@ -48,7 +53,9 @@ fn take(out: &mut Output) {
     assert!(rest.is_empty());
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| bounded(input, one));
+
+fn one(input: &[u8]) {
     let Some(([chap, step], input)) = input.split_first_chunk::<2>() else { return };
     // The text itself, and the values in it.
     if let Ok(pairs) = text::parse(input) {
@@ -87,4 +94,4 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-});
+}

@@ -1,10 +1,13 @@
 //! Any bytes as a map page: no panic; what is accepted is written back to the same bytes, entry by entry.
 #![no_main]
 
+use drystone_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 use vdisk::map::{FANOUT, PAGE_LEN, address_at, decode_page, encode_page};
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(|input: &[u8]| bounded(input, one));
+
+fn one(bytes: &[u8]) {
     let mut page = bytes.to_vec();
     let _ = decode_page(&page);
     page.resize(PAGE_LEN, 0);
@@ -17,4 +20,4 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Err(_) => assert!((0..FANOUT).any(|index| address_at(&page, index).is_none())),
     }
-});
+}

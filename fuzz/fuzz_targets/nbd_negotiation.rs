@@ -2,6 +2,7 @@
 #![no_main]
 
 use block::Geometry;
+use drystone_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 use nbd::{Directory, Export, Limits, Negotiation, Output, Refusal, Step, TlsPolicy};
 use std::io::IoSlice;
@@ -84,7 +85,9 @@ fn talk(tls: TlsPolicy, input: &[u8], step: usize) -> (Vec<u8>, String) {
     (sent, "starved".into())
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| bounded(input, one));
+
+fn one(input: &[u8]) {
     let Some(([kind, step], input)) = input.split_first_chunk::<2>() else { return };
     let tls = match kind % 3 {
         0 => TlsPolicy::Off,
@@ -97,4 +100,4 @@ fuzz_target!(|input: &[u8]| {
     if !whole.1.contains("STARTTLS") && !cut.1.contains("STARTTLS") {
         assert_eq!(whole, cut);
     }
-});
+}

@@ -4,6 +4,7 @@
 
 use base::Reader;
 use block::{Allocation, Error, Geometry, Kind, Reply, Request, Segment, Status};
+use drystone_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 use nbd::{Limits, Next, Output, Selected, Session, Tag, wire};
 use std::io::IoSlice;
@@ -124,7 +125,9 @@ fn decode(sent: &[u8]) {
     }
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| bounded(input, one));
+
+fn one(input: &[u8]) {
     let Some(([structured, step], input)) = input.split_first_chunk::<2>() else { return };
     let selected = if structured % 2 == 1 {
         Selected { allocation: structured & 2 == 0, bitmaps: u32::from(structured >> 2 & 3) }
@@ -140,4 +143,4 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!((&whole.0, whole.2), (&cut.0, cut.2));
     // Refusals are sent at once and replies later, so that only the amount is the same.
     assert_eq!(whole.1.len(), cut.1.len());
-});
+}

@@ -5,6 +5,7 @@
 use base::Reader;
 use block::{Allocation, BlockDevice, Error, Geometry, Kind, Reply, Request, Segment, Status};
 use bytes::Bytes;
+use drystone_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 use scsi::{Attribute, Command, Ended, Function, Host, Identity, LogicalUnit, Nexus, Target};
 use std::cell::RefCell;
@@ -124,7 +125,13 @@ fn unit(keeper: &Rc<Keeper>, sector_bytes: u32) -> Rc<LogicalUnit> {
 }
 
 /// One step of the input: a command with its data, or something else that happens.
-fn step(reader: &mut Reader<'_>, target: &Rc<Target>, nexuses: &mut [Nexus; 2], keeper: &Keeper, tag: u64) -> Option<()> {
+fn step(
+    reader: &mut Reader<'_>,
+    target: &Rc<Target>,
+    nexuses: &mut [Nexus; 2],
+    keeper: &Keeper,
+    tag: u64,
+) -> Option<()> {
     let [kind, cdb_bytes, data_bytes] = reader.array::<3>().ok()?;
     let who = usize::from(kind & 1);
     let lun = if kind & 0x0e == 0x0e { [0, 1, 0, 0, 0, 0, 0, 0] } else { [0; 8] };
@@ -147,7 +154,8 @@ fn step(reader: &mut Reader<'_>, target: &Rc<Target>, nexuses: &mut [Nexus; 2], 
     // Whole blocks are too long for an input: the data is repeated up to what is offered.
     let offered = if kind & 0x10 != 0 { data.len() } else { data.len().div_ceil(4) * 512 };
     let all: Vec<u8> = data.iter().copied().cycle().take(if data.is_empty() { 0 } else { offered }).collect();
-    let attribute = [Attribute::Simple, Attribute::Ordered, Attribute::HeadOfQueue, Attribute::Simple][usize::from(kind >> 2 & 3)];
+    let attribute =
+        [Attribute::Simple, Attribute::Ordered, Attribute::HeadOfQueue, Attribute::Simple][usize::from(kind >> 2 & 3)];
     let command = Command { tag, lun, cdb, attribute, data_out_offered: all.len() as u32 };
     let task = nexuses[who].start(command);
     let wanted = (task.data_out_bytes() as usize).min(all.len());
@@ -161,7 +169,9 @@ fn step(reader: &mut Reader<'_>, target: &Rc<Target>, nexuses: &mut [Nexus; 2], 
     Some(())
 }
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(|input: &[u8]| bounded(input, one));
+
+fn one(input: &[u8]) {
     let Some((first, input)) = input.split_first() else { return };
     let sector_bytes = if first % 2 == 0 { 512 } else { 4096 };
     let keeper = Rc::new(Keeper::default());
@@ -174,4 +184,4 @@ fuzz_target!(|input: &[u8]| {
     }
     // A restart understands whatever was kept.
     unit(&keeper, sector_bytes);
-});
+}

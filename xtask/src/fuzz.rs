@@ -8,6 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 const BUILD_LIMIT: Duration = Duration::from_secs(1200);
+/// Of each target. The slowest one does 900 on two busy cores; one that is far below hangs somewhere, or runs nothing.
+const INPUTS_PER_SECOND_MIN: u64 = 100;
 
 /// How the targets are built.
 enum Toolchain {
@@ -36,12 +38,13 @@ pub fn run(seconds: u64) -> Result<Done> {
     ensure!(list.status.success() && !targets.is_empty(), "no fuzz targets: {}", list.stderr);
     let sanitizer = if matches!(toolchain, Toolchain::Nightly) { "address" } else { "none" };
     logged(cargo(&["build", "--sanitizer", sanitizer]), &dir.join("fuzz-build.log"), BUILD_LIMIT)?;
-    let mut runs = 0;
+    let mut runs = Vec::new();
     for target in &targets {
         let corpus = target_dir().join("fuzz-corpus").join(target);
         std::fs::create_dir_all(&corpus)?;
         let mut run = cargo(&["run", "--sanitizer", sanitizer, target]);
         run.arg(&corpus);
+        // How much memory one input takes and leaves behind is looked at by the targets themselves (fuzz/src/lib.rs).
         run.args(["--", &format!("-max_total_time={seconds}"), "-timeout=10", "-rss_limit_mb=2048"]);
         let dictionary =
             repository().join("fuzz").join(target.split('_').next().unwrap_or(target)).with_extension("dict");
@@ -49,10 +52,14 @@ pub fn run(seconds: u64) -> Result<Done> {
             run.arg(format!("-dict={}", dictionary.display()));
         }
         let said = logged(run, &dir.join(format!("fuzz-{target}.log")), Duration::from_secs(seconds + 120))?;
-        runs += executions(&said);
+        let inputs = executions(&said);
+        ensure!(inputs >= seconds * INPUTS_PER_SECOND_MIN, "{target}: only {inputs} inputs in {seconds} s");
+        runs.push((*target, inputs));
     }
     let how = if matches!(toolchain, Toolchain::Nightly) { "" } else { ", without sanitizer (no nightly toolchain)" };
-    Ok(Done::new(targets.len() as u64, format!("{} targets, {runs} inputs{how}", targets.len())))
+    let sum: u64 = runs.iter().map(|(_, inputs)| inputs).sum();
+    let each: Vec<String> = runs.iter().map(|(target, inputs)| format!("{target} {inputs}")).collect();
+    Ok(Done::new(targets.len() as u64, format!("{sum} inputs ({}){how}", each.join(", "))))
 }
 
 /// libFuzzer's last words: `Done 12345 runs in 31 second(s)`.
