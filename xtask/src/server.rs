@@ -6,6 +6,7 @@ use crate::process::{Background, Finished, command, finish, repository, succeed,
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -284,6 +285,11 @@ impl Server {
         Ok(found)
     }
 
+    /// What the files of the data directory take on disk.
+    pub fn allocated_bytes(&self) -> Result<u64> {
+        allocated(&self.data)
+    }
+
     pub fn metrics(&self) -> Result<String> {
         let (status, page) = http::get(&self.api, "/metrics", self.token().ok().as_deref())?;
         ensure!(status == 200, "/metrics answered {status}: {page}");
@@ -304,6 +310,16 @@ impl Server {
     pub fn uri(&self, export: &str) -> String {
         self.nbd.uri(export)
     }
+}
+
+fn allocated(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        sum += if metadata.is_dir() { allocated(&entry.path())? } else { metadata.blocks() * 512 };
+    }
+    Ok(sum)
 }
 
 impl Drop for Server {
