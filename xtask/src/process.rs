@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How many lines of a failed program's output are shown; the rest is in its log file.
@@ -19,15 +20,43 @@ pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
+/// What [`scratch`] gave out since [`clear_scratch`].
+static SCRATCH: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 /// A fresh folder for one test's files. On the disk that holds the target folder, since tests want a real file system.
 pub fn scratch(name: &str) -> Result<PathBuf> {
     let dir = target_dir().join("blackbox").join(name);
-    unmount_below(&dir);
-    if dir.exists() {
-        fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
-    }
+    SCRATCH.lock().expect("nobody panics with it").push(dir.clone());
+    remove(&dir)?;
     fs::create_dir_all(&dir)?;
     Ok(dir)
+}
+
+/// Removes what tests that went well wrote: together it is more than many a disk has.
+pub fn clear_scratch() -> Result<()> {
+    for dir in std::mem::take(&mut *SCRATCH.lock().expect("nobody panics with it")) {
+        remove(&dir)?;
+    }
+    Ok(())
+}
+
+/// Leaves what a test that failed wrote, to look at.
+pub fn keep_scratch() {
+    SCRATCH.lock().expect("nobody panics with it").clear();
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    unmount_below(dir);
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Bytes that are free where tests write.
+pub fn free_bytes() -> Result<u64> {
+    let stat = rustix::fs::statvfs(target_dir())?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// What an earlier run that was interrupted left mounted.

@@ -1,5 +1,6 @@
 //! A list of named steps with the time each took, up to the first failure, and the count at the end.
 
+use crate::process::{clear_scratch, free_bytes, keep_scratch};
 use anyhow::Result;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -36,13 +37,18 @@ pub fn run(steps: &[Step], keep_going: bool) -> Result<bool> {
         print!("{:<10} {:<46} ", step.name, step.what);
         let _ = std::io::stdout().flush();
         let start = Instant::now();
-        match (step.run)() {
+        match (step.run)().and_then(|done| clear_scratch().map(|()| done)) {
             Ok(done) => {
                 passed += done.checks;
                 println!("ok {:>7}  {}", seconds(start.elapsed()), done.said);
             }
             Err(error) => {
+                keep_scratch();
                 println!("FAILED {}\n\n{error:#}\n", seconds(start.elapsed()));
+                match free_bytes() {
+                    Ok(free) => println!("{:.1} GiB are free where tests write", free as f64 / f64::from(1 << 30)),
+                    Err(error) => println!("how much is free where tests write is not known: {error:#}"),
+                }
                 println!("repeat with: cargo xtask test --only {}", step.name);
                 failed.push(step.name);
                 if !keep_going {

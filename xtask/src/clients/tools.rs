@@ -126,7 +126,7 @@ fn qemu_img_qcow2(bench: &mut Bench) -> Result<()> {
     output("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", "-c", &text(&raw), &text(&qcow2)])?;
     bench.server.create("from-qcow2", &(64 * MIB).to_string())?;
     let uri = bench.server.uri("from-qcow2");
-    output("qemu-img", &["convert", "-n", "-f", "qcow2", "-O", "raw", &text(&qcow2), &uri])?;
+    output("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &text(&qcow2), &uri])?;
     output("qemu-img", &["compare", "-f", "raw", "-F", "raw", &text(&raw), &uri])?;
     // A qcow2 that lives on a vDisk.
     bench.server.create("qcow2", &(128 * MIB).to_string())?;

@@ -40,7 +40,7 @@ fn qemu_img(bench: &mut Bench) -> Result<()> {
     sparse_file(&file, size, 31)?;
     let (file, back, uri) =
         (file.to_string_lossy().into_owned(), back.to_string_lossy().into_owned(), uri(bench, "image"));
-    output("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", &file, &uri])?;
+    output("qemu-img", &["convert", "-f", "raw", "-O", "raw", &file, &uri])?;
     let said = output("qemu-img", &["compare", "-f", "raw", "-F", "raw", &file, &uri])?;
     ensure!(said.contains("identical"), "{said}");
     output("qemu-img", &["convert", "-f", "raw", "-O", "raw", &uri, &back])?;
