@@ -41,6 +41,19 @@ pub struct Accounts {
     occupied: u64,
 }
 
+impl FromIterator<(GroupId, GroupAccount)> for Accounts {
+    /// Of a group that comes again the last account counts. Fast if they come in order of ids.
+    fn from_iter<I: IntoIterator<Item = (GroupId, GroupAccount)>>(groups: I) -> Accounts {
+        let mut accounts = Accounts { groups: groups.into_iter().collect(), ..Accounts::default() };
+        for (_, account) in accounts.groups.iter() {
+            accounts.live_data += u64::from(account.data);
+            accounts.live_pages += u64::from(account.pages);
+            accounts.occupied += account.occupied();
+        }
+        accounts
+    }
+}
+
 impl Accounts {
     pub fn live_data(&self) -> u64 {
         self.live_data

@@ -308,20 +308,14 @@ impl CheckpointRecord {
 
 /// What the groups hold as of the checkpoint: data as of its map, pages as it stored them.
 pub(crate) fn accounts_of(record: &CheckpointRecord) -> Accounts {
-    let mut accounts = Accounts::default();
-    for entry in &record.groups {
-        accounts.insert(
-            entry.group,
-            GroupAccount {
-                len: entry.len,
-                data: entry.data,
-                pages: entry.pages,
-                punched: entry.punched,
-                last_sequence: entry.last_sequence,
-            },
-        );
-    }
-    accounts
+    let account = |entry: &GroupEntry| GroupAccount {
+        len: entry.len,
+        data: entry.data,
+        pages: entry.pages,
+        punched: entry.punched,
+        last_sequence: entry.last_sequence,
+    };
+    record.groups.iter().map(|entry| (entry.group, account(entry))).collect()
 }
 
 /// Pause after failed maintenance: 1 s.

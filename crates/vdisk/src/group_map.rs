@@ -23,6 +23,22 @@ struct Run {
     entries: Rc<Vec<(GroupId, GroupAccount)>>,
 }
 
+impl FromIterator<(GroupId, GroupAccount)> for GroupMap {
+    /// Of an id that comes again the last account counts. Fast if they come in order of ids.
+    fn from_iter<I: IntoIterator<Item = (GroupId, GroupAccount)>>(entries: I) -> GroupMap {
+        let mut entries: Vec<(GroupId, GroupAccount)> = entries.into_iter().collect();
+        entries.sort_by_key(|(id, _)| *id);
+        entries.dedup_by(|later, earlier| {
+            later.0 == earlier.0 && {
+                *earlier = *later;
+                true
+            }
+        });
+        let run = |part: &[(GroupId, GroupAccount)]| Run { first: part[0].0, entries: Rc::new(part.to_vec()) };
+        GroupMap { runs: entries.chunks(RUN_MAX).map(run).collect(), len: entries.len() }
+    }
+}
+
 impl GroupMap {
     pub fn len(&self) -> usize {
         self.len
@@ -171,7 +187,9 @@ mod tests {
                 }
                 prop_assert_eq!(map.len(), model.len());
             }
-            copies.push((map, model));
+            copies.push((map, model.clone()));
+            let twice = model.iter().rev().map(|(id, _)| (*id, GroupAccount { len: 7, ..GroupAccount::default() }));
+            copies.push((twice.chain(model.clone()).collect(), model));
             for (map, model) in copies {
                 prop_assert!(map.iter().eq(model.iter()));
                 prop_assert!(map.runs.iter().all(|run| run.entries.len() <= RUN_MAX && run.first == run.entries[0].0));

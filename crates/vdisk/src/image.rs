@@ -3,7 +3,7 @@
 use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
 use base::{GroupId, SnapshotId, VdiskId};
-use std::cell::LazyCell;
+use std::cell::{LazyCell, OnceCell};
 use std::rc::Rc;
 
 /// A stored map and the groups that it refers to.
@@ -19,11 +19,27 @@ pub struct Image {
 #[derive(Clone)]
 pub struct NeededGroups(Rc<Listing>);
 
-type Listing = LazyCell<Vec<Needed>, Box<dyn FnOnce() -> Vec<Needed>>>;
+struct Listing {
+    needed: LazyCell<Vec<Needed>, Box<dyn FnOnce() -> Vec<Needed>>>,
+    /// Of a clone that has written nothing yet.
+    accounts: OnceCell<Accounts>,
+}
 
 impl NeededGroups {
     pub(crate) fn of(accounts: Accounts) -> NeededGroups {
-        NeededGroups(Rc::new(LazyCell::new(Box::new(move || accounts.needed()))))
+        NeededGroups::made_by(move || accounts.needed())
+    }
+
+    fn made_by(make: impl FnOnce() -> Vec<Needed> + 'static) -> NeededGroups {
+        let needed = LazyCell::new(Box::new(make) as Box<dyn FnOnce() -> Vec<Needed>>);
+        NeededGroups(Rc::new(Listing { needed, accounts: OnceCell::new() }))
+    }
+
+    /// What whoever has this image of others holds of each group. All who ask share the entries.
+    fn accounts(&self) -> Accounts {
+        let of = |needed: &Needed| GroupAccount { data: needed.data, pages: needed.pages, ..GroupAccount::default() };
+        let accounts = || self.iter().map(|needed| (needed.group, of(needed))).collect();
+        self.0.accounts.get_or_init(accounts).clone()
     }
 
     /// Those that share a list have the same number, and nobody else has as long as one of them is there.
@@ -38,14 +54,14 @@ impl NeededGroups {
 
 impl From<Vec<Needed>> for NeededGroups {
     fn from(list: Vec<Needed>) -> NeededGroups {
-        NeededGroups(Rc::new(LazyCell::new(Box::new(move || list))))
+        NeededGroups::made_by(move || list)
     }
 }
 
 impl std::ops::Deref for NeededGroups {
     type Target = [Needed];
     fn deref(&self) -> &[Needed] {
-        &self.0
+        &self.0.needed
     }
 }
 
@@ -88,14 +104,18 @@ impl Accounts {
     }
 
     /// The map becomes that of an image: of what the groups hold only that lives. Groups of others come and go with it.
-    pub(crate) fn become_image(&mut self, groups: &[Needed]) {
-        let all: Vec<(GroupId, GroupAccount)> = self.groups.iter().map(|(id, account)| (*id, *account)).collect();
-        for (id, account) in all {
-            self.insert(id, GroupAccount { data: 0, pages: 0, ..account });
-        }
-        for needed in groups {
-            let account = GroupAccount { data: needed.data, pages: needed.pages, ..self.of(needed.group) };
-            self.insert(needed.group, account);
-        }
+    pub(crate) fn become_image(&mut self, groups: &NeededGroups) {
+        let mut accounts = groups.accounts();
+        let mut all = |group: GroupId, before: GroupAccount, is_absent: bool| match accounts.groups.get(&group).copied()
+        {
+            None if is_absent => accounts.becomes_absent(group, before),
+            needed => {
+                let (data, pages) = needed.map_or((0, 0), |needed| (needed.data, needed.pages));
+                accounts.insert(group, GroupAccount { data, pages, ..before });
+            }
+        };
+        self.groups.iter().for_each(|(group, before)| all(*group, *before, false));
+        self.absent().iter().for_each(|(group, before)| all(*group, *before, true));
+        *self = accounts;
     }
 }

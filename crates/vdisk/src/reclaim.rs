@@ -14,7 +14,7 @@ use crate::account::GroupAccount;
 use crate::address::Address;
 use crate::log::frame::RunKind;
 use crate::log::{WalkedFrame, run_addresses};
-use crate::vdisk::Vdisk;
+use crate::vdisk::{State, Vdisk};
 use crate::{Kind, Result};
 use base::GroupId;
 use std::rc::Rc;
@@ -33,6 +33,10 @@ struct OwnRoom {
     occupied: u64,
     live: u64,
     groups: u64,
+    /// Of groups in which nothing lives, but which the last checkpoint may still need.
+    dead: u64,
+    /// Groups in which anything lives.
+    living: u64,
 }
 
 impl Vdisk {
@@ -54,18 +58,24 @@ impl Vdisk {
     /// What its own groups hold that nobody else needs. (Of the others nothing comes free by re-packing.)
     fn own_room(&self) -> OwnRoom {
         let state = self.state.borrow();
-        let accounts = &state.accounts;
-        if !self.context.references.is_any_held() && self.edge().is_none() {
-            let groups = accounts.groups.len() as u64;
-            return OwnRoom { occupied: accounts.occupied_bytes(), live: accounts.live_bytes(), groups };
-        }
         let mut own = OwnRoom::default();
-        for (_, account) in accounts.groups.iter().filter(|(id, account)| self.is_own(**id, account)) {
-            own.occupied += account.occupied();
+        for (id, account) in self.own_groups(&state) {
+            let occupied = account.occupied();
+            own.occupied += occupied;
             own.live += account.live();
             own.groups += 1;
+            if account.live() > 0 && !state.emptied.contains(&id) {
+                own.living += 1;
+            } else if id != state.position.group {
+                own.dead += occupied;
+            }
         }
         own
+    }
+
+    fn own_groups<'a>(&'a self, state: &'a State) -> impl Iterator<Item = (GroupId, &'a GroupAccount)> {
+        let groups = state.accounts.groups.iter().map(|(id, account)| (*id, account));
+        groups.filter(|(id, account)| self.is_own(*id, account))
     }
 
     /// Written by this vDisk and needed by nobody else, nor by its own history.
@@ -78,13 +88,14 @@ impl Vdisk {
         self.next_space_look.set(self.user_log_bytes.get() + every);
     }
 
-    /// Dead bytes that may wait for a checkpoint that comes anyway.
-    fn dead_limit(&self) -> u64 {
-        if self.urgent.get() {
-            return 0;
-        }
-        let live = self.own_room().live;
-        (self.context.settings.space_slack_bytes / 2).max(live / DEAD_PART)
+    /// More is dead than may wait for a checkpoint that comes anyway.
+    fn much_is_dead(&self) -> bool {
+        let own = self.own_room();
+        let limit = match self.urgent.get() {
+            true => 0,
+            false => (self.context.settings.space_slack_bytes / 2).max(own.live / DEAD_PART),
+        };
+        own.dead > limit
     }
 
     fn space_limit(&self, live: u64) -> u64 {
@@ -117,11 +128,11 @@ impl Vdisk {
                 result => result?,
             }
             // Space comes back with the next checkpoint; do not run far ahead of it.
-            if self.closing.get() || self.dead_bytes() > self.dead_limit() {
+            if self.closing.get() || self.much_is_dead() {
                 break;
             }
         }
-        if self.dead_bytes() > self.dead_limit() {
+        if self.much_is_dead() {
             self.checkpoint().await?;
             self.free_dead_groups().await?;
         }
@@ -165,50 +176,32 @@ impl Vdisk {
         }
     }
 
-    /// Bytes in groups in which nothing lives, but which the last checkpoint may still need.
-    fn dead_bytes(&self) -> u64 {
-        let state = self.state.borrow();
-        let dead = state.accounts.groups.iter().filter(|(id, account)| {
-            **id != state.position.group
-                && (account.live() == 0 || state.emptied.contains(*id))
-                && self.is_own(**id, account)
-        });
-        dead.map(|(_, account)| account.occupied()).sum()
-    }
-
     fn pick_victim(&self) -> Option<GroupId> {
         // Who was not heard yet may need what looks dead.
         if !self.may_free() {
             return None;
         }
-        let dead = self.dead_bytes();
-        let OwnRoom { occupied, live, .. } = self.own_room();
-        let state = self.state.borrow();
-        let over = occupied.saturating_sub(dead) > self.space_limit(live);
-        let living =
-            state.accounts.groups.iter().filter(|(id, account)| {
-                account.live() > 0 && !state.emptied.contains(*id) && self.is_own(**id, account)
-            });
-        let living = living.count() as u64;
-        let many = living > self.groups_limit(live);
+        let own = self.own_room();
+        let over = own.occupied.saturating_sub(own.dead) > self.space_limit(own.live);
+        let many = own.living > self.groups_limit(own.live);
         if !over && !many {
             return None;
         }
+        let state = self.state.borrow();
         let open = state.open.as_ref().map(|group| group.id());
         let fullness = |account: &GroupAccount| account.live() * 1000 / account.occupied().max(1);
-        let candidates = state.accounts.groups.iter().filter(|(id, account)| {
-            let settled = **id != state.position.group
-                && Some(**id) != open
-                && !state.unreadable.contains(*id)
-                && !state.emptied.contains(*id)
-                && self.is_own(**id, account);
+        let candidates = self.own_groups(&state).filter(|(id, account)| {
+            let settled = *id != state.position.group
+                && Some(*id) != open
+                && !state.unreadable.contains(id)
+                && !state.emptied.contains(id);
             let worth =
                 fullness(account) < FULL_PERCENT * 10 || (many && account.len < self.context.pool.group_size() / 2);
             settled && account.live() > 0 && worth
         });
         // Ties are broken by id: the choice does not depend on the order of a hash map.
         let key = |account: &GroupAccount| if over { fullness(account) } else { account.live() };
-        candidates.min_by_key(|(id, account)| (key(account), **id)).map(|(id, _)| *id)
+        candidates.min_by_key(|(id, account)| (key(account), *id)).map(|(id, _)| id)
     }
 }
 

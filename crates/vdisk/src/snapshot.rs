@@ -438,16 +438,18 @@ impl Vdisk {
     }
 
     /// What the log task does about a rollback.
-    pub(crate) fn become_image(&self, image: &Image) {
-        {
-            let mut state = self.state.borrow_mut();
-            let state = &mut *state;
-            state.tree = Tree::new(image.root, image.height, self.context.load.map.clone());
-            state.tree.grow(state.attributes.size_bytes / BLOCK);
-            state.accounts.become_image(&image.groups);
-        }
+    pub(crate) fn roll_back_to(&self, image: &Image) {
+        self.become_image(image);
         // Those among them that were not needed for a while are held again, before the snapshot may go.
         self.hold_foreign();
+    }
+
+    fn become_image(&self, image: &Image) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.tree = Tree::new(image.root, image.height, self.context.load.map.clone());
+        state.tree.grow(state.attributes.size_bytes / BLOCK);
+        state.accounts.become_image(&image.groups);
     }
 
     /// What the log task does about the birth of a clone.

@@ -375,7 +375,7 @@ impl Vdisk {
             Record::DeleteSnapshot(id) => self.unkeep(*id, at.sequence),
             Record::ConfirmSet(set) => self.confirm(*set),
             Record::Rollback(_, image) => {
-                self.become_image(image);
+                self.roll_back_to(image);
                 self.needs_point();
             }
             Record::Rewind(rewind) => self.rewind_becomes(*rewind, at.sequence),
