@@ -38,7 +38,7 @@ impl Default for PoolConfig {
             group_size: 64 << 20,
             slots_per_slab_max: 1024,
             recycled_bytes_max: 256 << 20,
-            recycled_percent_busy: 12,
+            recycled_percent_busy: 8,
             ballast_bytes: 64 << 20,
             capacity_bytes: None,
         }
