@@ -164,7 +164,7 @@ impl Servers {
 
     /// Reads the small vDisks once: what was written large is not in the cache by that.
     pub fn warm_small(&mut self) -> Result<()> {
-        for name in self.small()?.clone() {
+        for name in self.small()?.clone().into_iter().flat_map(|name| [name.clone(), name]) {
             output("nbdcopy", &["--", &self.address(Name::Drystone)?.uri(&name), "null:"])?;
         }
         Ok(())
