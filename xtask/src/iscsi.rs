@@ -8,18 +8,18 @@ mod survive;
 mod tools;
 mod vms;
 
-use crate::clients::{Check, Options, run_groups};
+use crate::clients::{Group, Options, run_groups};
 use crate::server::Subject;
 use crate::steps::Done;
 use anyhow::Result;
 
-const GROUPS: &[(&str, &[(&str, Check)])] = &[
-    ("tools", tools::CHECKS),
-    ("access", access::CHECKS),
-    ("copy", copy::CHECKS),
-    ("vms", vms::CHECKS),
-    ("survive", survive::CHECKS),
-    ("rude", rude::CHECKS),
+const GROUPS: &[Group] = &[
+    Group::new("tools", tools::CHECKS),
+    Group::new("access", access::CHECKS),
+    Group::new("copy", copy::CHECKS),
+    Group::new("vms", vms::CHECKS),
+    Group::new("survive", survive::CHECKS),
+    Group::with_little_memory("rude", rude::CHECKS),
 ];
 
 pub fn run(check: Option<String>) -> Result<Done> {

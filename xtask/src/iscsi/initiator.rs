@@ -173,6 +173,50 @@ impl Initiator {
         Ok(self.stream.write_all(&encode(&header, &[]))?)
     }
 
+    /// Begins a write of twice `len` bytes and sends so many of them, as the target asks for them.
+    pub fn half_a_write(&mut self, len: usize) -> Result<()> {
+        let mut header = [0; 48];
+        (header[0], header[1]) = (0x01, 0xa0);
+        header[16..20].copy_from_slice(&self.tag.to_be_bytes());
+        header[20..24].copy_from_slice(&(2 * len as u32).to_be_bytes());
+        header[24..28].copy_from_slice(&self.command.to_be_bytes());
+        header[28..32].copy_from_slice(&self.expected.to_be_bytes());
+        header[32..].copy_from_slice(&cdb16(0x8a, 0, 2 * len));
+        self.command = self.command.wrapping_add(1);
+        self.stream.write_all(&encode(&header, &[]))?;
+        let mut sent = 0;
+        while sent < len {
+            let asked = self.receive()?;
+            match asked.opcode() {
+                0x31 => sent += self.send_data(&asked, len - sent)?,
+                0x20 => self.pong(&asked)?,
+                0x32 => {}
+                opcode => bail!("a write without its data was answered with opcode {opcode:#x}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What an R2T asks for, up to `most` bytes. How many that were.
+    fn send_data(&mut self, asked: &Pdu, most: usize) -> Result<usize> {
+        let (offset, len) = (asked.word(40), most.min(asked.word(44) as usize));
+        let mut bytes = Vec::new();
+        for (number, start) in (0..len).step_by(IMMEDIATE_MAX).enumerate() {
+            let part = IMMEDIATE_MAX.min(len - start);
+            let mut header = [0; 48];
+            header[0] = 0x05;
+            header[1] = if start + part == asked.word(44) as usize { 0x80 } else { 0 };
+            header[16..20].copy_from_slice(&asked.header[16..20]);
+            header[20..24].copy_from_slice(&asked.header[20..24]);
+            header[28..32].copy_from_slice(&self.expected.to_be_bytes());
+            header[36..40].copy_from_slice(&(number as u32).to_be_bytes());
+            header[40..44].copy_from_slice(&(offset + start as u32).to_be_bytes());
+            bytes.extend(encode(&header, &vec![9; part]));
+        }
+        self.stream.write_all(&bytes)?;
+        Ok(len)
+    }
+
     /// LOGICAL UNIT RESET of LUN 0, as an immediate request.
     pub fn reset_unit(&mut self) -> Result<()> {
         let mut header = [0; 48];

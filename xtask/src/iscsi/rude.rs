@@ -1,7 +1,8 @@
-//! Initiators that send garbage, half a login, or never read: they harm nobody else, and cost a bounded amount of memory.
+//! Initiators that send garbage, half a login or half a write, or never read: they harm nobody else, and cost a bounded
+//! amount of memory, of which the controller has little.
 
 use super::initiator::{Initiator, TARGET, encode, login_request};
-use crate::clients::{Bench, Check};
+use crate::clients::{Bench, Check, HALF_BYTES};
 use crate::random::Random;
 use anyhow::{Result, ensure};
 use std::io::{Read, Write};
@@ -14,6 +15,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("garbage", garbage),
     ("half logins", half_logins),
     ("lengths that lie", lengths),
+    ("half writes", half_writes),
     ("an initiator that never reads", never_reads),
     ("an initiator that never sends its data", never_sends),
 ];
@@ -22,11 +24,9 @@ pub const CHECKS: &[(&str, Check)] = &[
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Rounds of the orderly one, however short the misbehaviour.
 const ROUNDS_MIN: u64 = 20;
-/// What misbehaviour may cost, beside what connections are promised (docs/operations.md, "Memory").
-const MEMORY_MAX: f64 = 384.0 * 1024.0 * 1024.0;
 
 /// Misbehaves while an orderly initiator writes and reads; it must notice nothing.
-fn beside_an_orderly_one(bench: &mut Bench, vdisk: &str, rude: impl FnOnce(&Bench) -> Result<()>) -> Result<()> {
+fn beside_an_orderly_one(bench: &mut Bench, vdisk: &str, rude: impl FnOnce(&mut Bench) -> Result<()>) -> Result<()> {
     bench.server.create(vdisk, "64MiB")?;
     let mut orderly = Initiator::login(&bench.server.iscsi, "iqn.2026-11.com.example:orderly", 1, vdisk)?;
     orderly.ready()?;
@@ -52,13 +52,7 @@ fn beside_an_orderly_one(bench: &mut Bench, vdisk: &str, rude: impl FnOnce(&Benc
     let (rounds, longest) = thread.join().expect("the orderly one does not panic")?;
     behaved?;
     ensure!(longest < PATIENCE, "{rounds} rounds, the longest took {longest:?}");
-    let resident = bench.server.metric("process_resident_memory_bytes")?;
-    ensure!(resident < bench_memory(bench)? + MEMORY_MAX, "the controller takes {resident} bytes");
-    Ok(())
-}
-
-fn bench_memory(bench: &Bench) -> Result<f64> {
-    bench.server.metric("drystone_memory_budget_bytes")
+    bench.keeps_to_its_memory()
 }
 
 fn connect(bench: &Bench) -> Result<TcpStream> {
@@ -134,6 +128,24 @@ fn lengths(bench: &mut Bench) -> Result<()> {
             let _ = session.stream.shutdown(std::net::Shutdown::Write);
             drain(&mut session.stream);
         }
+        Ok(())
+    })
+}
+
+fn half_writes(bench: &mut Bench) -> Result<()> {
+    beside_an_orderly_one(bench, "beside-halves-of-writes", |bench| {
+        bench.server.create("half-written", "64MiB")?;
+        bench.break_off(|bench, number| {
+            let name = "iqn.2026-11.com.example:rude";
+            let mut session = Initiator::login(&bench.server.iscsi, name, number as u8, "half-written")?;
+            session.ready()?;
+            session.half_a_write(HALF_BYTES)
+        })?;
+        let name = "iqn.2026-11.com.example:orderly";
+        let mut session = Initiator::login(&bench.server.iscsi, name, 1, "half-written")?;
+        session.ready()?;
+        let read = session.read(0, 4096)?.good()?;
+        ensure!(read.iter().all(|byte| *byte == 0), "half a write took effect");
         Ok(())
     })
 }
