@@ -23,7 +23,7 @@ mount -t devpts pts /dev/pts
 dmesg -n 4
 ip link set lo up
 /lib/systemd/systemd-udevd --daemon
-for module in virtio_net iscsi_tcp sd_mod sg dm_multipath dm_service_time xfs crc32c_intel; do
+for module in virtio_net iscsi_tcp sd_mod sg dm_multipath dm_service_time xfs crc32c_intel nbd; do
     modprobe $module
 done
 within 10 ip link set eth0 up

@@ -13,9 +13,9 @@ const LIMIT: Duration = Duration::from_secs(900);
 const ROOT_SIZE: &str = "1G";
 /// What the kernel needs to find its root; some of it is built in.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
-/// What a guest that is an iSCSI initiator loads later, from its root.
-const LATER: [&str; 8] =
-    ["virtio_net", "iscsi_tcp", "sd_mod", "sg", "dm_multipath", "dm_service_time", "xfs", "crc32c_intel"];
+/// What a guest that is an iSCSI initiator and an NBD client loads later, from its root.
+const LATER: [&str; 9] =
+    ["virtio_net", "iscsi_tcp", "sd_mod", "sg", "dm_multipath", "dm_service_time", "xfs", "crc32c_intel", "nbd"];
 /// In the root, with what each is: the init of the `guest` step, and of the `initiator` step.
 const SCRIPTS: [(&str, &str); 2] = [
     ("drystone-guest", include_str!("../../tests/guest/init.sh")),

@@ -1,7 +1,9 @@
 //! Linux's own initiator: a Debian guest that booted from an iSCSI vDisk logs in to others with mutual CHAP and both
 //! digests, makes file systems, trims them, uses two paths of which one is lost, reserves, and goes on after kill -9.
+//! Linux's NBD client is in the same guest.
 
 mod machine;
+mod nbd;
 mod proxy;
 mod walk;
 
@@ -69,6 +71,7 @@ pub fn run() -> Result<Done> {
     grow(&mut scene)?;
     two_paths(&mut scene)?;
     walk::reservations(&mut scene)?;
+    nbd::walk(&mut scene)?;
     kill_under_load(&mut scene)?;
     scene.guest.run("iscsiadm -m node --logoutall=all >/dev/null")?;
     scene.guest.powers_off()?;

@@ -34,8 +34,9 @@ pub const PEERS: [&str; 1] = ["tgt"];
 pub const KERNEL: &str = "linux-image-cloud-amd64";
 
 /// What the guest's root holds beside the smallest Debian.
-pub const GUEST: [&str; 10] = [
+pub const GUEST: [&str; 11] = [
     "open-iscsi",
+    "nbd-client",
     "multipath-tools",
     "sg3-utils",
     "xfsprogs",
