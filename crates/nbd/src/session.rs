@@ -162,9 +162,10 @@ impl Session {
         Session::new(structured, selected, limits)
     }
 
-    /// Requests that were handed out and not answered.
+    /// Requests that were handed out and not answered. A write whose data has not come is none: of a client that has hung up
+    /// it never will.
     pub fn requests_under_way(&self) -> u32 {
-        self.requests
+        self.requests - u32::from(matches!(self.state, State::Payload(..)))
     }
 
     /// Whether [`Session::next`] would get beyond [`Next::Full`] now.

@@ -331,6 +331,24 @@ fn the_number_of_requests_under_way_is_limited() {
 }
 
 #[test]
+fn a_write_is_under_way_when_its_data_has_come() {
+    let mut session = Session::new(false, Selected::default(), Limits::default());
+    let (mut out, mut header) = (Output::new(), 0x2560_9513_0000_0001_u64.to_be_bytes().to_vec());
+    header.extend([[0; 8], [0; 8]].concat());
+    header.extend(4096u32.to_be_bytes());
+    let data = [1; 4096];
+    for part in [&header[..], &data[..4095]] {
+        assert!(matches!(session.next(&mut &*part, &geometry(), &mut out), Next::Starved));
+        assert_eq!(session.requests_under_way(), 0);
+    }
+    assert_eq!(session.held_bytes(&out), 4096);
+    let (tag, request) = expect_request(&mut session, &mut &data[4095..], &mut out);
+    assert_eq!(session.requests_under_way(), 1);
+    session.reply(tag, answer(&request), &mut out);
+    assert_eq!(session.requests_under_way(), 0);
+}
+
+#[test]
 fn payload_under_way_and_unsent_is_limited() {
     let limits = Limits { requests: 100, room: Room { payload_bytes: 10_000, single_bytes: 100_000 } };
     let mut session = Session::new(false, Selected::default(), limits);
