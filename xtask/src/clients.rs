@@ -2,6 +2,7 @@
 
 mod backups;
 mod bitmaps;
+mod containers;
 mod groups;
 mod images;
 mod lifecycle;
@@ -119,6 +120,7 @@ pub fn run(options: &Options) -> Result<Done> {
             Group::new("backups", backups::CHECKS),
             Group::new("images", images::CHECKS),
             Group::new("groups", groups::CHECKS),
+            Group::new("containers", containers::CHECKS),
             Group::new("schedules", schedules::CHECKS),
             Group::new("tls", tls::CHECKS),
         ]);

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, made from the handlers; its twin is docs/openapi.json.
 
 use crate::problem::Problem;
-use crate::routes::{data, groups, iscsi, node, rewind, schedules, snapshots, vdisks, vms};
+use crate::routes::{containers, data, groups, iscsi, node, rewind, schedules, snapshots, vdisks, vms};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -21,6 +21,7 @@ use utoipa::{Modify, OpenApi};
         rewind::make_vm_clones, rewind::roll_vm_back,
         vms::list, vms::create, vms::show, vms::patch, vms::delete, vms::attach, vms::detach, vms::snapshots, vms::snapshot,
         vms::delete_snapshot, vms::make_clones, vms::roll_back, vms::abort_rollback,
+        containers::create, containers::list, containers::show, containers::patch, containers::delete,
         groups::create, groups::list, groups::show, groups::delete, groups::add, groups::remove, groups::snapshots,
         groups::snapshot, groups::delete_snapshot, groups::roll_back,
         schedules::create, schedules::list, schedules::show, schedules::patch, schedules::delete,
@@ -37,6 +38,7 @@ use utoipa::{Modify, OpenApi};
         (name = "snapshots", description = "Snapshots of vDisks, clones, what changed"),
         (name = "rewind", description = "The past of vDisks: any moment of a window"),
         (name = "vms", description = "VMs: named sets of vDisks"),
+        (name = "containers", description = "Sets of vDisks with settings that are theirs as long as they have none of their own"),
         (name = "groups", description = "Consistency groups: VMs of which snapshots are taken at one instant"),
         (name = "schedules", description = "Snapshots that are taken regularly, and how many are kept"),
         (name = "data", description = "Their bytes, for import and export"),

@@ -3,7 +3,7 @@
 use crate::auth::{Token, require_token};
 use crate::limits::TRANSFERS_BYTES_MAX;
 use crate::problem::{self, Problem};
-use crate::routes::{data, groups, iscsi, node, rewind, schedules, snapshots, vdisks, vms};
+use crate::routes::{containers, data, groups, iscsi, node, rewind, schedules, snapshots, vdisks, vms};
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -64,6 +64,8 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/vms/{name}/rollback", post(vms::roll_back).delete(vms::abort_rollback))
         .route("/api/v1/vms/{name}/rewind/clones", post(rewind::make_vm_clones))
         .route("/api/v1/vms/{name}/rewind/rollback", post(rewind::roll_vm_back))
+        .route("/api/v1/containers", get(containers::list).post(containers::create))
+        .route("/api/v1/containers/{name}", get(containers::show).patch(containers::patch).delete(containers::delete))
         .route("/api/v1/groups", get(groups::list).post(groups::create))
         .route("/api/v1/groups/{name}", get(groups::show).delete(groups::delete))
         .route("/api/v1/groups/{name}/vms", post(groups::add))

@@ -1,5 +1,6 @@
 //! The handlers, by what they are about. Each parses, calls one verb, and answers.
 
+pub mod containers;
 pub mod data;
 pub mod groups;
 pub mod iscsi;

@@ -64,6 +64,11 @@ id_from_node_and_counter!(
     "m"
 );
 id_from_node_and_counter!(
+    /// A container: a set of vDisks with settings in common. From the same numbers as vDisks; none: the container `default`.
+    ContainerId,
+    "c"
+);
+id_from_node_and_counter!(
     /// An extent group.
     GroupId,
     "g"

@@ -15,6 +15,6 @@ pub mod utc;
 
 pub use buffer::AlignedBuffer;
 pub use cursor::{Reader, Truncated, Writer};
-pub use id::{DiskId, Epoch, GroupId, Sequence, SnapshotId, VdiskId, VmId};
+pub use id::{ContainerId, DiskId, Epoch, GroupId, Sequence, SnapshotId, VdiskId, VmId};
 pub use output::Output;
 pub use payload::{Held, Room};

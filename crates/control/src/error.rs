@@ -200,6 +200,43 @@ impl Error {
         Error::new(Kind::Exists, text)
     }
 
+    pub fn no_container(name: &str) -> Self {
+        let text = format!("there is no container {name:?}; `drystone container list` shows those there are");
+        Error::new(Kind::NotFound, text)
+    }
+
+    pub fn container_exists(name: &str) -> Self {
+        let text = format!("a container {name:?} exists already; choose another name, or delete that one first");
+        Error::new(Kind::Exists, text)
+    }
+
+    pub fn default_container() -> Self {
+        Error::invalid("the container \"default\" is always there and cannot be deleted")
+    }
+
+    pub fn container_in_use(name: &str, vdisks: usize) -> Self {
+        let are = if vdisks == 1 { "vDisk is" } else { "vDisks are" };
+        Error::invalid(format!(
+            "{vdisks} {are} in container {name:?}; delete them, or move them elsewhere (`drystone vdisk move`)"
+        ))
+    }
+
+    /// `vm`: one that is to be made there.
+    pub fn container_planned(name: &str, vm: &str) -> Self {
+        Error::invalid(format!(
+            "VM {vm:?} is being made in container {name:?}; `drystone status` says what is in the way"
+        ))
+    }
+
+    /// Sizes are for people.
+    pub fn container_full(name: &str, capacity: &str, used: &str) -> Self {
+        let text = format!(
+            "container {name:?} has a capacity of {capacity}, and its vDisks hold {used}; delete or trim some, move them \
+             elsewhere, or raise the capacity (`drystone container set {name} --capacity SIZE`)"
+        );
+        Error::invalid(text)
+    }
+
     pub fn not_in_group(vm: &str, group: &str) -> Self {
         let text = format!("VM {vm:?} is not in group {group:?}; `drystone group show {group}` shows which are");
         Error::new(Kind::NotFound, text)

@@ -4,6 +4,7 @@
 //! the pure functions of [`rules`], which every implementer calls first, so that all of them refuse the same things in
 //! the same words.
 
+mod container;
 mod error;
 mod group;
 mod iscsi;
@@ -20,6 +21,7 @@ mod vdisk;
 mod verbs;
 mod vm;
 
+pub use container::{ContainerInfo, CreateContainer, SetContainer};
 pub use error::{Error, Kind, Result};
 pub use group::{AddVm, CreateVmGroup, GroupRolledBack, GroupSnapshotInfo, VmGroupInfo};
 pub use iscsi::{
@@ -44,7 +46,8 @@ pub use status::{
 };
 pub use vdisk::{CreateVdisk, DeleteVdisk, Extent, ExtentPage, ListVdisks, SetVdisk, VdiskInfo, VdiskPage, VdiskState};
 pub use verbs::{
-    Control, ControlFuture, GroupControl, IscsiControl, RewindControl, ScheduleControl, SnapshotControl, VmControl,
+    ContainerControl, Control, ControlFuture, GroupControl, IscsiControl, RewindControl, ScheduleControl,
+    SnapshotControl, VmControl,
 };
 pub use vm::{
     AttachVdisk, CreateVm, DeleteVm, ListVms, NewVmVdisk, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, VmVdisk,

@@ -2,6 +2,7 @@
 //!
 //! Blocks of 4 KiB in a map; a missing one reads as zeros. Faults are asked for through [`Model::fail_next`].
 
+mod containers;
 mod groups;
 mod iscsi;
 mod rewind;
@@ -40,6 +41,7 @@ struct State {
     sets: Vec<vms::Set>,
     groups_of_vms: groups::Groups,
     schedules: BTreeMap<String, crate::ScheduleInfo>,
+    containers: containers::Containers,
 }
 
 /// The verbs that can be made to fail.
@@ -102,6 +104,8 @@ impl State {
         if self.vdisks.contains_key(&request.name) {
             return Err(Error::exists(&request.name));
         }
+        let container = request.container.clone().unwrap_or_else(|| rules::containers::DEFAULT.to_string());
+        self.check_room(&container, 0)?;
         let info = VdiskInfo {
             id: format!("v1.{:x}", self.next_number()),
             name: request.name.clone(),
@@ -116,10 +120,12 @@ impl State {
             shard: 0,
             epoch: 1,
             rewind: None,
+            container,
+            rewind_inherited: true,
         };
         let vdisk = Vdisk { info: info.clone(), blocks: BTreeMap::new(), snapshots: Vec::new() };
         self.vdisks.insert(request.name, vdisk);
-        Ok(info)
+        self.inherit(&info.name)
     }
 
     fn next_number(&mut self) -> u32 {
@@ -130,7 +136,10 @@ impl State {
     fn list(&mut self, request: ListVdisks) -> Result<VdiskPage> {
         rules::check_list_limit(request.limit)?;
         let after = request.after.unwrap_or_default();
-        let mut rest = self.vdisks.values().map(|vdisk| &vdisk.info).filter(|info| info.name > after);
+        request.container.as_ref().map_or(Ok(()), |name| self.container(name).map(drop))?;
+        let is_wanted = |info: &&VdiskInfo| request.container.as_ref().is_none_or(|name| info.container == *name);
+        let all = self.vdisks.values().map(|vdisk| &vdisk.info).filter(is_wanted);
+        let mut rest = all.filter(|info| info.name > after);
         let vdisks: Vec<VdiskInfo> = rest.by_ref().take(request.limit as usize).cloned().collect();
         let next = rest.next().and(vdisks.last()).map(|info| info.name.clone());
         Ok(VdiskPage { vdisks, next })
@@ -269,11 +278,17 @@ impl Control for Model {
     }
 
     fn resize_vdisk<'a>(&'a self, name: &'a str, size_bytes: u64) -> ControlFuture<'a, VdiskInfo> {
-        ready(self.lock().vdisk(name).and_then(|vdisk| {
-            rules::check_resize(vdisk.info.size_bytes, size_bytes)?;
+        let mut state = self.lock();
+        ready((|| {
+            let info = state.vdisk(name)?.info.clone();
+            rules::check_resize(info.size_bytes, size_bytes)?;
+            if size_bytes > info.size_bytes {
+                state.check_room(&info.container, 0)?;
+            }
+            let vdisk = state.vdisk(name)?;
             vdisk.info.size_bytes = size_bytes;
             Ok(vdisk.info.clone())
-        }))
+        })())
     }
 
     fn rename_vdisk<'a>(&'a self, name: &'a str, new_name: &'a str) -> ControlFuture<'a, VdiskInfo> {
@@ -327,6 +342,10 @@ impl Control for Model {
     }
 
     fn vms(&self) -> &dyn VmControl {
+        self
+    }
+
+    fn containers(&self) -> &dyn crate::ContainerControl {
         self
     }
 

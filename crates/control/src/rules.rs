@@ -1,5 +1,6 @@
 //! What a name, a size and a range may be: pure functions, one place, messages that say what to do.
 
+pub mod containers;
 pub mod groups;
 pub mod iscsi;
 pub mod rewind;
@@ -38,6 +39,16 @@ pub fn check_name(name: &str) -> Result<()> {
         return refuse(format!("it has {} characters", name.len()));
     }
     Ok(())
+}
+
+/// What stands between the name that is wanted and a number of 8 digits while an import, or a restore, is not complete.
+pub const IMPORTING: &str = ".importing-";
+pub const UNFINISHED: &str = ".unfinished-";
+
+/// Content that is not complete yet, or never will be.
+pub fn is_unfinished(name: &str) -> bool {
+    let is_number = |text: &str| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    [IMPORTING, UNFINISHED].iter().any(|infix| name.rsplit_once(infix).is_some_and(|(_, number)| is_number(number)))
 }
 
 /// Positive, a multiple of 4096, at most 64 TiB. Nothing is rounded in silence: the message names the neighbours.

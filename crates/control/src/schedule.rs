@@ -11,6 +11,8 @@ pub enum ScheduleTarget {
     Vm(String),
     /// A consistency group of VMs.
     Group(String),
+    /// Each VM that has a vDisk in it, and each vDisk in it that belongs to no VM.
+    Container(String),
 }
 
 /// How often, and how many of these are kept.
@@ -50,12 +52,12 @@ pub struct ScheduleInfo {
     pub state: ScheduleState,
     /// Milliseconds since 1970 (UTC).
     pub created_unix_ms: u64,
-    /// When the last snapshot was taken; absent before the first.
+    /// When the last snapshot was taken; absent before the first. Of a container, that of the member whose last one is the oldest.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_success_unix_ms: Option<u64>,
     /// Attempts that failed since the start of the controller.
     pub failures: u64,
-    /// Names of its snapshots, in order of age.
+    /// Names of its snapshots, in order of age; of a container with what each is of: `MEMBER@SNAPSHOT`.
     pub snapshots: Vec<String>,
 }
 

@@ -20,6 +20,10 @@ pub struct CreateVdisk {
     #[serde(default = "default_sector_bytes")]
     #[cfg_attr(feature = "openapi", schema(default = 512, example = 512, minimum = 512, maximum = 4096))]
     pub sector_bytes: u32,
+    /// The container that it is to be in. Absent: `default`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[cfg_attr(feature = "openapi", schema(example = "default"))]
+    pub container: Option<String>,
 }
 
 fn default_sector_bytes() -> u32 {
@@ -32,6 +36,8 @@ pub struct ListVdisks {
     /// Names greater than this one; `None` from the start.
     pub after: Option<String>,
     pub limit: u32,
+    /// Only those of this container.
+    pub container: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +94,12 @@ pub struct VdiskInfo {
     /// Absent: its past is not kept (or, after a start, its log was not read yet).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rewind: Option<crate::RewindInfo>,
+    /// The container that it is in.
+    #[cfg_attr(feature = "openapi", schema(example = "default"))]
+    pub container: String,
+    /// How much of its past is kept is what the container says, not its own. (After a start, of one of which nothing is said, as
+    /// soon as its log was read.)
+    pub rewind_inherited: bool,
 }
 
 /// Whether it can be used, and if not, why.

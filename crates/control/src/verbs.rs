@@ -2,6 +2,7 @@
 
 use crate::{AttachVdisk, CreateVm, DeleteVm, ListVms, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo};
 use crate::{ChangesPage, ListChanges, MakeClones, RolledBack, SnapshotInfo};
+use crate::{ContainerInfo, CreateContainer, SetContainer};
 use crate::{CreateSchedule, CreateVmGroup, GroupRolledBack, GroupSnapshotInfo, ScheduleInfo, VmGroupInfo};
 use crate::{
     CreateVdisk, DeleteVdisk, ExtentPage, ListVdisks, Metrics, NodeStatus, Result, SetVdisk, VdiskInfo, VdiskPage,
@@ -64,6 +65,8 @@ pub trait Control: Send + Sync {
 
     fn vms(&self) -> &dyn VmControl;
 
+    fn containers(&self) -> &dyn ContainerControl;
+
     fn vm_groups(&self) -> &dyn GroupControl;
 
     fn schedules(&self) -> &dyn ScheduleControl;
@@ -77,8 +80,12 @@ pub trait Control: Send + Sync {
 
 /// The verbs on the past of vDisks. `Kind::Invalid` if a moment is not in the window; the message says what is.
 pub trait RewindControl: Send + Sync {
-    /// `None`: the past is not kept any more, and what was kept is given back.
+    /// From then on it is its own, whatever its container says. `None`: the past is not kept any more, and what was kept is
+    /// given back.
     fn set_rewind<'a>(&'a self, vdisk: &'a str, set: Option<SetRewind>) -> ControlFuture<'a, VdiskInfo>;
+
+    /// What its container says holds for it again.
+    fn inherit_rewind<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, VdiskInfo>;
 
     /// What is of note between two times, RFC 3339, in the order in which it was written.
     fn history<'a>(
@@ -181,6 +188,29 @@ pub trait VmControl: Send + Sync {
     /// Gives up a rollback that was cut short and cannot be completed, of all that it is of: what was rolled back stays so, the
     /// rest stays as it was. `Kind::NotFound` if there is none.
     fn abort_rollback<'a>(&'a self, name: &'a str) -> ControlFuture<'a, VmInfo>;
+}
+
+/// The verbs on containers: sets of vDisks with settings that are theirs as long as they have none of their own. An unknown name
+/// is `Kind::NotFound`. What would make a vDisk in one whose capacity is used up, let one grow there, or move one to it is
+/// `Kind::Invalid`, as that is no disk that is full; writes are not refused.
+pub trait ContainerControl: Send + Sync {
+    /// `Kind::Exists` if there is one of this name.
+    fn create_container(&self, create: CreateContainer) -> ControlFuture<'_, ContainerInfo>;
+
+    /// In the order of names; `default` is always among them.
+    fn list_containers(&self) -> ControlFuture<'_, Vec<ContainerInfo>>;
+
+    fn show_container<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ContainerInfo>;
+
+    /// Takes effect at once, and is then carried out on all its vDisks; what does not succeed is tried again.
+    fn set_container<'a>(&'a self, name: &'a str, set: SetContainer) -> ControlFuture<'a, ContainerInfo>;
+
+    /// `Kind::Invalid` while it has vDisks, and for `default`.
+    fn delete_container<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ()>;
+
+    /// Its own window stays its own; one that it had of its container becomes that of the new one, and what that does not keep
+    /// goes at once. `Kind::Unavailable`: it is on record, and not carried out yet.
+    fn move_vdisk<'a>(&'a self, vdisk: &'a str, container: &'a str) -> ControlFuture<'a, VdiskInfo>;
 }
 
 /// The verbs on consistency groups: VMs of which snapshots are taken at one instant. An unknown name is `Kind::NotFound`.

@@ -14,6 +14,9 @@ pub struct CreateVm {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(max_items = 64))]
     pub vdisks: Vec<NewVmVdisk>,
+    /// The container that its vDisks are to be in. Absent: `default`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub container: Option<String>,
 }
 
 /// A vDisk that is made with its VM.

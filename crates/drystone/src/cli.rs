@@ -6,6 +6,7 @@
 pub mod args;
 mod backup;
 mod client;
+mod container;
 mod export;
 mod group;
 mod image;
@@ -89,6 +90,7 @@ fn dispatch(cli: Cli) -> std::result::Result<(), Failure> {
         Command::Vdisk { verb: args::Vdisk::VerifyBackup { files } } => Ok(backup::verify(&printer, &files)?),
         Command::Vdisk { verb } => Ok(vdisk::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Vm { verb } => Ok(vm::run(verb, &Client::new(&connection)?, &printer)?),
+        Command::Container { verb } => Ok(container::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Group { verb } => Ok(group::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Schedule { verb } => Ok(schedule::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Iscsi { verb } => Ok(iscsi::run(verb, &Client::new(&connection)?, &printer)?),
@@ -114,6 +116,7 @@ fn run_line(line: &[&str], client: &Client, printer: &Printer) -> anyhow::Result
     match cli.command {
         Command::Vdisk { verb } => vdisk::run(verb, client, printer),
         Command::Vm { verb } => vm::run(verb, client, printer),
+        Command::Container { verb } => container::run(verb, client, printer),
         Command::Group { verb } => group::run(verb, client, printer),
         Command::Schedule { verb } => schedule::run(verb, client, printer),
         Command::Iscsi { verb } => iscsi::run(verb, client, printer),

@@ -4,6 +4,8 @@
 //! waits for their answers.
 
 mod access;
+mod container_verbs;
+mod containers;
 mod directory;
 mod errors;
 mod exports;

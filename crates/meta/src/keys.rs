@@ -1,6 +1,6 @@
 //! Keys, built so that one prefix lists one kind, in order of numbers.
 
-use base::{SnapshotId, VdiskId, VmId};
+use base::{ContainerId, SnapshotId, VdiskId, VmId};
 use bytes::Bytes;
 
 /// The one [`crate::NodeRecord`].
@@ -23,6 +23,10 @@ pub const PLANS: &[u8] = b"plan/";
 pub const ROLLBACKS: &[u8] = b"rollback/";
 /// Prefix of all [`crate::ScheduleRecord`]s.
 pub const SCHEDULES: &[u8] = b"schedule/";
+/// Prefix of all [`crate::ContainerRecord`]s.
+pub const CONTAINERS: &[u8] = b"container/";
+/// Prefix of all [`crate::MemberRecord`]s.
+pub const MEMBERS: &[u8] = b"member/";
 /// Prefix of all [`crate::BirthsRecord`]s.
 pub const BIRTHS: &[u8] = b"births/";
 /// Prefix of the index from names to ids, which keeps names unique: create a vDisk with a compare for `None`.
@@ -64,6 +68,14 @@ pub fn rollback(id: VmId) -> Bytes {
 
 pub fn schedule(name: &str) -> Bytes {
     format!("schedule/{name}").into_bytes().into()
+}
+
+pub fn container(id: ContainerId) -> Bytes {
+    format!("container/{:012x}", id.raw()).into_bytes().into()
+}
+
+pub fn member(id: VdiskId) -> Bytes {
+    format!("member/{:012x}", id.raw()).into_bytes().into()
 }
 
 /// Of clones of which this is the first.

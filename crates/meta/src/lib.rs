@@ -1,12 +1,13 @@
 //! The metadata store: a small trait of ordered keys with transactions, its typed records, and the embedded store.
 //!
 //! The store is an index: everything in it can be rebuilt from the logs of the vDisks (but for initiator groups that none
-//! of them uses, VMs without vDisks, and what was under way). It holds small records only
+//! of them uses, VMs and containers without vDisks, and what was under way). It holds small records only
 //! (nodes, shards, vDisks, their notes), never anything per block. Watches and leases come with the cluster store (etcd), the first
 //! that has something to watch: the embedded store has a single user.
 
 mod store;
 
+mod container;
 pub mod keys;
 mod record;
 mod schedule;
@@ -18,6 +19,7 @@ mod oneshot;
 
 mod error;
 
+pub use container::{ContainerNote, ContainerRecord, ContainerRewind, DEFAULT_CONTAINER, MemberRecord};
 pub use embedded::{Job, RedbCore, RedbStore, Submit};
 pub use error::{Error, Kind, Result};
 pub use memory::MemStore;

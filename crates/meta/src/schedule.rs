@@ -1,8 +1,8 @@
 //! Records of schedules; their bytes as in [`crate::record`].
 
-use crate::record::{Bad, Fields, begin, decode, end, flag, put_text, text};
+use crate::record::{Bad, Fields, begin_version, decode_versions, end, flag, put_text, text};
 use crate::{Error, Kind, Result};
-use base::{Reader, SnapshotId, VdiskId, VmId, Writer};
+use base::{ContainerId, Reader, SnapshotId, VdiskId, VmId, Writer};
 use bytes::Bytes;
 
 /// A schedule: what it takes snapshots of, how often, and which ones it took.
@@ -12,7 +12,7 @@ use bytes::Bytes;
 /// | name | text |
 /// | created_wall_ns | u64 |
 /// | serial | u64 |
-/// | target | u8: 0 and vDisk id u64; 1 and VM id u64; or 2 and the name of a group of VMs, text |
+/// | target | u8: 0 and vDisk id u64; 1 and VM id u64; or 2 and the name of a group of VMs, text; version 2 only: 3 and container id u64 |
 /// | paused | bool |
 /// | rules | u16 number; each: period in seconds u32, number that is kept u32 |
 /// | last_success_wall_ns | u64, 0: none yet |
@@ -41,6 +41,7 @@ pub enum ScheduleTarget {
     Vdisk(VdiskId),
     Vm(VmId),
     Group(String),
+    Container(ContainerId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct ScheduledSnapshot {
 
 impl ScheduleRecord {
     const KIND: u8 = 11;
+    /// Of a container, of which version 1 knew nothing; others can be read by builds that do.
+    const VERSION: u16 = 2;
 
     /// One that has taken nothing yet.
     pub fn new(
@@ -83,7 +86,8 @@ impl ScheduleRecord {
 
     /// Names and numbers are limited where they come in.
     pub fn encode(&self) -> Bytes {
-        let mut w = begin(Self::KIND);
+        let of_container = matches!(self.target, ScheduleTarget::Container(_));
+        let mut w = begin_version(Self::KIND, if of_container { Self::VERSION } else { 1 });
         put_text(&mut w, &self.name);
         w.u64_le(self.created_wall_ns).u64_le(self.serial);
         match &self.target {
@@ -96,6 +100,9 @@ impl ScheduleRecord {
             ScheduleTarget::Group(name) => {
                 w.u8(2);
                 put_text(&mut w, name);
+            }
+            ScheduleTarget::Container(id) => {
+                w.u8(3).u64_le(id.raw());
             }
         }
         w.u8(self.paused.into());
@@ -128,12 +135,12 @@ impl ScheduleRecord {
 
     /// `Corrupt` if the bytes are damaged, `UnsupportedFormat` if a newer build wrote them.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes, Self::KIND, "schedule", |r| {
+        decode_versions(bytes, Self::KIND, "schedule", Self::VERSION, |r, version| {
             Ok(ScheduleRecord {
                 name: text(r)?,
                 created_wall_ns: r.u64_le()?,
                 serial: r.u64_le()?,
-                target: target(r)?,
+                target: target(r, version)?,
                 paused: flag(r)?,
                 rules: list(r, |r| Ok(ScheduleRule { every_seconds: r.u32_le()?, keep: r.u32_le()? }))?,
                 last_success_wall_ns: r.u64_le()?,
@@ -199,11 +206,14 @@ impl ScheduleNote {
     }
 }
 
-fn target(r: &mut Reader) -> Fields<ScheduleTarget> {
+fn target(r: &mut Reader, version: u16) -> Fields<ScheduleTarget> {
     match r.u8()? {
         0 => VdiskId::from_raw(r.u64_le()?).map(ScheduleTarget::Vdisk).ok_or(Bad::Value("vDisk id")),
         1 => VmId::from_raw(r.u64_le()?).map(ScheduleTarget::Vm).ok_or(Bad::Value("VM id")),
         2 => text(r).map(ScheduleTarget::Group),
+        3 if version >= 2 => {
+            ContainerId::from_raw(r.u64_le()?).map(ScheduleTarget::Container).ok_or(Bad::Value("container id"))
+        }
         _ => Err(Bad::Value("target")),
     }
 }
@@ -240,6 +250,10 @@ mod tests {
                     050000000000000001070000000000000001010074\
                     01000a000000070000000100730900000000000000";
         assert_eq!(hex.strip_prefix(body).map(str::len), Some(8), "{hex}");
+        let of_container = record(ScheduleTarget::Container(ContainerId::new(7, 9))).encode();
+        let of_container: String = of_container.iter().map(|byte| format!("{byte:02x}")).collect();
+        let body = body.replacen("01000b", "02000b", 1).replacen("000009000000", "000309000000", 1);
+        assert_eq!(of_container.strip_prefix(&body).map(str::len), Some(8), "{of_container}");
     }
 
     #[test]
@@ -275,9 +289,12 @@ mod tests {
             taken: Vec::new(),
             ..record(ScheduleTarget::Vm(VmId::new(7, 3)))
         };
-        for record in
-            [record(ScheduleTarget::Group("g".into())), bare, record(ScheduleTarget::Vdisk(VdiskId::new(1, 2)))]
-        {
+        for record in [
+            record(ScheduleTarget::Group("g".into())),
+            record(ScheduleTarget::Container(ContainerId::NONE)),
+            bare,
+            record(ScheduleTarget::Vdisk(VdiskId::new(1, 2))),
+        ] {
             assert_eq!(ScheduleRecord::decode(&record.encode()).expect("good"), record);
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::Result;
 use crate::record::{Bad, Fields, begin, begin_version, decode, decode_versions, end, flag, put_text, text};
-use base::{Reader, SnapshotId, VdiskId, VmId, Writer};
+use base::{ContainerId, Reader, SnapshotId, VdiskId, VmId, Writer};
 use bytes::Bytes;
 
 /// A VM: a named set of vDisks. Each of these has a copy in its log.
@@ -89,11 +89,14 @@ pub struct SetMember {
 /// | vm | u64 |
 /// | name | text |
 /// | vdisks | u16 number; each: label text, vDisk name text, source u8: 0 and size u64, sector u32; or 1 and vDisk id u64, snapshot id u64 |
+/// | container | version 2 only: u64 |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanRecord {
     pub vm: VmId,
     pub name: String,
     pub vdisks: Vec<PlannedVdisk>,
+    /// Of vDisks that begin empty. Clones are where what they are made of is.
+    pub container: ContainerId,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,9 +237,11 @@ impl SetRecord {
 
 impl PlanRecord {
     const KIND: u8 = 8;
+    /// Version 1 knew of no containers; what is in none but the default one can be read by builds that do.
+    const VERSION: u16 = 2;
 
     pub fn encode(&self) -> Bytes {
-        let mut w = begin(Self::KIND);
+        let mut w = begin_version(Self::KIND, if self.container.is_none() { 1 } else { Self::VERSION });
         w.u64_le(self.vm.raw());
         put_text(&mut w, &self.name);
         put_count(&mut w, self.vdisks.len());
@@ -248,11 +253,14 @@ impl PlanRecord {
                 Source::Snapshot { vdisk, snapshot } => w.u8(1).u64_le(vdisk.raw()).u64_le(snapshot.raw()),
             };
         }
+        if !self.container.is_none() {
+            w.u64_le(self.container.raw());
+        }
         end(w)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes, Self::KIND, "plan", |r| {
+        decode_versions(bytes, Self::KIND, "plan", Self::VERSION, |r, version| {
             let (vm, name) = (vm(r)?, text(r)?);
             let vdisks = list(r, |r| {
                 let (label, name) = (text(r)?, text(r)?);
@@ -263,7 +271,11 @@ impl PlanRecord {
                 };
                 Ok(PlannedVdisk { label, name, source })
             })?;
-            Ok(PlanRecord { vm, name, vdisks })
+            let container = match version {
+                Self::VERSION => ContainerId::from_raw(r.u64_le()?).ok_or(Bad::Value("container id"))?,
+                _ => ContainerId::NONE,
+            };
+            Ok(PlanRecord { vm, name, vdisks, container })
         })
     }
 }
@@ -339,7 +351,8 @@ mod tests {
         let empty = Source::Empty { size_bytes: 4096, sector_bytes: 512 };
         let copy = Source::Snapshot { vdisk: VdiskId::new(7, 9), snapshot: SnapshotId::new(7, 10) };
         let planned = |label: &str, source| PlannedVdisk { label: label.into(), name: format!("w-{label}"), source };
-        PlanRecord { vm: VmId::new(7, 3), name: "w".into(), vdisks: vec![planned("a", empty), planned("b", copy)] }
+        let vdisks = vec![planned("a", empty), planned("b", copy)];
+        PlanRecord { vm: VmId::new(7, 3), name: "w".into(), vdisks, container: ContainerId::NONE }
     }
 
     fn rollback() -> RollbackRecord {
@@ -369,6 +382,8 @@ mod tests {
             "010008030000000700000001007702000100610300772d6100001000000000000000020000\
              0100620300772d620109000000070000000a00000007000000",
         );
+        let elsewhere = PlanRecord { container: ContainerId::new(7, 4), vdisks: Vec::new(), ..plan() };
+        golden(elsewhere.encode(), "020008030000000700000001007700000400000007000000");
         golden(rollback().encode(), "0100090300000007000000010009000000070000000a00000007000000");
     }
 
@@ -409,7 +424,9 @@ mod tests {
         for record in [set(), alone] {
             assert_eq!(SetRecord::decode(&record.encode()).expect("good"), record);
         }
-        assert_eq!(PlanRecord::decode(&plan().encode()).expect("good"), plan());
+        for record in [plan(), PlanRecord { container: ContainerId::new(7, 4), ..plan() }] {
+            assert_eq!(PlanRecord::decode(&record.encode()).expect("good"), record);
+        }
         assert_eq!(RollbackRecord::decode(&rollback().encode()).expect("good"), rollback());
     }
 

@@ -4,7 +4,8 @@ use crate::{Error, Kind, Result};
 use base::{GroupId, Sequence, VdiskId};
 use bytes::Bytes;
 use meta::{
-    BirthsRecord, CheckpointHint, NoteRecord, Outcome, ShardRecord, Store, TailHint, Transaction, VdiskRecord, keys,
+    BirthsRecord, CheckpointHint, ContainerRecord, MemberRecord, NoteRecord, Outcome, ShardRecord, Store, TailHint,
+    Transaction, VdiskRecord, keys,
 };
 use pool::{Pool, Purpose};
 use std::cell::RefCell;
@@ -70,6 +71,11 @@ impl MetaIndex {
         }
     }
 
+    /// One without compares.
+    pub async fn commit_all(&self, transaction: Transaction) -> Result<()> {
+        committed(self.commit(transaction).await?)
+    }
+
     pub fn record(&self, id: VdiskId) -> Option<VdiskRecord> {
         self.records.borrow().get(&id).cloned()
     }
@@ -114,15 +120,11 @@ impl MetaIndex {
         committed(self.commit(Transaction::new().put(keys::shard(self.shard), record.encode())).await?)
     }
 
-    /// A new vDisk, or one that was found in the logs. `Exists` if the name is taken.
-    pub async fn insert(&self, record: VdiskRecord) -> Result<()> {
+    /// A new vDisk, or one that was found in the logs, with its container if something is said of that. `Exists` if the name is
+    /// taken.
+    pub async fn insert(&self, record: VdiskRecord, member: Option<MemberRecord>) -> Result<()> {
         let _turn = self.turn.acquire(1).await;
-        let name = keys::name(&record.name);
-        let transaction = Transaction::new()
-            .compare(name.clone(), None)
-            .put(name, keys::vdisk(record.id))
-            .put(keys::vdisk(record.id), record.encode());
-        match self.commit(transaction).await? {
+        match self.commit(with_new(Transaction::new(), &record, member)).await? {
             Outcome::Committed => {}
             Outcome::Conflict => {
                 return Err(Error::new(Kind::Exists, format!("a vDisk {:?} exists already", record.name)));
@@ -168,19 +170,15 @@ impl MetaIndex {
         Ok(())
     }
 
-    /// New clones, all of them or none. `Exists` if a name is taken.
-    pub async fn insert_all(&self, records: Vec<VdiskRecord>) -> Result<()> {
+    /// New clones, all of them or none, in this container. `Exists` if a name is taken.
+    pub async fn insert_all(&self, records: Vec<VdiskRecord>, container: Option<&ContainerRecord>) -> Result<()> {
         let _turn = self.turn.acquire(1).await;
         let ended = match records.first() {
             Some(first) => Transaction::new().delete(keys::births(first.id)),
             None => Transaction::new(),
         };
         let transaction = records.iter().fold(ended, |transaction, record| {
-            let name = keys::name(&record.name);
-            transaction
-                .compare(name.clone(), None)
-                .put(name, keys::vdisk(record.id))
-                .put(keys::vdisk(record.id), record.encode())
+            with_new(transaction, record, container.map(|container| MemberRecord::new(record.id, container.id)))
         });
         match self.commit(transaction).await? {
             Outcome::Committed => {}
@@ -266,8 +264,18 @@ impl MetaIndex {
 
     fn without_notes(&self, id: VdiskId, transaction: Transaction) -> Transaction {
         self.notes.borrow_mut().retain(|(of, _), _| *of != id);
+        let transaction = transaction.delete(keys::member(id));
         NoteKind::ALL.into_iter().fold(transaction, |transaction, kind| transaction.delete(keys::note(id, kind as u8)))
     }
+}
+
+fn with_new(transaction: Transaction, record: &VdiskRecord, member: Option<MemberRecord>) -> Transaction {
+    let name = keys::name(&record.name);
+    let transaction = transaction
+        .compare(name.clone(), None)
+        .put(name, keys::vdisk(record.id))
+        .put(keys::vdisk(record.id), record.encode());
+    member.iter().fold(transaction, |all, member| all.put(keys::member(member.vdisk), member.encode()))
 }
 
 /// Values of all keys that begin with `prefix`.

@@ -148,14 +148,14 @@ async fn rebuild_superblock(world: &World, disk: &Rc<dyn Disk>, shard: u16, from
 async fn insert(index: &MetaIndex, mut record: meta::VdiskRecord, recovered: &Recovered) -> Result<RebuiltVdisk> {
     let vdisk = &recovered.vdisk;
     let mut renamed_from = None;
-    if let Err(error) = index.insert(record.clone()).await {
+    if let Err(error) = index.insert(record.clone(), None).await {
         if error.kind != Kind::Exists {
             return Err(error);
         }
         // The next start writes the name of the record into the log.
         renamed_from = Some(std::mem::take(&mut record.name));
         record.name = free_name(renamed_from.as_deref().unwrap_or_default(), record.id);
-        index.insert(record.clone()).await?;
+        index.insert(record.clone(), None).await?;
     }
     for kind in NoteKind::ALL {
         index.follow_note(record.id, kind, || vdisk.note(kind)).await?;

@@ -5,7 +5,7 @@ use crate::index::{CheckpointIndex, clean_tail, place};
 use crate::shard::{Entry, Told, free_name, record_of};
 use crate::{Error, Kind, Result, Shard};
 use base::{Sequence, VdiskId};
-use meta::VdiskRecord;
+use meta::{ContainerNote, VdiskRecord};
 use pool::GroupHeader;
 use std::rc::Rc;
 use vdisk::{Found, Health, Leftover, NoteKind, Recovered, Vdisk};
@@ -246,13 +246,15 @@ impl Shard {
     async fn adopt(&self, recovered: &Recovered) -> Result<()> {
         let vdisk = &recovered.vdisk;
         let mut record = record_of(recovered, self.number, self.context.pool.epoch());
-        if let Err(error) = self.index.insert(record.clone()).await {
+        let note = vdisk.note(NoteKind::Container).and_then(|bytes| ContainerNote::decode(&bytes).ok());
+        let member = note.map(|note| note.member).filter(|member| member.vdisk == vdisk.id);
+        if let Err(error) = self.index.insert(record.clone(), member).await {
             if error.kind != Kind::Exists {
                 return Err(error);
             }
             record.name = free_name(&record.name, vdisk.id);
             vdisk.rename(&record.name).await?;
-            self.index.insert(record.clone()).await?;
+            self.index.insert(record.clone(), member).await?;
         }
         self.follow_notes(vdisk).await?;
         tracing::warn!(vdisk = %vdisk.id, name = record.name, "found in the log, unknown to the metadata store; taken over");

@@ -150,6 +150,21 @@ impl Shard {
         self.index.records.borrow().values().filter(|record| !record.deleted).cloned().collect()
     }
 
+    /// Its log is still to be read since the start.
+    pub fn is_unread(&self, id: VdiskId) -> bool {
+        matches!(self.entries.borrow().get(&id), Some(Entry::Closed | Entry::Opening))
+    }
+
+    /// Its log was read.
+    pub fn is_open(&self, id: VdiskId) -> bool {
+        matches!(self.entries.borrow().get(&id), Some(Entry::Open(_)))
+    }
+
+    /// The metadata store is of an earlier time than the disk: logs may know more.
+    pub fn is_store_behind(&self) -> bool {
+        !self.hints_are_good
+    }
+
     pub fn open_vdisks(&self) -> Vec<Rc<Vdisk>> {
         let entries = self.entries.borrow();
         entries
@@ -200,6 +215,12 @@ impl Shard {
             }
         });
         broken.collect()
+    }
+
+    /// For what belongs to no vDisk, without compares. A full disk refuses it only when the reserve is used up, too: it may be
+    /// what makes room.
+    pub async fn commit(&self, transaction: meta::Transaction) -> Result<()> {
+        self.index.commit_all(transaction).await
     }
 
     /// For what belongs to no vDisk.

@@ -2,10 +2,11 @@
 
 use crate::index::{CheckpointIndex, synced_tail};
 use crate::shard::{Entry, record_of_attributes, record_of_vdisk};
+use crate::verbs::born_in;
 use crate::{Attachment, Error, Kind, Result, Shard};
 use base::units::{BLOCK, VDISK_SIZE_MAX};
 use base::{SnapshotId, VdiskId, latency};
-use meta::{CloneOf, VdiskRecord};
+use meta::{CloneOf, ContainerRecord, VdiskRecord};
 use std::rc::{Rc, Weak};
 use vdisk::{Attributes, Compared, DifferenceDevice, Health, Origin, Paused, SetRecord, SnapshotInfo, Vdisk, Version};
 use world::Instant;
@@ -237,6 +238,7 @@ impl Shard {
         vdisk: VdiskId,
         temporary: &str,
         names: Vec<String>,
+        container: Option<ContainerRecord>,
     ) -> Result<Vec<VdiskRecord>> {
         let source = self.vdisk(vdisk).await?;
         check_new(&source, temporary)?;
@@ -244,20 +246,21 @@ impl Shard {
         let snapshot = self.context.pool.next_snapshot_id().await?;
         // No syncs of its own: its map is stored and synced before a clone begins with it, and that it is gone nobody waits for.
         source.snapshot_unsynced(snapshot, temporary).await?;
-        let made = self.clone_snapshot(vdisk, snapshot, names).await;
+        let made = self.clone_snapshot(vdisk, snapshot, names, container).await;
         if let Err(error) = source.delete_snapshot_unsynced(snapshot).await {
             tracing::warn!(%vdisk, %error, "a snapshot that clones were made of is not deleted yet; the next start does it");
         }
         made
     }
 
-    /// New vDisks with the snapshot's content, all of them or none. Durable when it completes. `Exists` if a name is
-    /// taken.
+    /// New vDisks with the snapshot's content, all of them or none, in this container. Durable when it completes. `Exists` if a
+    /// name is taken.
     pub async fn clone_snapshot(
         self: &Rc<Self>,
         vdisk: VdiskId,
         snapshot: SnapshotId,
         names: Vec<String>,
+        container: Option<ContainerRecord>,
     ) -> Result<Vec<VdiskRecord>> {
         if self.stopping.get() {
             return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
@@ -285,7 +288,8 @@ impl Shard {
                 Attributes { name, size_bytes: info.size_bytes, read_only: false, created_ns, ..source.attributes() };
             single = is_single.then(|| self.record_of_unborn(id, attributes.clone(), &origin));
             let index = Rc::new(CheckpointIndex(self.index.clone()));
-            let born = Vdisk::create_clone(self.context.clone(), index, id, attributes, origin.clone());
+            let (_, notes) = born_in(id, container.as_ref());
+            let born = Vdisk::create_clone(self.context.clone(), index, id, attributes, origin.clone(), notes);
             births.push(self.started(born));
         }
         let mut born = Vec::with_capacity(births.len());
@@ -301,7 +305,7 @@ impl Shard {
         let all_born = failed.is_none();
         let result = match failed {
             Some(error) => Err(error),
-            None => self.index.insert_all(records.clone()).await,
+            None => self.index.insert_all(records.clone(), container.as_ref()).await,
         };
         if let Err(error) = result {
             // Nobody has heard of them yet. Those whose birth failed may be in the log all the same: the next start deletes

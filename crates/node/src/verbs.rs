@@ -6,17 +6,24 @@ use crate::snapshots::hold_of;
 use crate::{Error, Kind, Result, Shard};
 use base::VdiskId;
 use bytes::Bytes;
-use meta::VdiskRecord;
+use meta::{ContainerNote, ContainerRecord, MemberRecord, VdiskRecord};
 use std::rc::Rc;
-use vdisk::{Attributes, NoteKind, Vdisk};
+use vdisk::{Attributes, NoteKind, Notes, Vdisk};
 
 /// How long a forced deletion waits for connections to end, ns: 5 s, in steps of 10 ms.
 const END_WAIT_NS: u64 = 5_000_000_000;
 const END_STEP_NS: u64 = 10_000_000;
 
 impl Shard {
-    /// Durable when it completes. Names are unique over all shards of the store.
-    pub async fn create(self: &Rc<Self>, name: &str, size_bytes: u64, sector_bytes: u32) -> Result<VdiskRecord> {
+    /// In this container, of which the birth tells, too: who finds that without a record finds all of it. Durable when it
+    /// completes. Names are unique over all shards of the store.
+    pub async fn create(
+        self: &Rc<Self>,
+        name: &str,
+        size_bytes: u64,
+        sector_bytes: u32,
+        container: Option<ContainerRecord>,
+    ) -> Result<VdiskRecord> {
         if self.stopping.get() {
             return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
         }
@@ -25,7 +32,8 @@ impl Shard {
         let attributes = Attributes { name: name.to_string(), size_bytes, sector_bytes, read_only: false, created_ns };
         let index = Rc::new(CheckpointIndex(self.index.clone()));
         let record = record_of_attributes(id, attributes.clone(), None, self.number, self.context.pool.epoch());
-        let created = Vdisk::create(self.context.clone(), index, id, attributes).await;
+        let (member, notes) = born_in(id, container.as_ref());
+        let created = Vdisk::create(self.context.clone(), index, id, attributes, notes).await;
         let vdisk = match created {
             Ok(vdisk) => vdisk,
             Err(error) => {
@@ -34,7 +42,7 @@ impl Shard {
             }
         };
         let record = VdiskRecord { tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())), ..record };
-        if let Err(error) = self.index.insert(record.clone()).await {
+        if let Err(error) = self.index.insert(record.clone(), member).await {
             // Nobody has heard of it yet: take it back.
             if let Err(also) = self.take_back(&vdisk).await {
                 tracing::warn!(vdisk = %id, error = %also, "a vDisk that could not be put on record is not taken back");
@@ -178,4 +186,12 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// What the metadata store and the log say of the container of a new vDisk.
+pub(crate) fn born_in(id: VdiskId, container: Option<&ContainerRecord>) -> (Option<MemberRecord>, Notes) {
+    let Some(container) = container else { return (None, Notes::new()) };
+    let member = MemberRecord::new(id, container.id);
+    let note = ContainerNote { member, container: container.clone() };
+    (Some(member), Notes::from([(NoteKind::Container, note.encode())]))
 }

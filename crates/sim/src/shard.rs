@@ -239,7 +239,7 @@ impl Node for ShardNode {
     fn create(&self, name: String, size_bytes: u64) -> LocalFuture<Result<u64>> {
         let shard = self.shard.clone();
         Box::pin(async move {
-            let record = shard.create(&name, size_bytes, 512).await.map_err(to_block)?;
+            let record = shard.create(&name, size_bytes, 512, None).await.map_err(to_block)?;
             Ok(record.id.raw())
         })
     }
@@ -293,7 +293,7 @@ impl Node for ShardNode {
 
     fn clone_snapshot(&self, id: u64, snapshot: u64, names: Vec<String>) -> LocalFuture<Result<Vec<u64>>> {
         self.snapshot_verb(id, snapshot, |shard, id, snapshot| async move {
-            let records = shard.clone_snapshot(id, snapshot, names).await?;
+            let records = shard.clone_snapshot(id, snapshot, names, None).await?;
             Ok(records.into_iter().map(|record| record.id.raw()).collect())
         })
     }

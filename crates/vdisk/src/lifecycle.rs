@@ -5,6 +5,7 @@ use crate::image::Origin;
 use crate::leftover::Leftover;
 use crate::log::{Item, Record};
 use crate::map::{Tree, height_for};
+use crate::notes::Notes;
 use crate::references::Holds;
 use crate::vdisk::{Attributes, Context, Health, Index, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
@@ -20,14 +21,15 @@ pub struct Closed {
 }
 
 impl Vdisk {
-    /// A new, empty vDisk. Its birth is synced when this completes.
+    /// A new, empty vDisk. Its birth is synced when this completes, and has these notes.
     pub async fn create(
         context: Context,
         index: Rc<dyn Index>,
         id: VdiskId,
         attributes: Attributes,
+        notes: Notes,
     ) -> Result<Rc<Vdisk>> {
-        Vdisk::born(context, index, id, attributes, None).await
+        Vdisk::born(context, index, id, attributes, None, notes).await
     }
 
     /// A new vDisk with the content of a snapshot, which is there until this completes ([`Vdisk::origin_of`]).
@@ -37,8 +39,9 @@ impl Vdisk {
         id: VdiskId,
         attributes: Attributes,
         origin: Origin,
+        notes: Notes,
     ) -> Result<Rc<Vdisk>> {
-        Vdisk::born(context, index, id, attributes, Some(Box::new(origin))).await
+        Vdisk::born(context, index, id, attributes, Some(Box::new(origin)), notes).await
     }
 
     async fn born(
@@ -47,13 +50,14 @@ impl Vdisk {
         id: VdiskId,
         attributes: Attributes,
         origin: Option<Box<Origin>>,
+        notes: Notes,
     ) -> Result<Rc<Vdisk>> {
         check_size(attributes.size_bytes)?;
         let height = height_for(attributes.size_bytes / BLOCK);
         let tree = Tree::new(Address::NONE, height, context.load.map.clone());
         let vdisk = Vdisk::assemble(context, index, id, State::new(attributes.clone(), tree));
         vdisk.start();
-        let born = async { vdisk.control(Record::Birth(attributes, origin)).await };
+        let born = async { vdisk.control(Record::Birth(attributes, origin, notes)).await };
         if let Err(error) = born.await {
             vdisk.stop().await;
             return Err(error);

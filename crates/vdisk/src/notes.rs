@@ -20,10 +20,13 @@ pub enum NoteKind {
     Vm = 3,
     /// The schedules that take snapshots of the vDisk.
     Schedules = 4,
+    /// The container that the vDisk is in.
+    Container = 5,
 }
 
 impl NoteKind {
-    pub const ALL: [NoteKind; 4] = [NoteKind::IscsiAccess, NoteKind::Reservations, NoteKind::Vm, NoteKind::Schedules];
+    pub const ALL: [NoteKind; 5] =
+        [NoteKind::IscsiAccess, NoteKind::Reservations, NoteKind::Vm, NoteKind::Schedules, NoteKind::Container];
 
     /// Longest note of this kind. All of them have to fit into every checkpoint, and what the index holds into a value of
     /// the metadata store (64 KiB).
@@ -34,8 +37,10 @@ impl NoteKind {
             NoteKind::Reservations => 256 << 10,
             // 64 vDisks with the longest labels.
             NoteKind::Vm => 8 << 10,
-            // 8 of the vDisk, of its VM, and of each of 8 groups, with the longest names and the most rules.
+            // 8 of the vDisk, of its VM, of its container, and of each of 8 groups, with the longest names and the most rules.
             NoteKind::Schedules => 20 << 10,
+            // The longest name and the longest comment.
+            NoteKind::Container => 1 << 10,
         }
     }
 

@@ -24,6 +24,15 @@ pub(crate) struct HistoryQuery {
     to: Option<String>,
 }
 
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoWindowQuery {
+    /// What its container says holds for it again.
+    #[serde(default)]
+    inherit: bool,
+}
+
 /// Keeps the past of a vDisk from now on, or changes how much of it.
 #[utoipa::path(put, path = "/api/v1/vdisks/{name}/rewind", tag = "rewind", params(("name" = String, Path)), request_body = SetRewind, responses(
     (status = 200, description = "Set, and durable", body = VdiskInfo),
@@ -38,15 +47,20 @@ pub(crate) async fn set(State(api): State<Api>, name: Name, request: Request) ->
     Ok(Json(api.control.rewind().set_rewind(&name, Some(set)).await?))
 }
 
-/// Keeps the past of a vDisk no longer, and gives back what was kept.
-#[utoipa::path(delete, path = "/api/v1/vdisks/{name}/rewind", tag = "rewind", params(("name" = String, Path)), responses(
-    (status = 200, description = "Off, and durable", body = VdiskInfo),
+/// Keeps the past of a vDisk no longer, and gives back what was kept; or keeps of it what its container says.
+#[utoipa::path(delete, path = "/api/v1/vdisks/{name}/rewind", tag = "rewind", params(("name" = String, Path), NoWindowQuery), responses(
+    (status = 200, description = "It has no window of its own, or none at all; durable", body = VdiskInfo),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
-pub(crate) async fn switch_off(State(api): State<Api>, name: Name) -> Result<Json<VdiskInfo>, Problem> {
-    let Path(name) = name?;
-    Ok(Json(api.control.rewind().set_rewind(&name, None).await?))
+pub(crate) async fn switch_off(
+    State(api): State<Api>,
+    name: Name,
+    query: Result<Query<NoWindowQuery>, QueryRejection>,
+) -> Result<Json<VdiskInfo>, Problem> {
+    let (Path(name), Query(NoWindowQuery { inherit })) = (name?, query?);
+    let control = api.control.rewind();
+    Ok(Json(if inherit { control.inherit_rewind(&name).await? } else { control.set_rewind(&name, None).await? }))
 }
 
 /// Lists what is of note in the past of a vDisk: checkpoints, quiet moments, bursts of overwriting. Reads the log.

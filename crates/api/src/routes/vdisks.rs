@@ -27,6 +27,19 @@ pub(crate) struct ListQuery {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct ListVdisksQuery {
+    /// Entries on this page.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u32>,
+    /// Names greater than this one: `next` of the page before.
+    after: Option<String>,
+    /// Only those of this container.
+    container: Option<String>,
+}
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct DeleteQuery {
     /// Disconnect clients first.
     #[serde(default)]
@@ -36,7 +49,8 @@ pub(crate) struct DeleteQuery {
     snapshots: bool,
 }
 
-/// What to change; what is absent stays. Checked as a whole, then done in this order: size, read-only, name.
+/// What to change; what is absent stays. Checked as a whole, then done in this order: size, read-only,
+/// container, name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PatchVdisk {
@@ -46,6 +60,9 @@ pub struct PatchVdisk {
     pub size_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
+    /// The container that it is to be in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     pub name: Option<String>,
@@ -54,8 +71,9 @@ pub struct PatchVdisk {
 /// Creates a vDisk. It is thin: it takes space when it is written.
 #[utoipa::path(post, path = "/api/v1/vdisks", tag = "vdisks", request_body = CreateVdisk, responses(
     (status = 201, description = "Created", body = VdiskInfo, headers(("Location" = String, description = "Where it is"))),
+    (status = 404, description = "No such container", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The name is taken, or is for a vDisk of a VM that is being made", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "Name, size or sector is refused", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Name, size or sector is refused, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn create(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
@@ -71,18 +89,20 @@ pub(crate) async fn create(State(api): State<Api>, request: Request) -> Result<R
 }
 
 /// Lists vDisks in the order of their names.
-#[utoipa::path(get, path = "/api/v1/vdisks", tag = "vdisks", params(ListQuery), responses(
+#[utoipa::path(get, path = "/api/v1/vdisks", tag = "vdisks", params(ListVdisksQuery), responses(
     (status = 200, description = "One page", body = VdiskPage),
+    (status = 404, description = "No such container", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn list(
     State(api): State<Api>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    query: Result<Query<ListVdisksQuery>, QueryRejection>,
 ) -> Result<Json<VdiskPage>, Problem> {
     let Query(query) = query?;
     let limit = query.limit.unwrap_or(LIST_LIMIT_DEFAULT);
     rules::check_list_limit(limit)?;
-    Ok(Json(api.control.list_vdisks(ListVdisks { after: query.after, limit }).await?))
+    let ListVdisksQuery { after, container, .. } = query;
+    Ok(Json(api.control.list_vdisks(ListVdisks { after, limit, container }).await?))
 }
 
 /// Shows one vDisk.
@@ -96,12 +116,13 @@ pub(crate) async fn show(State(api): State<Api>, name: Name) -> Result<Json<Vdis
     Ok(Json(api.control.show_vdisk(&name).await?))
 }
 
-/// Resizes, renames or switches a vDisk to read-only and back, also while it is connected.
+/// Resizes, renames, moves to another container or switches a vDisk to read-only and back, also while it is connected. What the
+/// window of the new container does not keep of the past goes at once.
 #[utoipa::path(patch, path = "/api/v1/vdisks/{name}", tag = "vdisks", params(("name" = String, Path)), request_body = PatchVdisk, responses(
     (status = 200, description = "The vDisk as it is now", body = VdiskInfo),
-    (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such vDisk or container", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The new name is taken", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "Shrinking, or a refused name or size", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Shrinking, a refused name or size, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) -> Result<Json<VdiskInfo>, Problem> {
@@ -114,11 +135,17 @@ pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) 
     if let Some(new_name) = &patch.name {
         rules::check_name(new_name)?;
     }
+    if let Some(container) = &patch.container {
+        api.control.containers().show_container(container).await?;
+    }
     if let Some(size_bytes) = patch.size_bytes {
         info = api.control.resize_vdisk(&name, size_bytes).await?;
     }
     if patch.read_only.is_some() {
         info = api.control.set_vdisk(&name, SetVdisk { read_only: patch.read_only }).await?;
+    }
+    if let Some(container) = &patch.container {
+        info = api.control.containers().move_vdisk(&name, container).await?;
     }
     if let Some(new_name) = &patch.name {
         info = api.control.rename_vdisk(&name, new_name).await?;

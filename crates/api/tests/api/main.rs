@@ -1,6 +1,7 @@
 //! The real router behind a real socket, over the model of the control plane.
 
 mod client;
+mod containers;
 mod data;
 mod document;
 mod iscsi;

@@ -146,6 +146,9 @@ macro_rules! pass_on {
             fn snapshots(&self) -> &dyn control::SnapshotControl {
                 &self.0
             }
+            fn containers(&self) -> &dyn control::ContainerControl {
+                &self.0
+            }
             fn rewind(&self) -> &dyn control::RewindControl {
                 &self.0
             }

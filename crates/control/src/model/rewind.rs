@@ -11,17 +11,16 @@ use base::utc;
 
 const NOW_NS: u64 = NOW_UNIX_MS * 1_000_000;
 
+pub(super) fn kept(SetRewind { window_seconds, limit_bytes }: SetRewind) -> RewindInfo {
+    RewindInfo { window_seconds, limit_bytes, since_unix_ms: Some(NOW_UNIX_MS), held_bytes: 0, cut_short: false }
+}
+
 impl State {
     fn set_rewind(&mut self, vdisk: &str, set: Option<SetRewind>) -> Result<VdiskInfo> {
         set.as_ref().map_or(Ok(()), check_rewind)?;
         let info = &mut self.vdisk(vdisk)?.info;
-        info.rewind = set.map(|SetRewind { window_seconds, limit_bytes }| RewindInfo {
-            window_seconds,
-            limit_bytes,
-            since_unix_ms: Some(NOW_UNIX_MS),
-            held_bytes: 0,
-            cut_short: false,
-        });
+        info.rewind = set.map(kept);
+        info.rewind_inherited = false;
         Ok(info.clone())
     }
 
@@ -52,6 +51,10 @@ impl State {
 impl RewindControl for Model {
     fn set_rewind<'a>(&'a self, vdisk: &'a str, set: Option<SetRewind>) -> ControlFuture<'a, VdiskInfo> {
         ready(self.lock().set_rewind(vdisk, set))
+    }
+
+    fn inherit_rewind<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, VdiskInfo> {
+        ready(self.lock().inherit(vdisk))
     }
 
     fn history<'a>(

@@ -18,6 +18,7 @@ impl ScheduleControl for Model {
                 }
                 ScheduleTarget::Vm(vm) if !state.vms.contains_key(vm) => return Err(Error::no_vm(vm)),
                 ScheduleTarget::Group(group) => drop(state.groups_of_vms.info(group)?),
+                ScheduleTarget::Container(container) => drop(state.container(container)?),
                 _ => {}
             }
             let info = ScheduleInfo {

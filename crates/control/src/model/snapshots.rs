@@ -172,6 +172,7 @@ impl State {
         let source = self.vdisk(vdisk)?;
         let blocks = source.blocks_of(clones.snapshot.as_deref())?.clone();
         let info = source.as_writable();
+        self.check_room(&info.container, blocks.len() as u64 * BLOCK * names.len() as u64)?;
         Ok(names.into_iter().map(|name| self.insert_clone(&info, name, &blocks)).collect())
     }
 
@@ -179,8 +180,8 @@ impl State {
         let mapped_bytes = blocks.len() as u64 * BLOCK;
         let id = format!("v1.{:x}", self.next_number());
         let info = VdiskInfo { id, name: name.clone(), mapped_bytes, stored_bytes: 0, ..like.clone() };
-        self.vdisks.insert(name, Vdisk { info: info.clone(), blocks: blocks.clone(), snapshots: Vec::new() });
-        info
+        self.vdisks.insert(name.clone(), Vdisk { info, blocks: blocks.clone(), snapshots: Vec::new() });
+        self.inherit(&name).expect("just inserted, where its source is")
     }
 
     pub(super) fn roll_back(&mut self, vdisk: &str, snapshot: &str) -> Result<RolledBack> {

@@ -101,9 +101,11 @@ impl State {
         rules::check_create(&create)?;
         let labels: Vec<String> = create.vdisks.iter().map(|vdisk| vdisk.label.clone()).collect();
         self.check_vm_names(std::slice::from_ref(&create.name), &labels)?;
+        create.container.as_ref().map_or(Ok(()), |name| self.check_room(name, 0))?;
         let made = create.vdisks.into_iter().map(|vdisk| {
             let name = rules::vdisk_name(&create.name, &vdisk.label)?;
-            let new = CreateVdisk { name, size_bytes: vdisk.size_bytes, sector_bytes: vdisk.sector_bytes };
+            let container = create.container.clone();
+            let new = CreateVdisk { name, size_bytes: vdisk.size_bytes, sector_bytes: vdisk.sector_bytes, container };
             Ok((vdisk.label, self.create(new)?.id))
         });
         let made = made.collect::<Result<Vec<_>>>()?;

@@ -14,8 +14,11 @@ use std::collections::BTreeSet;
 pub const SCHEDULE_NAME_LEN_MAX: usize = 40;
 /// Schedules of a controller: each is looked at several times a minute.
 pub const SCHEDULES_MAX: usize = 1_000;
-/// Schedules of one vDisk, VM or group: the logs of all vDisks in it have a copy of each.
+/// Schedules of one vDisk, VM, group or container: the logs of all vDisks in it have a copy of each.
 pub const SCHEDULES_OF_TARGET_MAX: usize = 8;
+/// VMs and vDisks of which schedules of containers take snapshots, in sum over these: each has a record with its snapshots in
+/// memory, and is looked at several times a minute.
+pub const SCHEDULED_MEMBERS_MAX: usize = 4_000;
 pub const RULES_MAX: usize = 8;
 /// Snapshots that one schedule keeps: half of what a vDisk may have, so that there is room for others.
 pub const KEEP_MAX: u32 = 512;
@@ -83,12 +86,23 @@ pub fn check_schedule_count(count: usize) -> Result<()> {
 }
 
 /// `count`: those that the target has already.
+/// `too_many`: those that there is no room for.
+pub fn check_scheduled_members(too_many: usize) -> Result<()> {
+    if too_many == 0 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "of {too_many} VMs and vDisks no snapshots are taken: schedules of containers take them of {SCHEDULED_MEMBERS_MAX} \
+         in all, of each once for each schedule"
+    )))
+}
+
 pub fn check_schedules_of_target(count: usize) -> Result<()> {
     if count < SCHEDULES_OF_TARGET_MAX {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "it has {count} schedules, the most that there may be of one vDisk, VM or group; one schedule may have several rules"
+        "it has {count} schedules, the most that there may be of one vDisk, VM, group or container; one schedule may have several rules"
     )))
 }
 

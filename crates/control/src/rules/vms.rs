@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn create(name: &str, labels: &[&str]) -> CreateVm {
-        CreateVm { name: name.into(), vdisks: labels.iter().map(|label| vdisk(label)).collect() }
+        CreateVm { name: name.into(), vdisks: labels.iter().map(|label| vdisk(label)).collect(), container: None }
     }
 
     #[test]

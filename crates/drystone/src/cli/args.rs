@@ -1,5 +1,6 @@
 //! Every command, flag and help text.
 
+pub mod container;
 pub mod group;
 pub mod rewind;
 pub mod schedule;
@@ -114,6 +115,16 @@ pub enum Command {
         #[command(subcommand)]
         verb: vm::Vm,
     },
+    /// Create, list, change and delete containers: sets of vDisks with settings in common
+    #[command(after_help = "Examples:\n  \
+        drystone container create gold --rewind 24h --capacity 10TiB\n  \
+        drystone vdisk create web --size 40GiB --container gold\n  \
+        drystone vdisk move old-web --container gold\n  \
+        drystone container show gold")]
+    Container {
+        #[command(subcommand)]
+        verb: container::Container,
+    },
     /// Create, list, change and delete consistency groups of VMs; their snapshots
     #[command(after_help = "Examples:\n  \
         drystone group create shop --vm web01 --vm db01\n  \
@@ -168,12 +179,19 @@ pub enum Vdisk {
         /// Logical sector that clients see
         #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"], default_value = "512")]
         sector: String,
+        /// Container that it is to be in [default: default]
+        #[arg(long, value_name = "NAME")]
+        container: Option<String>,
         #[command(flatten)]
         rewind: RewindFlags,
     },
     /// List all vDisks
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Only those of this container
+        #[arg(long, value_name = "NAME")]
+        container: Option<String>,
+    },
     /// Show everything about one vDisk
     Show { name: String },
     /// Grow a vDisk, also while it is connected
@@ -185,11 +203,21 @@ pub enum Vdisk {
     },
     /// Give a vDisk another name; connected clients stay connected
     Rename { name: String, new_name: String },
+    /// Move a vDisk to another container, also while it is connected; no data is copied
+    #[command(after_help = "A window of its own stays; one that it has of its container becomes that of the new one, and\n\
+        what that does not keep of the past goes at once.")]
+    Move {
+        name: String,
+        /// Container that it is to be in
+        #[arg(long, value_name = "NAME")]
+        container: String,
+    },
     /// Change settings of a vDisk; what is not named stays as it is
     #[command(after_help = "Examples:\n  \
         drystone vdisk set web --read-only on\n  \
         drystone vdisk set web --rewind 24h --rewind-limit 100GiB      any second of the last day can be had\n  \
-        drystone vdisk set web --rewind off                            what was kept for it comes free")]
+        drystone vdisk set web --rewind off                            what was kept for it comes free\n  \
+        drystone vdisk set web --rewind inherit                        what its container says holds again")]
     Set {
         name: String,
         /// Refuse writes, or take them again
@@ -308,6 +336,9 @@ pub enum Vdisk {
         /// Name of the new vDisk
         #[arg(required = true)]
         name: String,
+        /// Container that it is to be in [default: default]
+        #[arg(long, value_name = "NAME")]
+        container: Option<String>,
     },
     /// Prove that backup files are whole, and in the order in which they are restored
     VerifyBackup {
@@ -326,6 +357,9 @@ pub enum Vdisk {
         name: String,
         /// Image, or (raw) a block device
         file: PathBuf,
+        /// Container that a new vDisk is to be in [default: default]
+        #[arg(long, value_name = "NAME")]
+        container: Option<String>,
         #[command(flatten)]
         image: Image,
     },

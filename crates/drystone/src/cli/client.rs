@@ -5,11 +5,12 @@ use crate::config::{API_DEFAULT, DATA_DEFAULT};
 use anyhow::{Context, Result, anyhow, bail};
 use api::{PatchSchedule, PatchVdisk, PatchVm, Problem, SetInitiators, ZeroRange};
 use control::{
-    AddVm, AttachVdisk, Change, ChangesPage, ClonesOfPast, CreateSchedule, CreateSnapshot, CreateVdisk, CreateVm,
-    CreateVmGroup, DeleteVdisk, DeleteVm, Extent, ExtentPage, GroupRolledBack, GroupSnapshotInfo, HistoryPoint,
-    InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget, MakeClones, NodeStatus, RollBack,
-    RollBackToPast, RolledBack, ScheduleInfo, SetIscsiAccess, SetRewind, SnapshotInfo, SnapshotOfPast, VdiskInfo,
-    VdiskPage, VdiskSpace, VmGroupInfo, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, rules,
+    AddVm, AttachVdisk, Change, ChangesPage, ClonesOfPast, ContainerInfo, CreateContainer, CreateSchedule,
+    CreateSnapshot, CreateVdisk, CreateVm, CreateVmGroup, DeleteVdisk, DeleteVm, Extent, ExtentPage, GroupRolledBack,
+    GroupSnapshotInfo, HistoryPoint, InitiatorGroup, InitiatorGroupInfo, IscsiPortal, IscsiSession, IscsiTarget,
+    MakeClones, NodeStatus, RollBack, RollBackToPast, RolledBack, ScheduleInfo, SetContainer, SetIscsiAccess,
+    SetRewind, SnapshotInfo, SnapshotOfPast, VdiskInfo, VdiskPage, VdiskSpace, VmGroupInfo, VmInfo, VmPage,
+    VmRolledBack, VmSnapshotInfo, rules,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -58,12 +59,13 @@ impl Client {
         self.json(Method::POST, "/vdisks", create)
     }
 
-    /// All of them, page by page.
-    pub fn list(&self) -> Result<Vec<VdiskInfo>> {
+    /// All of them, or of a container, page by page.
+    pub fn list(&self, container: Option<&str>) -> Result<Vec<VdiskInfo>> {
+        let of = container.map_or_else(String::new, |name| format!("&container={}", encode(name)));
         let mut all = Vec::new();
         let mut after = String::new();
         loop {
-            let page: VdiskPage = self.get(&format!("/vdisks?limit={LIST_LIMIT}{after}"))?;
+            let page: VdiskPage = self.get(&format!("/vdisks?limit={LIST_LIMIT}{of}{after}"))?;
             all.extend(page.vdisks);
             match page.next {
                 Some(next) => after = format!("&after={}", encode(&next)),
@@ -125,6 +127,10 @@ impl Client {
             Some(set) => self.json(Method::PUT, &vdisk(name, "/rewind"), set),
             None => parse(self.send(Method::DELETE, &vdisk(name, "/rewind"), None, &[])?),
         }
+    }
+
+    pub fn inherit_rewind(&self, name: &str) -> Result<VdiskInfo> {
+        parse(self.send(Method::DELETE, &vdisk(name, "/rewind?inherit=true"), None, &[])?)
     }
 
     pub fn history(&self, name: &str, from: Option<&str>, to: Option<&str>) -> Result<Vec<HistoryPoint>> {
@@ -230,6 +236,26 @@ impl Client {
 
     pub fn clone_vm(&self, name: &str, clones: &MakeClones) -> Result<Vec<VmInfo>> {
         self.json(Method::POST, &vm(name, "/clones"), clones)
+    }
+
+    pub fn create_container(&self, create: &CreateContainer) -> Result<ContainerInfo> {
+        self.json(Method::POST, "/containers", create)
+    }
+
+    pub fn containers(&self) -> Result<Vec<ContainerInfo>> {
+        self.get("/containers")
+    }
+
+    pub fn container(&self, name: &str) -> Result<ContainerInfo> {
+        self.get(&container(name))
+    }
+
+    pub fn set_container(&self, name: &str, set: &SetContainer) -> Result<ContainerInfo> {
+        self.json(Method::PATCH, &container(name), set)
+    }
+
+    pub fn delete_container(&self, name: &str) -> Result<()> {
+        done(self.send(Method::DELETE, &container(name), None, &[])?)
     }
 
     pub fn create_group(&self, create: &CreateVmGroup) -> Result<VmGroupInfo> {
@@ -427,6 +453,10 @@ fn vdisk(name: &str, rest: &str) -> String {
 
 fn vm(name: &str, rest: &str) -> String {
     format!("/vms/{}{rest}", encode(name))
+}
+
+fn container(name: &str) -> String {
+    format!("/containers/{}", encode(name))
 }
 
 fn group(name: &str, rest: &str) -> String {

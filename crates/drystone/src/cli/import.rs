@@ -22,8 +22,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Chunks of one segment: 64 MiB, so that the wait for its last one does not count.
 const SEGMENT_CHUNKS: usize = 16;
-/// Between the name that is wanted and the number.
-const INFIX: &str = ".importing-";
 
 /// What `-o json` prints.
 #[derive(Serialize)]
@@ -40,12 +38,22 @@ pub struct Imported {
     seconds: f64,
 }
 
-pub fn run(client: &Client, printer: &Printer, name: &str, path: &Path, options: Options) -> Result<()> {
+pub fn run(
+    client: &Client,
+    printer: &Printer,
+    name: &str,
+    path: &Path,
+    container: Option<&str>,
+    options: Options,
+) -> Result<()> {
     rules::check_name(name)?;
     let source = Source::open(path, options)?;
     let place = match client.find(name)? {
-        Some(info) => Place::replace(client, &info, path, &source)?,
-        None => Place::new(client, name, &source)?,
+        Some(info) => {
+            check_stays(&info, container)?;
+            Place::replace(client, &info, path, &source)?
+        }
+        None => Place::new(client, name, &source, container)?,
     };
     let imported = place.fill(client, name, &source)?;
     place.name(client, name)?;
@@ -74,28 +82,53 @@ enum Kind {
     New { was_there: bool },
 }
 
+/// What is there already is not moved.
+fn check_stays(info: &control::VdiskInfo, container: Option<&str>) -> Result<()> {
+    match container {
+        Some(container) if container != info.container => bail!(
+            "vDisk {:?} is in container {:?}; move it first: drystone vdisk move {} --container {container}",
+            info.name,
+            info.container,
+            info.name
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The controller looks only at what is made.
+fn check_room(client: &Client, container: &str) -> Result<()> {
+    let info = client.container(container)?;
+    rules::containers::check_capacity(&info.name, info.capacity_bytes, info.used_bytes, 0)
+        .map_err(|error| anyhow::anyhow!(error.message))
+}
+
 impl Place {
     fn replace(client: &Client, info: &control::VdiskInfo, path: &Path, source: &Source) -> Result<Place> {
+        check_room(client, &info.container)?;
         empty(client, info, path, round_up(source.size_bytes, BLOCK))?;
         Ok(Place { vdisk: info.name.clone(), kind: Kind::Replaced })
     }
 
     /// Of a vDisk that is not there.
-    pub fn new(client: &Client, name: &str, source: &Source) -> Result<Place> {
+    pub fn new(client: &Client, name: &str, source: &Source, container: Option<&str>) -> Result<Place> {
         let size_bytes = round_up(source.size_bytes, BLOCK);
         let number = match source.identity {
             Some(identity) => identity,
             None => temporary::random()?,
         };
-        let vdisk = temporary::name(name, INFIX, number);
+        let vdisk = temporary::name(name, rules::IMPORTING, number);
         let was_there = match client.find(&vdisk)? {
             Some(info) if info.size_bytes != size_bytes => {
                 bail!("vDisk {vdisk:?} is in the way; delete it first: drystone vdisk delete {vdisk}")
             }
-            Some(_) => true,
+            Some(info) => {
+                check_stays(&info, container)?;
+                true
+            }
             None => {
+                let container = container.map(str::to_string);
                 let sector_bytes = rules::SECTOR_BYTES_DEFAULT;
-                client.create(&CreateVdisk { name: vdisk.clone(), size_bytes, sector_bytes })?;
+                client.create(&CreateVdisk { name: vdisk.clone(), size_bytes, sector_bytes, container })?;
                 false
             }
         };
@@ -154,7 +187,7 @@ impl Place {
         let unchanged = source.check_unchanged();
         if unchanged.is_err() || (source.identity.is_none() && filled.is_err()) {
             // Nothing could go on with it.
-            client.delete(vdisk, DeleteVdisk { force: true, snapshots: false })?;
+            client.delete(vdisk, DeleteVdisk { force: true, snapshots: true })?;
             return filled.and(unchanged).with_context(|| format!("no vDisk {name:?} was made"));
         }
         filled.with_context(|| {

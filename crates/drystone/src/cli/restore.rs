@@ -28,12 +28,18 @@ struct Restored {
     seconds: f64,
 }
 
-pub fn run(client: &Client, printer: &Printer, files: &[PathBuf], name: &str) -> Result<()> {
+pub fn run(
+    client: &Client,
+    printer: &Printer,
+    files: &[PathBuf],
+    name: &str,
+    container: Option<&str>,
+) -> Result<()> {
     rules::check_name(name)?;
     check_free(client, name)?;
     let proven = prove(files)?;
     check_chain(files, &proven)?;
-    let restored = restore(client, files, &proven, name)?;
+    let restored = restore(client, files, &proven, name, container)?;
     printer.print(&restored, |restored| {
         format!(
             "restored {}@{} as {name}: {}, {} written, in {:.1} s\n",
@@ -53,9 +59,15 @@ fn check_free(client: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn restore(client: &Client, files: &[PathBuf], proven: &[Verified], name: &str) -> Result<Restored> {
+fn restore(
+    client: &Client,
+    files: &[PathBuf],
+    proven: &[Verified],
+    name: &str,
+    container: Option<&str>,
+) -> Result<Restored> {
     let begun = Instant::now();
-    let temporary = fill(client, files, proven, name)?;
+    let temporary = fill(client, files, proven, name, container)?;
     temporary.become_final(name)?;
     let last = &proven.last().context("there is a file, or it would be no chain")?.header;
     Ok(Restored {
@@ -69,12 +81,19 @@ fn restore(client: &Client, files: &[PathBuf], proven: &[Verified], name: &str) 
 }
 
 /// A vDisk with the content of the files, not named yet. `proven`: what they were found to be, in the order of a chain.
-pub fn fill<'a>(client: &'a Client, files: &[PathBuf], proven: &[Verified], wanted: &str) -> Result<Temporary<'a>> {
+pub fn fill<'a>(
+    client: &'a Client,
+    files: &[PathBuf],
+    proven: &[Verified],
+    wanted: &str,
+    container: Option<&str>,
+) -> Result<Temporary<'a>> {
     let last = &proven.last().context("there is a file, or it would be no chain")?.header;
     let temporary = Temporary::create(client, wanted, |name| CreateVdisk {
         name,
         size_bytes: last.to.size_bytes,
         sector_bytes: last.sector_bytes,
+        container: container.map(str::to_string),
     })?;
     let progress = Progress::start("restored", proven.iter().map(|file| file.summary.data_bytes).sum());
     let written = files.iter().zip(proven).try_for_each(|(path, file)| {

@@ -5,15 +5,13 @@ use super::client::Client;
 use super::output::{Printer, columns, duration, time};
 use anyhow::{Result, anyhow, bail};
 use base::units::format_size;
-use control::{
-    ClonesOfPast, HistoryPoint, Moment, RewindInfo, RollBackToPast, SetRewind, SnapshotOfPast, VdiskInfo, rules,
-};
+use control::{ClonesOfPast, HistoryPoint, Moment, RollBackToPast, SetRewind, SnapshotOfPast, VdiskInfo, rules};
 
 /// What the controller would refuse, before anything is made.
 pub fn check(flags: RewindFlags) -> Result<()> {
     let limit_bytes = flags.rewind_limit.unwrap_or(0);
     match flags.rewind {
-        Some(Window::Off) if limit_bytes > 0 => bail!("a limit of what is switched off"),
+        Some(Window::Off | Window::Inherit) if limit_bytes > 0 => bail!("a limit of a window that is not named"),
         Some(Window::Seconds(window_seconds)) => {
             rules::rewind::check_rewind(&SetRewind { window_seconds, limit_bytes })
                 .map_err(|error| anyhow!(error.message))
@@ -28,6 +26,7 @@ pub fn set(client: &Client, name: &str, flags: RewindFlags) -> Result<Option<Vdi
     Ok(match flags.rewind {
         None => None,
         Some(Window::Off) => Some(client.set_rewind(name, None)?),
+        Some(Window::Inherit) => Some(client.inherit_rewind(name)?),
         Some(Window::Seconds(window_seconds)) => {
             Some(client.set_rewind(name, Some(&SetRewind { window_seconds, limit_bytes }))?)
         }
@@ -35,12 +34,13 @@ pub fn set(client: &Client, name: &str, flags: RewindFlags) -> Result<Option<Vdi
 }
 
 /// For a table: the window, since when, what it takes.
-pub fn text(info: &Option<RewindInfo>) -> String {
-    let Some(info) = info else { return "off".to_string() };
+pub fn text(vdisk: &VdiskInfo) -> String {
+    let Some(info) = &vdisk.rewind else { return "off".to_string() };
+    let whose = if vdisk.rewind_inherited { format!(" (of container {})", vdisk.container) } else { String::new() };
     let limit = if info.limit_bytes > 0 { format!(" of {}", format_size(info.limit_bytes)) } else { String::new() };
     let since = info.since_unix_ms.map_or_else(|| "not yet".to_string(), |ms| format!("since {}", time(ms)));
     let cut = if info.cut_short { "; CUT SHORT: older history went for space" } else { "" };
-    format!("{}, {since}, holds {}{limit}{cut}", duration(info.window_seconds), format_size(info.held_bytes))
+    format!("{}{whose}, {since}, holds {}{limit}{cut}", duration(info.window_seconds), format_size(info.held_bytes))
 }
 
 pub fn snapshot(client: &Client, printer: &Printer, name: &str, snapshot: String, moment: Moment) -> Result<()> {

@@ -71,6 +71,7 @@ fn target_text(info: &ScheduleInfo) -> String {
         Some(ScheduleTarget::Vdisk(name)) => format!("vDisk {name}"),
         Some(ScheduleTarget::Vm(name)) => format!("VM {name}"),
         Some(ScheduleTarget::Group(name)) => format!("group {name}"),
+        Some(ScheduleTarget::Container(name)) => format!("container {name}"),
         None => "-".to_string(),
     }
 }

@@ -3,11 +3,9 @@
 use super::client::Client;
 use anyhow::{Context, Result};
 use api::PatchVdisk;
-use control::rules::NAME_LEN_MAX;
+use control::rules::{NAME_LEN_MAX, UNFINISHED};
 use control::{CreateVdisk, DeleteVdisk};
 
-/// Between the name that is wanted and a random number.
-const INFIX: &str = ".unfinished-";
 const NUMBER_DIGITS: usize = 8;
 
 /// Deleted when dropped, unless it became final. What a `kill -9` leaves has a name that says so, and is nobody's content:
@@ -24,7 +22,7 @@ impl Temporary<'_> {
         wanted: &str,
         create: impl FnOnce(String) -> CreateVdisk,
     ) -> Result<Temporary<'a>> {
-        let name = self::name(wanted, INFIX, random()?);
+        let name = self::name(wanted, UNFINISHED, random()?);
         client.create(&create(name.clone()))?;
         Ok(Temporary { client, name, is_final: false })
     }
@@ -43,7 +41,7 @@ impl Drop for Temporary<'_> {
         if self.is_final {
             return;
         }
-        if let Err(error) = self.client.delete(&self.name, DeleteVdisk { force: true, snapshots: false }) {
+        if let Err(error) = self.client.delete(&self.name, DeleteVdisk { force: true, snapshots: true }) {
             eprintln!("note: vDisk {:?} is unfinished and could not be deleted: {error:#}", self.name);
         }
     }
@@ -69,8 +67,8 @@ mod tests {
 
     #[test]
     fn names_say_what_they_are_and_fit() {
-        assert_eq!(name("web", INFIX, 0x2a), "web.unfinished-0000002a");
-        let long = name(&"x".repeat(NAME_LEN_MAX), INFIX, 1);
+        assert_eq!(name("web", UNFINISHED, 0x2a), "web.unfinished-0000002a");
+        let long = name(&"x".repeat(NAME_LEN_MAX), UNFINISHED, 1);
         assert_eq!(long.len(), NAME_LEN_MAX);
         control::rules::check_name(&long).expect("a name");
     }

@@ -15,14 +15,17 @@ use serde::Serialize;
 
 pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
     match verb {
-        Vdisk::Create { name, size, sector, rewind } => {
+        Vdisk::Create { name, size, sector, container, rewind } => {
             let sector_bytes = sector.parse().context("the parser accepts only numbers")?;
             rewind::check(rewind)?;
-            let made = client.create(&CreateVdisk { name, size_bytes: size, sector_bytes })?;
+            let made = client.create(&CreateVdisk { name, size_bytes: size, sector_bytes, container })?;
             let info = rewind::set(client, &made.name, rewind)?.unwrap_or(made);
             printer.print(&info, |info| format!("created {} ({})\n", info.name, format_size(info.size_bytes)))
         }
-        Vdisk::List => printer.print(&client.list()?, |infos| list_table(infos)),
+        Vdisk::List { container } => {
+            let infos = client.list(container.as_deref())?;
+            printer.print(&infos, |infos| list_table(infos, container.as_deref()))
+        }
         Vdisk::Show { name } => printer.print(&client.show(&name)?, show_table),
         Vdisk::Resize { name, size } => {
             let patch = PatchVdisk { size_bytes: Some(size), ..PatchVdisk::default() };
@@ -34,6 +37,12 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
             let patch = PatchVdisk { name: Some(new_name), ..PatchVdisk::default() };
             printer.print(&client.patch(&name, &patch)?, |info| format!("{name} is {} now\n", info.name))
         }
+        Vdisk::Move { name, container } => {
+            let patch = PatchVdisk { container: Some(container), ..PatchVdisk::default() };
+            printer.print(&client.patch(&name, &patch)?, |info| {
+                format!("{} is in container {} now\n", info.name, info.container)
+            })
+        }
         Vdisk::Set { name, read_only, rewind } => {
             rewind::check(rewind)?;
             let kept = rewind::set(client, &name, rewind)?;
@@ -43,7 +52,7 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
                 let switched = read_only.map(|_| if info.read_only { "read-only" } else { "writable" });
                 let lines = [
                     switched.map(|word| format!("{} is {word} now\n", info.name)),
-                    rewind.rewind.map(|_| format!("rewind of {}: {}\n", info.name, rewind::text(&info.rewind))),
+                    rewind.rewind.map(|_| format!("rewind of {}: {}\n", info.name, rewind::text(info))),
                 ];
                 lines.into_iter().flatten().collect()
             })
@@ -70,11 +79,11 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
         },
         Vdisk::Diff { name, from, to } => snapshots::diff(client, printer, &name, from, to),
         Vdisk::Backup { source, since, file } => backup::run(client, printer, &source, since.as_deref(), &file),
-        Vdisk::Restore { files, name } => restore::run(client, printer, &files, &name),
+        Vdisk::Restore { files, name, container } => restore::run(client, printer, &files, &name, container.as_deref()),
         Vdisk::VerifyBackup { files } => backup::verify(printer, &files),
-        Vdisk::Import { name, file, image } => {
+        Vdisk::Import { name, file, container, image } => {
             let options = Options { format: image.format, allow_backing: image.allow_backing };
-            import::run(client, printer, &name, &file, options)
+            import::run(client, printer, &name, &file, container.as_deref(), options)
         }
         Vdisk::Export { name, file, format } => export::run(client, printer, &name, &file, format),
     }
@@ -85,7 +94,12 @@ pub(super) struct Deleted {
     pub deleted: String,
 }
 
-fn list_table(infos: &[VdiskInfo]) -> String {
+fn list_table(infos: &[VdiskInfo], container: Option<&str>) -> String {
+    if let (true, Some(container)) = (infos.is_empty(), container) {
+        return format!(
+            "no vDisks in {container} yet; make one: drystone vdisk create NAME --size 20GiB --container {container}\n"
+        );
+    }
     if infos.is_empty() {
         return "no vDisks yet; make one: drystone vdisk create NAME --size 20GiB\n".to_string();
     }
@@ -99,23 +113,25 @@ fn list_table(infos: &[VdiskInfo]) -> String {
                 format_size(info.stored_bytes),
                 state(&info.state),
                 info.connections.to_string(),
+                info.container.clone(),
             ]
         })
         .collect();
-    columns(["NAME", "SIZE", "DATA", "ON DISK", "STATE", "CONNECTIONS"], &rows)
+    columns(["NAME", "SIZE", "DATA", "ON DISK", "STATE", "CONNECTIONS", "CONTAINER"], &rows)
 }
 
 fn show_table(info: &VdiskInfo) -> String {
     pairs(&[
         ("name", info.name.clone()),
         ("id", info.id.clone()),
+        ("container", info.container.clone()),
         ("size", format!("{} ({} bytes)", format_size(info.size_bytes), info.size_bytes)),
         ("sector", format!("{} bytes", info.sector_bytes)),
         ("read-only", if info.read_only { "on" } else { "off" }.to_string()),
         ("state", state(&info.state)),
         ("data", format_size(info.mapped_bytes)),
         ("on disk", format_size(info.stored_bytes)),
-        ("rewind", rewind::text(&info.rewind)),
+        ("rewind", rewind::text(info)),
         ("created", time(info.created_unix_ms)),
         ("connections", info.connections.to_string()),
         ("shard", info.shard.to_string()),

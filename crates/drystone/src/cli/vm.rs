@@ -18,8 +18,8 @@ use control::{
 
 pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
     match verb {
-        Vm::Create { name, vdisk } => {
-            let info = client.create_vm(&CreateVm { name, vdisks: vdisk })?;
+        Vm::Create { name, vdisk, container } => {
+            let info = client.create_vm(&CreateVm { name, vdisks: vdisk, container })?;
             printer.print(&info, |info| format!("created {} with {}\n", info.name, vdisks(info)))
         }
         Vm::List => printer.print(&client.vms()?, |vms| list_table(vms)),
@@ -56,12 +56,14 @@ pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
             printer.print(&deleted, |gone| format!("deleted {}\n", gone.deleted))
         }
         Vm::Backup { source, since, folder } => vm_backup::backup(client, printer, &source, since.as_deref(), &folder),
-        Vm::Import { name, disk, image } => {
+        Vm::Import { name, disk, container, image } => {
             let options = Options { format: image.format, allow_backing: image.allow_backing };
-            vm_images::import(client, printer, &name, &disk, options)
+            vm_images::import(client, printer, &name, &disk, container.as_deref(), options)
         }
         Vm::Export { source, folder, format } => vm_images::export(client, printer, &source, &folder, format),
-        Vm::Restore { folders, name } => vm_backup::restore(client, printer, &folders, &name),
+        Vm::Restore { folders, name, container } => {
+            vm_backup::restore(client, printer, &folders, &name, container.as_deref())
+        }
         Vm::Clone { source, new, at } => make_clones(client, printer, &source, new, at),
         Vm::RollbackAbort { name } => abort_rollback(client, printer, &name),
         Vm::Rollback { name, snapshot, at } => {

@@ -128,7 +128,13 @@ struct Disk {
 }
 
 /// Everything is proven first; the VM is there when all of its vDisks are.
-pub fn restore(client: &Client, printer: &Printer, folders: &[PathBuf], name: &str) -> Result<()> {
+pub fn restore(
+    client: &Client,
+    printer: &Printer,
+    folders: &[PathBuf],
+    name: &str,
+    container: Option<&str>,
+) -> Result<()> {
     rules::check_name(name)?;
     ensure!(client.vms()?.iter().all(|vm| vm.name != name), "VM {name:?} exists already; restore under another name");
     let disks = prove_folders(folders)?;
@@ -139,7 +145,8 @@ pub fn restore(client: &Client, printer: &Printer, folders: &[PathBuf], name: &s
     }
     let mut filled: Vec<(&Disk, Temporary<'_>)> = Vec::new();
     for disk in &disks {
-        filled.push((disk, fill(client, &disk.files, &disk.proven, &vdisk_name(name, &disk.label))?));
+        let vdisk = vdisk_name(name, &disk.label);
+        filled.push((disk, fill(client, &disk.files, &disk.proven, &vdisk, container)?));
     }
     let mut named = Vec::new();
     let done = filled.into_iter().try_for_each(|(disk, temporary)| {
@@ -159,7 +166,7 @@ pub fn restore(client: &Client, printer: &Printer, folders: &[PathBuf], name: &s
 
 /// A VM of vDisks that are there, by label; if it cannot be had, it is not there, and the vDisks belong to nobody.
 pub fn assemble(client: &Client, name: &str, vdisks: &[(String, String)]) -> Result<()> {
-    client.create_vm(&CreateVm { name: name.to_string(), vdisks: Vec::new() })?;
+    client.create_vm(&CreateVm { name: name.to_string(), vdisks: Vec::new(), container: None })?;
     let attached = vdisks.iter().try_for_each(|(label, vdisk)| {
         client.attach_vdisk(name, &AttachVdisk { vdisk: vdisk.clone(), label: Some(label.clone()) }).map(drop)
     });

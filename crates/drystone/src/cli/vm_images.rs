@@ -19,6 +19,7 @@ pub fn import(
     printer: &Printer,
     name: &str,
     images: &[LabelledImage],
+    container: Option<&str>,
     options: Options,
 ) -> Result<()> {
     rules::check_name(name)?;
@@ -36,7 +37,7 @@ pub fn import(
     }
     let mut filled = Vec::new();
     for (label, vdisk, source) in &sources {
-        let place = Place::new(client, vdisk, source)?;
+        let place = Place::new(client, vdisk, source, container)?;
         place.fill(client, vdisk, source)?;
         filled.push((label.to_string(), vdisk.clone(), place));
     }

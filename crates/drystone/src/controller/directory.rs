@@ -120,12 +120,17 @@ impl Directory {
         self.lock().iter().map(|(name, listed)| (name.clone(), listed.clone())).collect()
     }
 
-    /// Names behind `after`, at most `limit`, and whether there are more.
-    pub fn page(&self, after: Option<&str>, limit: usize) -> (Vec<(String, Listed)>, bool) {
+    /// Names behind `after` of those that are wanted, at most `limit`, and whether there are more.
+    pub fn page(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        is_wanted: impl Fn(&Listed) -> bool,
+    ) -> (Vec<(String, Listed)>, bool) {
         use std::ops::Bound::{Excluded, Unbounded};
         let names = self.lock();
         let start = after.map_or(Unbounded, Excluded);
-        let mut rest = names.range::<str, _>((start, Unbounded));
+        let mut rest = names.range::<str, _>((start, Unbounded)).filter(|(_, listed)| is_wanted(listed));
         let page = rest.by_ref().take(limit).map(|(name, listed)| (name.clone(), listed.clone())).collect();
         (page, rest.next().is_some())
     }

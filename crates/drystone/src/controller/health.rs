@@ -69,6 +69,7 @@ impl Verbs {
         }
         reasons.extend(self.vms.pending_troubles());
         reasons.extend(self.schedule_troubles());
+        reasons.extend(self.container_troubles());
         let recovering: usize = reports.iter().map(|report| report.summary.to_recover).sum();
         match (reasons.is_empty(), recovering) {
             (false, _) => Health::Degraded { reasons },

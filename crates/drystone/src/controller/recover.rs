@@ -4,7 +4,7 @@ use super::access::AccessNote;
 use super::errors::from_node;
 use super::groups::{self, Group};
 use super::layout::{FORMAT, memory, shard_config, shard_path, shards_on_disk, store_path};
-use super::recover_vms::{self, AllTold};
+use super::recover_vms::{self, AllTold, FoundRecords};
 use super::shards::Shards;
 use super::start::{ToStore, sync_directory};
 use crate::cli::{Recovered, RecoveredVdisk};
@@ -157,14 +157,20 @@ async fn store_groups(
     stored.await.map_err(|error| anyhow!("initiator groups: {error}"))
 }
 
-/// VMs and schedules are found in the logs of their vDisks, sets of snapshots by their parts.
+/// VMs, containers and schedules are found in the logs of their vDisks, sets of snapshots by their parts.
 async fn store_vms(shards: &Shards, store: &Actor<RedbCore>, told: &AllTold, recovered: &mut Recovered) -> Result<()> {
-    let vms = recover_vms::find_vms(told);
-    let schedules = recover_vms::find_schedules(told, &vms);
-    let transaction = recover_vms::transaction(&vms, &recover_vms::find_sets(told, &vms), &schedules);
+    let found = FoundRecords::of(told);
+    let transaction = found.transaction();
+    let FoundRecords { vms, schedules, containers, .. } = found;
     if !vms.is_empty() {
         let names = some_names(vms.iter().map(|vm| vm.name.as_str()));
         recovered.notes.push(format!("VMs found in the logs of their vDisks: {names}"));
+    }
+    let named = containers.iter().map(|container| container.name.as_str());
+    let named: Vec<&str> = named.filter(|name| *name != meta::DEFAULT_CONTAINER).collect();
+    if !named.is_empty() {
+        let names = some_names(named.into_iter());
+        recovered.notes.push(format!("containers found in the logs of their vDisks: {names}"));
     }
     if !schedules.is_empty() {
         recovered.notes.push(format!(

@@ -1,9 +1,13 @@
-//! VMs and sets of snapshots as the logs alone tell them, for `drystone recover`. Nothing is deleted here.
+//! VMs, containers and sets of snapshots as the logs alone tell them, for `drystone recover`. Nothing is deleted here.
 
+use super::containers;
 use super::group_verbs::is_in;
 use super::schedules;
 use base::{SnapshotId, VdiskId, VmId};
-use meta::{ScheduleNote, ScheduleRecord, ScheduleTarget, SetMember, SetRecord, SetVm, Transaction, VmRecord, keys};
+use meta::{
+    ContainerNote, ContainerRecord, MemberRecord, ScheduleNote, ScheduleRecord, ScheduleTarget, SetMember, SetRecord,
+    SetVm, Transaction, VmRecord, keys,
+};
 use node::RebuiltVdisk;
 use std::collections::{BTreeMap, BTreeSet};
 use vdisk::{NoteKind, SnapshotInfo};
@@ -15,6 +19,7 @@ pub struct Told {
     vm: Option<VmRecord>,
     snapshots: Vec<SnapshotInfo>,
     schedules: Vec<ScheduleRecord>,
+    container: Option<ContainerNote>,
 }
 
 pub type AllTold = BTreeMap<VdiskId, Told>;
@@ -22,8 +27,10 @@ pub type AllTold = BTreeMap<VdiskId, Told>;
 pub fn told(vdisk: &RebuiltVdisk) -> Told {
     let note = vdisk.notes.get(&NoteKind::Vm);
     let schedules = vdisk.notes.get(&NoteKind::Schedules);
+    let container = vdisk.notes.get(&NoteKind::Container);
     Told {
         name: vdisk.name.clone(),
+        container: container.and_then(|bytes| ContainerNote::decode(bytes).ok()),
         vm: note.and_then(|bytes| VmRecord::decode(bytes).ok()),
         snapshots: vdisk.snapshots.clone(),
         schedules: schedules.and_then(|bytes| ScheduleNote::decode(bytes).ok()).map_or_else(Vec::new, |note| note.0),
@@ -96,28 +103,58 @@ fn common_group<'a>(mut vms: impl Iterator<Item = &'a VmRecord>) -> Option<Strin
     only.cloned()
 }
 
-/// Those whose vDisk, VM or group is there. What they took before they do not know any more.
-pub fn find_schedules(all: &AllTold, vms: &[VmRecord]) -> Vec<ScheduleRecord> {
+/// Those whose vDisk, VM, group or container is there. What they took before they do not know any more.
+pub fn find_schedules(all: &AllTold, vms: &[VmRecord], containers: &[ContainerRecord]) -> Vec<ScheduleRecord> {
     let mut found = schedules::newest(all.values().flat_map(|told| told.schedules.iter().cloned()));
     found.retain(|schedule| match &schedule.target {
         ScheduleTarget::Vdisk(id) => all.contains_key(id),
         ScheduleTarget::Vm(id) => vms.iter().any(|vm| vm.id == *id),
         ScheduleTarget::Group(name) => vms.iter().any(|vm| is_in(vm, name)),
+        ScheduleTarget::Container(id) => id.is_none() || containers.iter().any(|container| container.id == *id),
     });
     found
 }
 
-/// Puts all of it on record.
-pub fn transaction(vms: &[VmRecord], sets: &[SetRecord], schedules: &[ScheduleRecord]) -> Transaction {
-    let with_vms = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
-    let with_sets = sets.iter().fold(with_vms, |all, set| all.put(keys::set(set.id), set.encode()));
-    schedules.iter().fold(with_sets, |all, one| all.put(keys::schedule(&one.name), one.encode()))
+/// Of several copies of a container the newest counts.
+pub fn find_containers(all: &AllTold) -> (Vec<ContainerRecord>, Vec<MemberRecord>) {
+    let notes = || all.iter().filter_map(|(id, told)| Some((id, told.container.as_ref()?)));
+    let members = notes().filter(|(id, note)| note.member.vdisk == **id).map(|(_, note)| note.member);
+    (containers::newest(notes().map(|(_, note)| note.container.clone())), members.collect())
+}
+
+/// What was found.
+#[derive(Default)]
+pub struct FoundRecords {
+    pub vms: Vec<VmRecord>,
+    pub sets: Vec<SetRecord>,
+    pub schedules: Vec<ScheduleRecord>,
+    pub containers: Vec<ContainerRecord>,
+    pub members: Vec<MemberRecord>,
+}
+
+impl FoundRecords {
+    pub fn of(all: &AllTold) -> FoundRecords {
+        let vms = find_vms(all);
+        let (containers, members) = find_containers(all);
+        let schedules = find_schedules(all, &vms, &containers);
+        FoundRecords { sets: find_sets(all, &vms), schedules, vms, containers, members }
+    }
+
+    /// Puts all of it on record.
+    pub fn transaction(&self) -> Transaction {
+        let all = Transaction::new();
+        let all = self.vms.iter().fold(all, |all, vm| all.put(keys::vm(vm.id), vm.encode()));
+        let all = self.sets.iter().fold(all, |all, set| all.put(keys::set(set.id), set.encode()));
+        let all = self.schedules.iter().fold(all, |all, one| all.put(keys::schedule(&one.name), one.encode()));
+        let all = self.containers.iter().fold(all, |all, one| all.put(keys::container(one.id), one.encode()));
+        self.members.iter().fold(all, |all, one| all.put(keys::member(one.vdisk), one.encode()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::Sequence;
+    use base::{ContainerId, Sequence};
     use meta::VmVdisk;
 
     fn id(number: u32) -> VdiskId {
@@ -195,7 +232,8 @@ mod tests {
         // One that is whole, one that is not, and one whose other vDisk is gone.
         assert_eq!(told, [(31, 1, 2), (32, 0, 1), (33, 1, 1)]);
         assert_eq!(sets[1].vms[0].members[0].label, "v11");
-        assert_eq!(transaction(&[web], &sets, &[]).puts.len(), 4);
+        let found = FoundRecords { vms: vec![web], sets, ..FoundRecords::default() };
+        assert_eq!(found.transaction().puts.len(), 4);
     }
 
     #[test]
@@ -208,11 +246,36 @@ mod tests {
             of("vm", ScheduleTarget::Vm(VmId::new(1, 1))),
             of("no-vm", ScheduleTarget::Vm(VmId::new(1, 2))),
             of("no-group", ScheduleTarget::Group("g".into())),
+            of("default", ScheduleTarget::Container(ContainerId::NONE)),
+            of("no-container", ScheduleTarget::Container(ContainerId::new(1, 5))),
         ];
         found.values_mut().for_each(|told| told.schedules = schedules.clone());
-        let there = find_schedules(&found, &find_vms(&found));
-        assert_eq!(there, [schedules[0].clone(), schedules[2].clone()]);
-        assert_eq!(transaction(&[], &[], &there).puts.len(), 2);
+        let there = find_schedules(&found, &find_vms(&found), &[]);
+        assert_eq!(there, [schedules[5].clone(), schedules[0].clone(), schedules[2].clone()]);
+        let found = FoundRecords { schedules: there, ..FoundRecords::default() };
+        assert_eq!(found.transaction().puts.len(), 3);
+    }
+
+    #[test]
+    fn containers_are_found_by_the_newest_copy() {
+        let gold = |serial| ContainerRecord {
+            id: ContainerId::new(1, 5),
+            name: format!("gold{serial}"),
+            serial,
+            ..ContainerRecord::unset()
+        };
+        let note = |number: u32, container: ContainerRecord| ContainerNote {
+            member: MemberRecord { vdisk: id(number), container: container.id, serial: 1, inherits: true },
+            container,
+        };
+        let mut found = all(vec![(11, None, vec![]), (12, None, vec![]), (13, None, vec![]), (14, None, vec![])]);
+        for (number, container) in [(11, gold(1)), (12, gold(3)), (13, ContainerRecord::unset())] {
+            found.get_mut(&id(number)).expect("told").container = Some(note(number, container));
+        }
+        let records = FoundRecords::of(&found);
+        assert_eq!(records.containers, [gold(3)]);
+        assert_eq!(records.members.iter().map(|member| member.vdisk).collect::<Vec<_>>(), [id(11), id(12), id(13)]);
+        assert_eq!(records.transaction().puts.len(), 4);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is said of vDisks and of the node: summaries of the shards in the control plane's words.
 
+use super::containers::Containers;
 use super::layout::shard_path;
 use super::verbs::Verbs;
 use base::VdiskId;
@@ -45,10 +46,11 @@ pub(super) fn is_full(usage: &Usage) -> bool {
     usage.disk.capacity_bytes > 0 && available_bytes(usage) < ROOM_BYTES_MIN
 }
 
-pub fn info(shard: &Shard, id: VdiskId) -> Option<VdiskInfo> {
+pub fn info(shard: &Shard, id: VdiskId, containers: &Containers) -> Option<VdiskInfo> {
     let summary = shard.summary_of(id)?;
     let state = state(&summary, &shard.context.pool.usage());
     let record = summary.record;
+    let rewind = shard.rewind_info(id).map(super::rewind::rewind_info);
     Some(VdiskInfo {
         id: record.id.to_string(),
         name: record.name,
@@ -62,7 +64,9 @@ pub fn info(shard: &Shard, id: VdiskId) -> Option<VdiskInfo> {
         connections: summary.connections,
         shard: shard.number.into(),
         epoch: summary.epoch,
-        rewind: shard.rewind_info(id).map(super::rewind::rewind_info),
+        rewind,
+        container: containers.name_of(id),
+        rewind_inherited: containers.member(id).map_or(rewind.is_none(), |member| member.inherits),
     })
 }
 
@@ -100,8 +104,9 @@ pub(super) struct ShardReport {
     pub(super) troubles: Vec<String>,
 }
 
-fn report(shard: &Shard, with_metrics: bool) -> ShardReport {
-    let infos: Vec<VdiskInfo> = shard.records().iter().filter_map(|record| info(shard, record.id)).collect();
+fn report(shard: &Shard, containers: &Containers, with_metrics: bool) -> ShardReport {
+    let records = shard.records();
+    let infos: Vec<VdiskInfo> = records.iter().filter_map(|record| info(shard, record.id, containers)).collect();
     let usage = shard.context.pool.usage();
     let metrics = if with_metrics { vdisk_metrics(shard, &infos) } else { Vec::new() };
     ShardReport {
@@ -166,10 +171,11 @@ impl Verbs {
     pub(super) async fn reports(&self, with_metrics: bool) -> Result<Vec<ShardReport>> {
         let mut reports = Vec::new();
         for number in self.shards.numbers() {
+            let containers = self.containers.clone();
             let one = self.shards.on(number, move |shard| {
                 Box::pin(async move {
                     look_at_space(&shard).await;
-                    Ok(report(&shard, with_metrics))
+                    Ok(report(&shard, &containers, with_metrics))
                 })
             });
             reports.push(one.await?);

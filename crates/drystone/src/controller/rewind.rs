@@ -10,10 +10,15 @@ use control::{
     ControlFuture, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RolledBack, SetRewind,
     SnapshotInfo, VdiskInfo, VmInfo, VmRolledBack,
 };
+use meta::{ContainerRewind, MemberRecord};
 use node::Shard;
 use std::rc::Rc;
 use vdisk::{Point, PointKind, Rewind};
 use world::LocalFuture;
+
+pub(super) fn of_container(ContainerRewind { window_seconds, limit_bytes }: ContainerRewind) -> Rewind {
+    Rewind { window_ns: window_seconds.saturating_mul(SECOND_NS), limit_bytes }
+}
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -94,10 +99,39 @@ impl RewindControl for Verbs {
             });
             let listed = verbs.find(&vdisk)?;
             let id = listed.id;
-            let work = move |shard: Rc<Shard>| -> LocalFuture<Result<()>> {
-                Box::pin(async move { shard.set_rewind(id, rewind).await.map_err(from_node) })
-            };
-            verbs.shards.on(listed.shard, work).await?;
+            let _turn = verbs.turn_of_containers(id).await?;
+            let before = verbs.member_now(id).await?;
+            // On record first: what the container says does not come back over it. Of `default` nothing is said before that has
+            // settings.
+            let inherited = before.inherits && before.serial > 0;
+            if inherited {
+                verbs.store_member(MemberRecord { inherits: false, ..before }).await?;
+            }
+            if let Err(error) = verbs.give_window(id, rewind).await {
+                if inherited {
+                    let own = verbs.member_now(id).await?;
+                    verbs.store_member(MemberRecord { inherits: true, ..own }).await?;
+                }
+                return Err(error);
+            }
+            verbs.info(&vdisk, &listed).await
+        })
+    }
+
+    fn inherit_rewind<'a>(&'a self, vdisk: &'a str) -> ControlFuture<'a, VdiskInfo> {
+        let vdisk = vdisk.to_string();
+        self.to_its_end(move |verbs| async move {
+            let listed = verbs.find(&vdisk)?;
+            {
+                let _turn = verbs.turn_of_containers(listed.id).await?;
+                let before = verbs.member_now(listed.id).await?;
+                if !before.inherits && before.serial > 0 {
+                    verbs.store_member(MemberRecord { inherits: true, ..before }).await?;
+                } else if !before.inherits {
+                    verbs.give_window(listed.id, None).await?;
+                }
+            }
+            verbs.carry_out_now(listed.id).await?;
             verbs.info(&vdisk, &listed).await
         })
     }
@@ -147,7 +181,7 @@ impl RewindControl for Verbs {
             let make = move |source: Source, names| -> LocalFuture<Result<Vec<meta::VdiskRecord>>> {
                 Box::pin(async move { source.clone_past(names, wanted).await })
             };
-            verbs.clone_as(&vdisk, names, make).await
+            verbs.clone_as(&vdisk, None, names, make).await
         })
     }
 

@@ -1,6 +1,7 @@
 //! Schedules: what is known of them, and the verbs. They are records of the metadata store; what outlives its loss is in
 //! `noted`. What takes the snapshots is in `scheduler`.
 
+mod members;
 mod noted;
 mod scheduler;
 
@@ -20,10 +21,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+type All = BTreeMap<String, Schedule>;
+
 /// All schedules of the controller, readable from every thread.
 #[derive(Default)]
 pub struct Schedules {
-    all: Mutex<BTreeMap<String, Schedule>>,
+    all: Mutex<All>,
     /// One step of one schedule, or one verb, at a time.
     turn: tokio::sync::Mutex<()>,
     /// There is something new to look at.
@@ -39,12 +42,16 @@ struct Schedule {
     failures: u64,
     /// Why the last attempt, of taking one or of deleting one, did not succeed.
     trouble: Option<String>,
+    /// Of a container: its members have a schedule each.
+    is_followed: bool,
+    /// Of a member of a container: it is none any more.
+    has_left: bool,
 }
 
 impl Schedule {
     fn new(record: ScheduleRecord) -> Schedule {
         let attempts = Attempts { last_period: record.last_period, ..Attempts::default() };
-        Schedule { record, attempts, failures: 0, trouble: None }
+        Schedule { record, attempts, failures: 0, trouble: None, is_followed: false, has_left: false }
     }
 
     /// What an attempt that failed has left under the name that it was to have. If that cannot be told it is looked for again.
@@ -63,7 +70,7 @@ impl Schedule {
 }
 
 impl Schedules {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Schedule>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.all.lock().expect("a panic under the lock ends the process")
     }
 
@@ -75,9 +82,21 @@ impl Schedules {
         self.lock().get(name).cloned().ok_or_else(|| Error::no_schedule(name))
     }
 
-    /// In the order of names. What `of` takes of each is all that is copied: each may know 640 snapshots.
-    fn each<T>(&self, of: impl FnMut(&Schedule) -> T) -> Vec<T> {
-        self.lock().values().map(of).collect()
+    /// One that a user made.
+    fn find_given(&self, name: &str) -> Result<Schedule> {
+        if members::is_of_member(name) { Err(Error::no_schedule(name)) } else { self.find(name) }
+    }
+
+    /// Those that users made, in the order of names. What `of` takes of each is all that is copied: each may know 640 snapshots.
+    fn each<T>(&self, mut of: impl FnMut(&All, &Schedule) -> T) -> Vec<T> {
+        let all = self.lock();
+        let given = all.values().filter(|schedule| !members::is_of_member(&schedule.record.name));
+        given.map(|schedule| of(&all, schedule)).collect()
+    }
+
+    /// Those of members of containers, too.
+    fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
     }
 
     fn put(&self, schedule: Schedule) {
@@ -96,14 +115,20 @@ impl Verbs {
             meta::ScheduleTarget::Vdisk(id) => self.directory.find_id(*id).map(|(name, _)| ScheduleTarget::Vdisk(name)),
             meta::ScheduleTarget::Vm(id) => self.vms.find_id(*id).map(|vm| ScheduleTarget::Vm(vm.name)),
             meta::ScheduleTarget::Group(name) => self.vms.has_group(name).then(|| ScheduleTarget::Group(name.clone())),
+            meta::ScheduleTarget::Container(id) => {
+                self.containers.is_there(*id).then(|| ScheduleTarget::Container(self.containers.get(*id).name))
+            }
         }
     }
 
-    fn schedule_state(&self, schedule: &Schedule, has_target: bool) -> ScheduleState {
+    fn schedule_state(&self, all: &All, schedule: &Schedule, has_target: bool) -> ScheduleState {
+        let of_container = matches!(schedule.record.target, meta::ScheduleTarget::Container(_));
         let now = period(shortest(&schedule.rules()), self.now().unix_seconds);
         match &schedule.trouble {
             _ if !has_target => ScheduleState::WithoutTarget,
             _ if schedule.record.paused => ScheduleState::Paused,
+            None if of_container && !schedule.is_followed => ScheduleState::Due,
+            None if of_container => self.state_of_members(all, &schedule.record.name),
             Some(reason) => ScheduleState::Failing { reason: reason.clone() },
             None if schedule.attempts.last_period == Some(now) => ScheduleState::Good,
             None => ScheduleState::Due,
@@ -111,25 +136,38 @@ impl Verbs {
     }
 
     fn schedule_info(&self, schedule: &Schedule) -> ScheduleInfo {
+        self.schedule_info_in(&self.schedules.lock(), schedule)
+    }
+
+    fn schedule_info_in(&self, all: &All, schedule: &Schedule) -> ScheduleInfo {
         let target = self.schedule_target(&schedule.record);
         let record = &schedule.record;
+        let of_container = matches!(record.target, meta::ScheduleTarget::Container(_));
+        let snapshots = match of_container {
+            true => self.snapshots_of_members(all, &record.name),
+            false => record.taken.iter().map(|one| one.name.clone()).collect(),
+        };
+        let last_success_ns = match of_container {
+            true => members::last_success_wall_ns(all, &record.name),
+            false => record.last_success_wall_ns,
+        };
         ScheduleInfo {
             name: record.name.clone(),
             rules: schedule.rules(),
-            state: self.schedule_state(schedule, target.is_some()),
+            state: self.schedule_state(all, schedule, target.is_some()),
             target,
             created_unix_ms: record.created_wall_ns / 1_000_000,
-            last_success_unix_ms: Some(record.last_success_wall_ns / 1_000_000).filter(|ms| *ms > 0),
-            failures: schedule.failures,
-            snapshots: record.taken.iter().map(|one| one.name.clone()).collect(),
+            last_success_unix_ms: Some(last_success_ns / 1_000_000).filter(|ms| *ms > 0),
+            failures: schedule.failures + members::failures(all, &record.name),
+            snapshots,
         }
     }
 
     /// What is wrong with schedules, for people.
     pub(super) fn schedule_troubles(&self) -> Vec<String> {
-        let troubles = self.schedules.each(|schedule| {
+        let troubles = self.schedules.each(|all, schedule| {
             let name = &schedule.record.name;
-            match self.schedule_state(schedule, self.has_target(&schedule.record.target)) {
+            match self.schedule_state(all, schedule, self.has_target(&schedule.record.target)) {
                 ScheduleState::Failing { reason } => Some(format!("schedule {name}: {reason}")),
                 ScheduleState::WithoutTarget => {
                     Some(format!("schedule {name}: what it takes snapshots of was deleted; delete it, too"))
@@ -141,14 +179,20 @@ impl Verbs {
     }
 
     pub(super) fn schedule_metrics(&self) -> Vec<ScheduleMetrics> {
-        self.schedules.each(|schedule| {
-            let state = self.schedule_state(schedule, self.has_target(&schedule.record.target));
+        self.schedules.each(|all, schedule| {
+            let ScheduleRecord { name, target, .. } = &schedule.record;
+            let (last_success_ns, count) = match target {
+                meta::ScheduleTarget::Container(_) => {
+                    (members::last_success_wall_ns(all, name), members::count_snapshots(all, name))
+                }
+                _ => (schedule.record.last_success_wall_ns, schedule.record.taken.len()),
+            };
             ScheduleMetrics {
-                state: state.word().to_string(),
-                last_success_unix_seconds: schedule.record.last_success_wall_ns / 1_000_000_000,
-                failures: schedule.failures,
-                snapshots: schedule.record.taken.len() as u32,
-                name: schedule.record.name.clone(),
+                state: self.schedule_state(all, schedule, self.has_target(target)).word().to_string(),
+                last_success_unix_seconds: last_success_ns / 1_000_000_000,
+                failures: schedule.failures + members::failures(all, name),
+                snapshots: count as u32,
+                name: name.clone(),
             }
         })
     }
@@ -166,7 +210,7 @@ impl Verbs {
         if self.schedules.find(&create.name).is_ok() {
             return Err(Error::schedule_exists(&create.name));
         }
-        rules::check_schedule_count(self.schedules.lock().len())?;
+        rules::check_schedule_count(self.schedules.each(|_, _| ()).len())?;
         let target = match &create.target {
             ScheduleTarget::Vdisk(name) => meta::ScheduleTarget::Vdisk(self.find(name)?.id),
             ScheduleTarget::Vm(name) => meta::ScheduleTarget::Vm(self.find_vm(name)?.id),
@@ -174,8 +218,9 @@ impl Verbs {
                 self.vms_of_group(name)?;
                 meta::ScheduleTarget::Group(name.clone())
             }
+            ScheduleTarget::Container(name) => meta::ScheduleTarget::Container(self.find_container(name)?.id),
         };
-        let of_target = self.schedules.each(|other| other.record.target == target);
+        let of_target = self.schedules.each(|_, other| other.record.target == target);
         let of_target = of_target.into_iter().filter(|is_of_target| *is_of_target).count();
         rules::check_schedules_of_target(of_target)?;
         let rule = |rule: &ScheduleRule| meta::ScheduleRule { every_seconds: rule.every_seconds, keep: rule.keep };
@@ -190,7 +235,7 @@ impl Verbs {
 
     async fn pause(&self, name: &str, paused: bool) -> Result<ScheduleInfo> {
         let _turn = self.schedules.turn.lock().await;
-        let mut schedule = self.schedules.find(name)?;
+        let mut schedule = self.schedules.find_given(name)?;
         schedule.record.paused = paused;
         schedule.record.serial += 1;
         self.store_schedule(&schedule).await?;
@@ -202,9 +247,12 @@ impl Verbs {
 
     async fn remove_schedule(&self, name: &str) -> Result<()> {
         let _turn = self.schedules.turn.lock().await;
-        let vdisks = self.vdisks_of_target(&self.schedules.find(name)?.record.target);
-        self.commit(Transaction::new().delete(keys::schedule(name))).await?;
-        self.schedules.lock().remove(name);
+        let vdisks = self.vdisks_of_target(&self.schedules.find_given(name)?.record.target);
+        let mut gone: Vec<String> =
+            members::of(&self.schedules.lock(), name).map(|member| member.record.name.clone()).collect();
+        gone.push(name.to_string());
+        self.commit(gone.iter().fold(Transaction::new(), |all, name| all.delete(keys::schedule(name)))).await?;
+        gone.iter().for_each(|name| drop(self.schedules.lock().remove(name)));
         self.note_schedules(Some(&vdisks)).await;
         Ok(())
     }
@@ -216,11 +264,11 @@ impl ScheduleControl for Verbs {
     }
 
     fn list_schedules(&self) -> ControlFuture<'_, Vec<ScheduleInfo>> {
-        Box::pin(async move { Ok(self.schedules.each(|schedule| self.schedule_info(schedule))) })
+        Box::pin(async move { Ok(self.schedules.each(|all, schedule| self.schedule_info_in(all, schedule))) })
     }
 
     fn show_schedule<'a>(&'a self, name: &'a str) -> ControlFuture<'a, ScheduleInfo> {
-        Box::pin(async move { Ok(self.schedule_info(&self.schedules.find(name)?)) })
+        Box::pin(async move { Ok(self.schedule_info(&self.schedules.find_given(name)?)) })
     }
 
     fn pause_schedule<'a>(&'a self, name: &'a str, paused: bool) -> ControlFuture<'a, ScheduleInfo> {

@@ -12,7 +12,7 @@ use base::{SnapshotId, VdiskId};
 use control::rules::snapshots as rules;
 use control::{Error, Result};
 use futures_util::future::join_all;
-use meta::{Outcome, SetMember, SetRecord, SetVm, Transaction, VmRecord, keys};
+use meta::{SetMember, SetRecord, SetVm, Transaction, VmRecord, keys};
 use node::{Shard, SnapshotSummary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -56,15 +56,9 @@ impl Verbs {
     /// Durable when it completes.
     pub(super) async fn commit(&self, transaction: Transaction) -> Result<()> {
         let done = self.shards.on(STORING_SHARD, move |shard| {
-            Box::pin(async move {
-                let store = shard.store();
-                store.commit(transaction).await.map_err(|error| from_node(error.into()))
-            })
+            Box::pin(async move { shard.commit(transaction).await.map_err(from_node) })
         });
-        match done.await? {
-            Outcome::Committed => Ok(()),
-            Outcome::Conflict => unreachable!("a transaction without compares has no conflict"),
-        }
+        done.await
     }
 
     /// Numbers that were never used before.

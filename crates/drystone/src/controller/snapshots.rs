@@ -2,7 +2,6 @@
 
 use super::directory::{Listed, ListedSnapshot};
 use super::errors::from_node;
-use super::report;
 use super::sets::{is_left_behind, listed, now_wall_ns};
 use super::verbs::Verbs;
 use super::vms::Vms;
@@ -100,6 +99,8 @@ pub(super) struct Source {
     pub id: VdiskId,
     pub name: String,
     pub vms: Arc<Vms>,
+    /// The container that it is in, if clones are to be born with that.
+    pub container: Option<meta::ContainerRecord>,
 }
 
 impl Source {
@@ -161,10 +162,15 @@ impl Source {
     async fn make_clones(&self, snapshot: Option<String>, names: Vec<String>) -> Result<Vec<meta::VdiskRecord>> {
         if let Some(snapshot) = snapshot {
             let snapshot = find(&self.name, &self.snapshots().await?, &snapshot)?;
-            return self.shard.clone_snapshot(self.id, snapshot.id, names).await.map_err(from_node);
+            return self.clone_snapshot(snapshot.id, names).await;
         }
         let temporary = rules::temporary_name(now_unix_ms());
-        self.shard.clone_as_it_is(self.id, &temporary, names).await.map_err(from_node)
+        self.shard.clone_as_it_is(self.id, &temporary, names, self.container.clone()).await.map_err(from_node)
+    }
+
+    /// In the container that the vDisk is in.
+    async fn clone_snapshot(&self, snapshot: SnapshotId, names: Vec<String>) -> Result<Vec<meta::VdiskRecord>> {
+        self.shard.clone_snapshot(self.id, snapshot, names, self.container.clone()).await.map_err(from_node)
     }
 
     /// Clones of a snapshot that is there for them only.
@@ -173,7 +179,7 @@ impl Source {
         snapshot: SnapshotId,
         names: Vec<String>,
     ) -> Result<Vec<meta::VdiskRecord>> {
-        let made = self.shard.clone_snapshot(self.id, snapshot, names).await.map_err(from_node);
+        let made = self.clone_snapshot(snapshot, names).await;
         self.forget(snapshot).await;
         made
     }
@@ -276,7 +282,8 @@ impl Verbs {
         work: impl FnOnce(Source) -> LocalFuture<Result<T>> + Send + 'static,
     ) -> Result<T> {
         let (id, name, vms) = (listed.id, name.to_string(), self.vms.clone());
-        self.shards.on(listed.shard, move |shard| work(Source { shard, id, name, vms })).await
+        let container = self.containers.of_new(self.containers.container_of(id));
+        self.shards.on(listed.shard, move |shard| work(Source { shard, id, name, vms, container })).await
     }
 
     /// The same for what changes which snapshots there are: front-ends hear of it.
@@ -322,10 +329,16 @@ impl Verbs {
         self.change_snapshots(vdisk, |source| Box::pin(async move { source.create(&name).await })).await
     }
 
-    /// Of the vDisk of this id, whatever it is called by then.
-    pub(super) async fn take_snapshot_of(&self, id: VdiskId, name: &str) -> Result<SnapshotId> {
+    /// Of the vDisk of this id, whatever it is called by then, if it is still wanted.
+    pub(super) async fn take_snapshot_of(
+        &self,
+        id: VdiskId,
+        name: &str,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<SnapshotId> {
         let _one = self.changing.lock().await;
-        let (vdisk, listed) = self.directory.find_id(id).ok_or_else(|| Error::not_found(&id.to_string()))?;
+        let found = self.directory.find_id(id).filter(|_| is_wanted());
+        let (vdisk, listed) = found.ok_or_else(|| Error::not_found(&id.to_string()))?;
         let name = name.to_string();
         let taken =
             self.change_snapshots_of(&vdisk, &listed, |source| Box::pin(async move { source.create(&name).await }));
@@ -351,33 +364,39 @@ impl Verbs {
 
     async fn clone_vdisk(&self, name: &str, clones: MakeClones) -> Result<Vec<VdiskInfo>> {
         let names = rules::clone_names(&clones)?;
+        let snapshot = clones.snapshot.clone();
         let make = |source: Source, names| -> LocalFuture<Result<Vec<meta::VdiskRecord>>> {
             Box::pin(async move { source.make_clones(clones.snapshot, names).await })
         };
-        self.clone_as(name, names, make).await
+        self.clone_as(name, snapshot.as_deref(), names, make).await
     }
 
-    /// Clones under these names, which `make` makes on the vDisk's worker.
+    /// Clones under these names of this snapshot (`None`: as large as the vDisk is now), which `make` makes on its worker.
     pub(super) async fn clone_as(
         &self,
         name: &str,
+        snapshot: Option<&str>,
         names: Vec<String>,
         make: impl FnOnce(Source, Vec<String>) -> LocalFuture<Result<Vec<meta::VdiskRecord>>> + Send + 'static,
     ) -> Result<Vec<VdiskInfo>> {
         let _one = self.changing.lock().await;
         let listed = self.find(name)?;
         names.iter().try_for_each(|name| self.check_is_new(name))?;
-        let directory = self.directory.clone();
+        let snapshot = snapshot.and_then(|snapshot| Some(listed.snapshots.get(snapshot)?.id));
+        self.check_copies(&[(listed.id, snapshot)], names.len()).await?;
+        let (directory, containers) = (self.directory.clone(), self.containers.clone());
         let made = self.at(name, &listed, move |source| {
             Box::pin(async move {
-                let shard = source.shard.clone();
+                let container = source.container.as_ref().map(|container| container.id);
                 let records = make(source, names).await?;
+                containers.put_new(container, records.iter().map(|record| record.id));
                 records.iter().for_each(|record| directory.put(record));
-                report::look_at_space(&shard).await;
-                Ok(records.iter().filter_map(|record| report::info(&shard, record.id)).collect())
+                Ok(records.into_iter().map(|record| record.id).collect::<Vec<_>>())
             })
         });
-        made.await
+        let made = made.await?;
+        self.carry_out_on(&made).await;
+        self.infos_of(listed.shard, made).await
     }
 
     async fn roll_back_vdisk(&self, name: &str, snapshot: &str) -> Result<RolledBack> {

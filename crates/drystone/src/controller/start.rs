@@ -74,6 +74,7 @@ pub(super) async fn start_controller(config: &Config) -> Result<Controller> {
     });
     let exported = Arc::new(Exported { directory, shards: shards.clone(), groups, vms: verbs.vms.clone(), realms });
     verbs.load_vms().await.map_err(|error| anyhow!("VMs on record: {error}"))?;
+    verbs.load_containers().await.map_err(|error| anyhow!("containers on record: {error}"))?;
     verbs.finish_rollbacks().await;
     super::resume::resume(&exported);
     nbd.serve(Serving { exported, sessions });
@@ -82,8 +83,13 @@ pub(super) async fn start_controller(config: &Config) -> Result<Controller> {
     let learning = verbs.clone();
     tokio::spawn(async move {
         learning.finish_vms().await;
-        // What a schedule has to find again is known only now.
-        tokio::join!(super::schedules::run(learning.clone()), super::vm_start::go_on(learning));
+        // What a schedule has to find again is known only now, and behind this, who is in which container.
+        learning.carry_out_everywhere().await;
+        tokio::join!(
+            super::schedules::run(learning.clone()),
+            super::containers::run(learning.clone()),
+            super::vm_start::go_on(learning)
+        );
     });
     let nbd = Mutex::new(Some(nbd));
     let watch = tokio::spawn(super::health::watch(verbs.clone())).abort_handle();

@@ -1,5 +1,6 @@
 //! The whole controller on real disks, against what calls that were cut short leave on record.
 
+mod containers;
 mod copies;
 mod groups;
 mod pending;
@@ -74,13 +75,13 @@ impl Rig {
 
     pub async fn vm(&self, name: &str, labels: &[&str]) -> VmRecord {
         let vdisk = |label: &&str| NewVmVdisk { label: label.to_string(), size_bytes: SIZE_BYTES, sector_bytes: 512 };
-        let create = CreateVm { name: name.to_string(), vdisks: labels.iter().map(vdisk).collect() };
+        let create = CreateVm { name: name.to_string(), vdisks: labels.iter().map(vdisk).collect(), container: None };
         self.verbs().create_vm(create).await.expect("a VM");
         self.verbs().find_vm(name).expect("it is there")
     }
 
     pub async fn vdisk(&self, name: &str) -> VdiskId {
-        let create = CreateVdisk { name: name.to_string(), size_bytes: SIZE_BYTES, sector_bytes: 512 };
+        let create = CreateVdisk { name: name.to_string(), size_bytes: SIZE_BYTES, sector_bytes: 512, container: None };
         self.verbs().create_vdisk(create).await.expect("a vDisk");
         self.id(name)
     }

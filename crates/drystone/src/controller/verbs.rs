@@ -1,5 +1,6 @@
 //! `Control` over the shards: checks, the right worker, the answer.
 
+use super::containers::Containers;
 use super::directory::{Directory, Listed};
 use super::errors::{from_block, from_node};
 use super::groups::Groups;
@@ -39,6 +40,7 @@ pub struct Verbs {
     pub(super) sessions: Arc<Sessions>,
     pub(super) groups: Arc<Groups>,
     pub(super) vms: Arc<Vms>,
+    pub(super) containers: Arc<Containers>,
     pub(super) schedules: Schedules,
     pub(super) started: Instant,
     pub(super) started_wall: SystemTime,
@@ -79,6 +81,7 @@ impl Verbs {
             sessions,
             groups,
             vms: Arc::default(),
+            containers: Arc::default(),
             schedules: Schedules::default(),
             started: Instant::now(),
             started_wall: SystemTime::now(),
@@ -115,14 +118,20 @@ impl Verbs {
     }
 
     pub(super) async fn info(&self, name: &str, listed: &Listed) -> Result<VdiskInfo> {
-        let id = listed.id;
-        let found = self.shards.on(listed.shard, move |shard| {
+        let found = self.infos_of(listed.shard, vec![listed.id]).await?;
+        found.into_iter().next().ok_or_else(|| Error::not_found(name))
+    }
+
+    /// Of those that are there, in their order. All of one shard.
+    pub(super) async fn infos_of(&self, shard: u16, vdisks: Vec<base::VdiskId>) -> Result<Vec<VdiskInfo>> {
+        let containers = self.containers.clone();
+        let found = self.shards.on(shard, move |shard| {
             Box::pin(async move {
                 report::look_at_space(&shard).await;
-                Ok(report::info(&shard, id))
+                Ok(vdisks.into_iter().filter_map(|id| report::info(&shard, id, &containers)).collect())
             })
         });
-        found.await?.ok_or_else(|| Error::not_found(name))
+        found.await
     }
 
     /// Runs a verb on the vDisk's shard, then notes what its record says now, and tells.
@@ -227,26 +236,39 @@ impl Verbs {
     async fn create(&self, request: CreateVdisk) -> Result<VdiskInfo> {
         rules::check_create(&request)?;
         let _one = self.changing.lock().await;
-        let CreateVdisk { name, size_bytes, sector_bytes } = request;
+        let CreateVdisk { name, size_bytes, sector_bytes, container } = request;
         self.check_is_new(&name)?;
-        self.make_vdisk(&name, size_bytes, sector_bytes).await?;
+        let container = self.container_named(container.as_deref())?;
+        self.check_capacity(container, 0).await?;
+        self.make_vdisk(&name, size_bytes, sector_bytes, container).await?;
         let listed = self.find(&name)?;
         self.info(&name, &listed).await
     }
 
     /// On the shard with the fewest vDisks.
-    pub(super) async fn make_vdisk(&self, name: &str, size_bytes: u64, sector_bytes: u32) -> Result<base::VdiskId> {
+    pub(super) async fn make_vdisk(
+        &self,
+        name: &str,
+        size_bytes: u64,
+        sector_bytes: u32,
+        container: base::ContainerId,
+    ) -> Result<base::VdiskId> {
         let all = self.directory.all();
         let load = |shard: &u16| all.iter().filter(|(_, listed)| listed.shard == *shard).count();
         let shard = self.shards.numbers().min_by_key(load).expect("there is at least one shard");
-        let named = name.to_string();
-        let record = self
-            .shards
-            .on(shard, move |shard| {
-                Box::pin(async move { shard.create(&named, size_bytes, sector_bytes).await.map_err(from_node) })
+        let (named, containers) = (name.to_string(), self.containers.clone());
+        let record = self.shards.on(shard, move |shard| {
+            Box::pin(async move {
+                let container = containers.of_new(container);
+                let id = container.as_ref().map(|container| container.id);
+                let record = shard.create(&named, size_bytes, sector_bytes, container).await.map_err(from_node)?;
+                containers.put_new(id, std::iter::once(record.id));
+                Ok(record)
             })
-            .await?;
+        });
+        let record = record.await?;
         self.directory.put(&record);
+        self.carry_out_on(&[record.id]).await;
         Ok(record.id)
     }
 
@@ -267,7 +289,9 @@ impl Verbs {
 
     async fn list(&self, request: ListVdisks) -> Result<VdiskPage> {
         rules::check_list_limit(request.limit)?;
-        let (page, more) = self.directory.page(request.after.as_deref(), request.limit as usize);
+        let container = request.container.map(|name| Ok(self.find_container(&name)?.id)).transpose()?;
+        let is_wanted = |listed: &Listed| container.is_none_or(|id| self.containers.container_of(listed.id) == id);
+        let (page, more) = self.directory.page(request.after.as_deref(), request.limit as usize, is_wanted);
         let last = page.last().map(|(name, _)| name.clone()).filter(|_| more);
         let mut vdisks = Vec::with_capacity(page.len());
         for number in self.shards.numbers() {
@@ -275,13 +299,7 @@ impl Verbs {
             if ids.is_empty() {
                 continue;
             }
-            let infos = self.shards.on(number, move |shard| {
-                Box::pin(async move {
-                    report::look_at_space(&shard).await;
-                    Ok(ids.into_iter().filter_map(|id| report::info(&shard, id)).collect::<Vec<_>>())
-                })
-            });
-            vdisks.extend(infos.await?);
+            vdisks.extend(self.infos_of(number, ids).await?);
         }
         vdisks.sort_unstable_by(|a: &VdiskInfo, b| a.name.cmp(&b.name));
         Ok(VdiskPage { vdisks, next: last })
@@ -340,7 +358,11 @@ impl Control for Verbs {
 
     fn resize_vdisk<'a>(&'a self, name: &'a str, size_bytes: u64) -> ControlFuture<'a, VdiskInfo> {
         Box::pin(async move {
-            rules::check_resize(self.find(name)?.size_bytes, size_bytes)?;
+            let listed = self.find(name)?;
+            rules::check_resize(listed.size_bytes, size_bytes)?;
+            if size_bytes > listed.size_bytes {
+                self.check_capacity(self.containers.container_of(listed.id), 0).await?;
+            }
             self.change(name, move |shard, id| Box::pin(async move { shard.resize(id, size_bytes).await })).await
         })
     }
@@ -405,6 +427,10 @@ impl Control for Verbs {
     }
 
     fn vms(&self) -> &dyn VmControl {
+        self
+    }
+
+    fn containers(&self) -> &dyn control::ContainerControl {
         self
     }
 

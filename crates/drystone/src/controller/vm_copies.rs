@@ -10,7 +10,7 @@ use super::sets::members_of;
 use super::snapshots::now_unix_ms;
 use super::verbs::Verbs;
 use super::vm_verbs::new_vm;
-use base::{SnapshotId, VdiskId, VmId};
+use base::{ContainerId, SnapshotId, VdiskId, VmId};
 use control::rules::snapshots as names;
 use control::rules::vms as rules;
 use control::{Error, MakeClones, Result, VmInfo, VmRolledBack};
@@ -26,10 +26,15 @@ pub(super) struct Kept<'a> {
 }
 
 impl Verbs {
-    /// Names, and what their vDisks begin as. The caller has checked the names, and holds the turn.
-    pub(super) async fn make_vms(&self, vms: Vec<(String, Vec<PlannedVdisk>)>) -> Result<Vec<VmRecord>> {
+    /// Names, and what their vDisks begin as; empty ones in this container. The caller has checked the names, and holds the
+    /// turn.
+    pub(super) async fn make_vms(
+        &self,
+        vms: Vec<(String, Vec<PlannedVdisk>)>,
+        container: ContainerId,
+    ) -> Result<Vec<VmRecord>> {
         let ids = self.new_ids(vms.len()).await?.into_iter().filter_map(VmId::from_raw);
-        let plans = vms.into_iter().zip(ids).map(|((name, vdisks), vm)| PlanRecord { vm, name, vdisks });
+        let plans = vms.into_iter().zip(ids).map(|((name, vdisks), vm)| PlanRecord { vm, name, vdisks, container });
         let plans: Vec<PlanRecord> = plans.collect();
         let planned = plans.iter().fold(Transaction::new(), |all, plan| all.put(keys::plan(plan.vm), plan.encode()));
         self.vms.put_plans(&plans);
@@ -50,13 +55,15 @@ impl Verbs {
     /// Makes what is not there yet; what is made is told even of an attempt that fails.
     pub(super) async fn make_vdisks(&self, plans: &[PlanRecord], made: &mut Vec<VdiskId>) -> Result<()> {
         let mut clones: BTreeMap<(VdiskId, SnapshotId), Vec<String>> = BTreeMap::new();
-        for planned in plans.iter().flat_map(|plan| &plan.vdisks) {
+        let planned: Vec<(&PlannedVdisk, ContainerId)> =
+            plans.iter().flat_map(|plan| plan.vdisks.iter().map(|vdisk| (vdisk, plan.container))).collect();
+        for (planned, container) in planned {
             if self.made_of(planned).await?.is_some() {
                 continue;
             }
             match planned.source {
                 Source::Empty { size_bytes, sector_bytes } => {
-                    made.push(self.make_vdisk(&planned.name, size_bytes, sector_bytes).await?);
+                    made.push(self.make_vdisk(&planned.name, size_bytes, sector_bytes, container).await?);
                 }
                 Source::Snapshot { vdisk, snapshot } => {
                     clones.entry((vdisk, snapshot)).or_default().push(planned.name.clone());
@@ -64,10 +71,13 @@ impl Verbs {
             }
         }
         let cloned = clones.into_iter().map(|((vdisk, snapshot), names)| {
-            let directory = self.directory.clone();
+            let (directory, containers) = (self.directory.clone(), self.containers.clone());
             self.shards.on(shard_of(vdisk), move |shard| {
                 Box::pin(async move {
-                    let records = shard.clone_snapshot(vdisk, snapshot, names).await.map_err(from_node)?;
+                    let container = containers.of_new(containers.container_of(vdisk));
+                    let id = container.as_ref().map(|container| container.id);
+                    let records = shard.clone_snapshot(vdisk, snapshot, names, container).await.map_err(from_node)?;
+                    containers.put_new(id, records.iter().map(|record| record.id));
                     records.iter().for_each(|record| directory.put(record));
                     Ok(records.into_iter().map(|record| record.id).collect::<Vec<_>>())
                 })
@@ -76,7 +86,10 @@ impl Verbs {
         let mut failed = None;
         for ids in join_all(cloned).await {
             match ids {
-                Ok(ids) => made.extend(ids),
+                Ok(ids) => {
+                    self.carry_out_on(&ids).await;
+                    made.extend(ids);
+                }
                 Err(error) => failed = Some(error),
             }
         }
@@ -122,8 +135,9 @@ impl Verbs {
         }
         let there = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
         self.commit(plans.iter().fold(there, |all, plan| all.delete(keys::plan(plan.vm)))).await?;
-        self.vms.remove_plans(plans);
+        // In this order: a vDisk of theirs is never taken for one that is nobody's.
         vms.iter().for_each(|vm| self.vms.put(vm.clone()));
+        self.vms.remove_plans(plans);
         self.note_vms(&vms).await;
         Ok(vms)
     }
@@ -189,6 +203,8 @@ impl Verbs {
                 return Err(Error::invalid(text));
             }
         }
+        let sources: Vec<_> = members_of(vm, set).map(|member| (member.vdisk, Some(member.snapshot))).collect();
+        self.check_copies(&sources, vms.len()).await?;
         let planned = |vm_name: &str, member: &SetMember| {
             let name = rules::vdisk_name(vm_name, &member.label)?;
             let source = Source::Snapshot { vdisk: member.vdisk, snapshot: member.snapshot };
@@ -198,7 +214,7 @@ impl Verbs {
             let vdisks = members_of(vm, set).map(|member| planned(&name, member)).collect::<Result<Vec<_>>>()?;
             Ok((name, vdisks))
         });
-        self.make_vms(plans.collect::<Result<Vec<_>>>()?).await
+        self.make_vms(plans.collect::<Result<Vec<_>>>()?, ContainerId::NONE).await
     }
 
     pub(super) async fn roll_vm_back(&self, name: &str, snapshot: &str) -> Result<VmRolledBack> {
@@ -390,6 +406,7 @@ impl Verbs {
         });
         deleted.await?;
         self.directory.remove(id);
+        self.containers.forget(id);
         Ok(())
     }
 }

@@ -117,7 +117,9 @@ impl Verbs {
             Ok(PlannedVdisk { label: vdisk.label.clone(), name, source })
         });
         let vdisks = planned.collect::<Result<Vec<_>>>()?;
-        let made = self.make_vms(vec![(create.name, vdisks)]).await?;
+        let container = self.container_named(create.container.as_deref())?;
+        self.check_capacity(container, 0).await?;
+        let made = self.make_vms(vec![(create.name, vdisks)], container).await?;
         made.first().map(|vm| self.vm_info(vm)).ok_or_else(|| Error::internal("no VM was made"))
     }
 

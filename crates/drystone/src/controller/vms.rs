@@ -213,7 +213,11 @@ pub async fn load(store: &dyn Store) -> meta::Result<Stored> {
     })
 }
 
-async fn scan<T>(store: &dyn Store, prefix: &[u8], decode: fn(&[u8]) -> meta::Result<T>) -> meta::Result<Vec<T>> {
+pub(super) async fn scan<T>(
+    store: &dyn Store,
+    prefix: &[u8],
+    decode: fn(&[u8]) -> meta::Result<T>,
+) -> meta::Result<Vec<T>> {
     let mut records = Vec::new();
     let mut after: Option<Bytes> = None;
     loop {

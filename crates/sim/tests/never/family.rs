@@ -5,11 +5,13 @@ use crate::keeper::RETURNS;
 use crate::machine::{Machine, manual};
 use crate::tap::{Fate, Verb};
 use base::units::MIB;
-use base::{SnapshotId, VdiskId};
+use base::{ContainerId, SnapshotId, VdiskId};
+use meta::{ContainerNote, ContainerRecord, MemberRecord, keys};
 use node::ShardConfig;
 use sim::rng::Rng;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use vdisk::NoteKind;
 
 /// Blocks that every member of the family has.
 const BLOCKS: u64 = 40;
@@ -127,7 +129,7 @@ fn a_crash_anywhere_in_making_clones_leaves_all_or_none() {
         dies_at(&machine, at);
         let names: Vec<String> = ["a", "b", "c"].map(String::from).into();
         let shard = machine.shard();
-        let done = machine.attempt(async move { shard.clone_snapshot(id, kept, names).await });
+        let done = machine.attempt(async move { shard.clone_snapshot(id, kept, names, None).await });
         machine.lose_power();
         machine.open();
         let shard = machine.shard();
@@ -150,6 +152,56 @@ fn a_crash_anywhere_in_making_clones_leaves_all_or_none() {
     }
 }
 
+/// A new vDisk is in its container from the first moment: by its log, and by the metadata store as soon as that knows it.
+#[test]
+fn a_crash_anywhere_in_making_one_leaves_it_in_its_container_or_nothing() {
+    let ends: [fn(&Machine); 2] = [Machine::kill, Machine::lose_power];
+    let container = ContainerRecord { id: ContainerId::new(7, 1), name: "gold".into(), serial: 3, ..ContainerRecord::unset() };
+    for (end, is_clone) in [(0, true), (1, true), (0, false), (1, false)] {
+        for at in 0.. {
+            let machine = Machine::new();
+            let vdisk = machine.vdisk();
+            machine.write_tags(&vdisk, 1..=BLOCKS);
+            let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+            dies_at(&machine, at);
+            machine.tap.take();
+            let (shard, of_new) = (machine.shard(), Some(container.clone()));
+            let done = machine.attempt(async move {
+                if is_clone {
+                    shard.clone_snapshot(id, kept, vec!["a".into()], of_new).await.map(drop)
+                } else {
+                    shard.create("a", MIB, 512, of_new).await.map(drop)
+                }
+            });
+            let commits = machine.tap.take().iter().filter(|operation| operation.verb == Verb::Commit).count();
+            ends[end](&machine);
+            machine.tap.clear();
+            machine.open();
+            machine.settle();
+            let context = format!("{at}, end {end}, a clone: {is_clone}");
+            let shard = machine.shard();
+            let made: Vec<VdiskId> =
+                shard.records().iter().map(|record| record.id).filter(|made| *made != id).collect();
+            assert!(made.len() == 1 || made.is_empty() && done.is_none(), "{context}: {made:?}");
+            for made in made.iter().copied() {
+                let (store, member) = (shard.store(), MemberRecord::new(made, container.id));
+                let stored = machine.run(async move { store.get(&keys::member(made)).await }).expect("read");
+                assert_eq!(stored, Some(member.encode()), "{context}");
+                let note = machine.vdisk_by_id(made).expect("it is there").note(NoteKind::Container);
+                assert_eq!(note, Some(ContainerNote { member, container: container.clone() }.encode()), "{context}");
+            }
+            // Nothing is left of what did not come about.
+            let is_known = |vdisk: &VdiskId| *vdisk == id || made.contains(vdisk);
+            assert!(machine.groups().iter().all(|placed| is_known(&placed.header.vdisk)), "{context}");
+            if let Some(done) = done {
+                done.expect("room");
+                assert!(at >= 2 && (is_clone || commits == 1), "{commits} commits: {context}");
+                break;
+            }
+        }
+    }
+}
+
 /// A single clone needs nothing on record before it is begun: its birth is there or not, and a start takes over what it finds.
 #[test]
 fn a_crash_anywhere_in_making_one_clone_leaves_it_or_nothing() {
@@ -164,9 +216,9 @@ fn a_crash_anywhere_in_making_one_clone_leaves_it_or_nothing() {
             let (shard, names) = (machine.shard(), vec!["a".to_string()]);
             let done = machine.attempt(async move {
                 if from_snapshot {
-                    shard.clone_snapshot(id, kept, names).await
+                    shard.clone_snapshot(id, kept, names, None).await
                 } else {
-                    shard.clone_as_it_is(id, ".temporary", names).await
+                    shard.clone_as_it_is(id, ".temporary", names, None).await
                 }
             });
             ends[end](&machine);
@@ -183,7 +235,7 @@ fn a_crash_anywhere_in_making_one_clone_leaves_it_or_nothing() {
             }
             // Of the source nothing is lost, and its name is not taken by something that nobody sees.
             assert_eq!(machine.reads(&machine.vdisk(), 0..BLOCKS), (1..=BLOCKS).collect::<Vec<u64>>(), "{context}");
-            let again = machine.run(async move { shard.clone_snapshot(id, kept, vec!["a".into()]).await });
+            let again = machine.run(async move { shard.clone_snapshot(id, kept, vec!["a".into()], None).await });
             assert_eq!(again.is_ok(), clones.is_empty(), "{context}");
             machine.settle();
             let known: Vec<VdiskId> = machine.shard().records().iter().map(|record| record.id).collect();
@@ -270,7 +322,7 @@ fn births_without_record(machine: &Machine) -> VdiskId {
     });
     let names: Vec<String> = ["a", "b", "c"].map(String::from).into();
     let shard = machine.shard();
-    let made = machine.attempt(async move { shard.clone_snapshot(id, kept, names).await });
+    let made = machine.attempt(async move { shard.clone_snapshot(id, kept, names, None).await });
     assert!(made.is_none(), "it died");
     id
 }
@@ -319,9 +371,9 @@ fn what_was_refused_is_noted_as_none_as_soon_as_that_can_be() {
         let (shard, names) = (machine.shard(), vec!["a".to_string()]);
         let made = machine.run(async move {
             if is_clone {
-                shard.clone_snapshot(id, kept, names).await.map(drop)
+                shard.clone_snapshot(id, kept, names, None).await.map(drop)
             } else {
-                shard.create("a", MIB, 512).await.map(drop)
+                shard.create("a", MIB, 512, None).await.map(drop)
             }
         });
         made.expect_err("nothing is stored");
@@ -357,7 +409,7 @@ fn what_can_be_neither_put_on_record_nor_taken_back_is_noted_as_none_too() {
         _ => Fate::Happens,
     });
     let shard = machine.shard();
-    machine.run(async move { shard.create("a", MIB, 512).await.map(drop) }).expect_err("it has no record");
+    machine.run(async move { shard.create("a", MIB, 512, None).await.map(drop) }).expect_err("it has no record");
     assert!(machine.groups().iter().any(|placed| placed.header.vdisk != known), "it was not born");
     machine.tap.clear();
     machine.idle(60_000_000_000);
@@ -377,7 +429,7 @@ fn names_that_are_taken_make_no_clone_at_all() {
     for names in [["a", "v"], ["b", "b"]] {
         let shard = machine.shard();
         let names = names.map(String::from).into();
-        let refused = machine.run(async move { shard.clone_snapshot(id, kept, names).await });
+        let refused = machine.run(async move { shard.clone_snapshot(id, kept, names, None).await });
         refused.expect_err("the name is taken");
         assert_eq!(machine.shard().records().len(), 1);
     }
@@ -399,7 +451,7 @@ fn what_many_store_once_more_shares_its_syncs() {
     let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
     machine.checkpoint(&vdisk);
     let (shard, names) = (machine.shard(), (0..CLONES).map(|number| format!("clone{number}")).collect());
-    let clones = machine.run(async move { shard.clone_snapshot(id, kept, names).await }).expect("room");
+    let clones = machine.run(async move { shard.clone_snapshot(id, kept, names, None).await }).expect("room");
     for (tag, clone) in (1000..).zip(&clones) {
         machine.write(&machine.vdisk_by_id(clone.id).expect("just made"), 0, tag);
     }

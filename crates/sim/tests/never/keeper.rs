@@ -47,7 +47,7 @@ impl Machine {
 
     pub fn clone_of(&self, vdisk: VdiskId, snapshot: SnapshotId, name: &str) -> Rc<Vdisk> {
         let (shard, names) = (self.shard(), vec![name.to_string()]);
-        let made = self.run(async move { shard.clone_snapshot(vdisk, snapshot, names).await }).expect("room");
+        let made = self.run(async move { shard.clone_snapshot(vdisk, snapshot, names, None).await }).expect("room");
         self.vdisk_by_id(made[0].id).expect("just made")
     }
 

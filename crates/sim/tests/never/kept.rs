@@ -18,7 +18,7 @@ fn snapshot(machine: &Machine, vdisk: VdiskId, name: &'static str) -> SnapshotId
 
 fn clone(machine: &Machine, vdisk: VdiskId, snapshot: SnapshotId, name: &str) -> Rc<Vdisk> {
     let (shard, names) = (machine.shard(), vec![name.to_string()]);
-    let made = machine.run(async move { shard.clone_snapshot(vdisk, snapshot, names).await }).expect("room");
+    let made = machine.run(async move { shard.clone_snapshot(vdisk, snapshot, names, None).await }).expect("room");
     machine.vdisk_by_id(made[0].id).expect("just made")
 }
 
@@ -402,7 +402,7 @@ fn names_that_clash_are_refused_before_anything_is_written() {
     for (names, kind) in [(["a", "a"], node::Kind::Invalid), (["a", "v"], node::Kind::Exists)] {
         let (shard, id) = (machine.shard(), vdisk.id);
         let names = names.map(String::from).to_vec();
-        let refused = machine.run(async move { shard.clone_snapshot(id, kept, names).await });
+        let refused = machine.run(async move { shard.clone_snapshot(id, kept, names, None).await });
         assert_eq!(refused.expect_err("a clash").kind, kind);
     }
     assert!(!machine.tap.take().iter().any(Operation::changes), "something was written");

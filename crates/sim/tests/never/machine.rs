@@ -191,7 +191,7 @@ impl Machine {
 
     pub fn create(&self, name: &'static str, size_bytes: u64) -> Rc<Vdisk> {
         let shard = self.shard();
-        let id = self.run(async move { shard.create(name, size_bytes, 512).await }).expect("room").id;
+        let id = self.run(async move { shard.create(name, size_bytes, 512, None).await }).expect("room").id;
         self.vdisk_by_id(id).expect("just created")
     }
 

@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Record {
-    /// With an origin: of a clone.
-    Birth(Attributes, Option<Box<Origin>>),
+    /// With an origin: of a clone. Notes: what is to be known of it from its first moment.
+    Birth(Attributes, Option<Box<Origin>>, Notes),
     Rename(String),
     Resize(u64),
     ReadOnly(bool),
@@ -156,6 +156,8 @@ const CHECKPOINT_WITH_SNAPSHOTS: u8 = 3;
 const CHECKPOINT_WITH_HISTORY: u8 = 4;
 /// Of the birth of a clone.
 const BIRTH_OF_CLONE: u8 = 2;
+/// Of a birth with notes. One without has a version that builds from before can read.
+const BIRTH_WITH_NOTES: u8 = 3;
 /// Longer lists can only be rot.
 const LIST_MAX: u32 = 1 << 22;
 
@@ -184,7 +186,8 @@ impl Record {
             Record::Past(_) => 14,
         };
         let version = match self {
-            Record::Birth(_, Some(_)) => BIRTH_OF_CLONE,
+            Record::Birth(.., notes) if !notes.is_empty() => BIRTH_WITH_NOTES,
+            Record::Birth(_, Some(_), _) => BIRTH_OF_CLONE,
             Record::Checkpoint(checkpoint) if checkpoint.rewind.is_some() => CHECKPOINT_WITH_HISTORY,
             Record::Checkpoint(checkpoint) if checkpoint.has_snapshots() => CHECKPOINT_WITH_SNAPSHOTS,
             Record::Checkpoint(checkpoint) if !checkpoint.notes.is_empty() => CHECKPOINT_WITH_NOTES,
@@ -192,8 +195,12 @@ impl Record {
         };
         w.u8(tag).u8(version);
         match self {
-            Record::Birth(attributes, origin) => {
+            Record::Birth(attributes, origin, notes) => {
                 put_attributes(&mut w, attributes);
+                if !notes.is_empty() {
+                    put_notes(&mut w, notes);
+                    w.u8(origin.is_some().into());
+                }
                 if let Some(origin) = origin {
                     put_origin(&mut w, origin);
                 }
@@ -256,9 +263,19 @@ impl Record {
                 }
                 Record::Checkpoint(Box::new(checkpoint))
             }
-            (1, BIRTH_OF_CLONE) => Record::Birth(take_attributes(&mut r)?, Some(Box::new(take_origin(&mut r)?))),
+            (1, BIRTH_OF_CLONE) => {
+                Record::Birth(take_attributes(&mut r)?, Some(Box::new(take_origin(&mut r)?)), Notes::new())
+            }
+            (1, BIRTH_WITH_NOTES) => {
+                let (attributes, notes) = (take_attributes(&mut r)?, take_notes(&mut r)?);
+                if notes.is_empty() {
+                    return Err(RecordError::Field);
+                }
+                let origin = if take_bool(&mut r)? { Some(Box::new(take_origin(&mut r)?)) } else { None };
+                Record::Birth(attributes, origin, notes)
+            }
             (_, 0 | 2..) => return Err(RecordError::Unknown(tag, version)),
-            (1, _) => Record::Birth(take_attributes(&mut r)?, None),
+            (1, _) => Record::Birth(take_attributes(&mut r)?, None, Notes::new()),
             (2, _) => Record::Rename(take_text(&mut r)?),
             (3, _) => Record::Resize(r.u64_le()?),
             (4, _) => Record::ReadOnly(take_bool(&mut r)?),
@@ -336,8 +353,7 @@ fn put_checkpoint(w: &mut Writer, c: &CheckpointRecord) {
             .u32_le(g.punched);
     }
     if !c.notes.is_empty() || c.has_snapshots() || c.rewind.is_some() {
-        w.u8(c.notes.len() as u8);
-        c.notes.iter().for_each(|(kind, bytes)| put_note(w, *kind, bytes));
+        put_notes(w, &c.notes);
     }
     if c.has_snapshots() || c.rewind.is_some() {
         put_lineage(w, &c.lineage);
@@ -360,6 +376,11 @@ fn take_rewind(r: &mut Reader) -> Result<Rewind, RecordError> {
 
 fn put_note(w: &mut Writer, kind: NoteKind, bytes: &[u8]) {
     w.u8(kind as u8).u32_le(bytes.len() as u32).put(bytes);
+}
+
+fn put_notes(w: &mut Writer, notes: &Notes) {
+    w.u8(notes.len() as u8);
+    notes.iter().for_each(|(kind, bytes)| put_note(w, *kind, bytes));
 }
 
 fn take_note(r: &mut Reader) -> Result<(NoteKind, Bytes), RecordError> {

@@ -361,8 +361,9 @@ impl Vdisk {
     /// vDisk and for replay.
     pub(crate) fn apply_record(&self, record: &Record, at: Position, offset: u32) {
         match record {
-            Record::Birth(attributes, origin) => {
+            Record::Birth(attributes, origin, notes) => {
                 self.state.borrow_mut().attributes = attributes.clone();
+                self.state.borrow_mut().notes = notes.clone();
                 self.state.borrow_mut().tree.grow(attributes.size_bytes / BLOCK);
                 if let Some(origin) = origin {
                     self.become_clone(origin);

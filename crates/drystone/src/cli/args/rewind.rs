@@ -8,7 +8,7 @@ use control::Moment;
 #[derive(Args, Debug, Clone, Copy)]
 pub struct RewindFlags {
     /// Keep the past: any second of this window can be a snapshot, a clone, or rolled back to [60s to 90d]
-    #[arg(long, value_name = "DURATION|off", value_parser = parse_window)]
+    #[arg(long, value_name = "DURATION|off|inherit", value_parser = parse_window)]
     pub rewind: Option<Window>,
     /// What the past may take; at this limit the oldest of it goes [default: what the disk has]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "rewind")]
@@ -18,6 +18,8 @@ pub struct RewindFlags {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
     Off,
+    /// That of the container.
+    Inherit,
     Seconds(u64),
 }
 
@@ -44,7 +46,10 @@ fn parse_window(text: &str) -> Result<Window, String> {
     if text == "off" {
         return Ok(Window::Off);
     }
-    let refuse = || format!("{text:?} is no duration; write, for example, 24h, 90m or 7d, or off");
+    if text == "inherit" {
+        return Ok(Window::Inherit);
+    }
+    let refuse = || format!("{text:?} is no duration; write, for example, 24h, 90m or 7d, or off or inherit");
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(refuse)?;
     let unit = match &text[digits..] {
         "s" => 1,
@@ -65,6 +70,7 @@ mod tests {
     fn windows() {
         for (text, expect) in [
             ("off", Window::Off),
+            ("inherit", Window::Inherit),
             ("60s", Window::Seconds(60)),
             ("90m", Window::Seconds(5_400)),
             ("24h", Window::Seconds(86_400)),

@@ -10,7 +10,8 @@ pub enum Schedule {
     #[command(after_help = "Examples:\n  \
         drystone schedule create nightly --vm web01 --every 1d --keep 14\n  \
         drystone schedule create web --vm web01 --hourly 24 --daily 7 --weekly 4\n  \
-        drystone schedule create shop --group shop --every 15m --keep 96\n\n\
+        drystone schedule create shop --group shop --every 15m --keep 96\n  \
+        drystone schedule create gold --container gold --hourly 24\n\n\
         Its snapshots are called NAME-TIME (UTC). A rule keeps the first snapshot of each of its newest periods. What others \
         took is never deleted, nor anything while the newest snapshot is missing.")]
     Create {
@@ -38,7 +39,7 @@ pub enum Schedule {
 }
 
 #[derive(Args, Debug)]
-#[command(group(ArgGroup::new("target").required(true).args(["vdisk", "vm", "group"])))]
+#[command(group(ArgGroup::new("target").required(true).args(["vdisk", "vm", "group", "container"])))]
 pub struct Target {
     /// A vDisk
     #[arg(long, value_name = "NAME")]
@@ -49,13 +50,17 @@ pub struct Target {
     /// A consistency group: all its VMs at one instant
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
+    /// A container: each VM that has a vDisk in it, and each vDisk in it that belongs to no VM, at its turn
+    #[arg(long, value_name = "NAME")]
+    container: Option<String>,
 }
 
 impl Target {
     pub fn target(self) -> ScheduleTarget {
         let vm = || self.vm.map(ScheduleTarget::Vm);
         let group = self.group.map(ScheduleTarget::Group);
-        self.vdisk.map(ScheduleTarget::Vdisk).or_else(vm).or(group).expect("one of them is required")
+        let container = self.container.map(ScheduleTarget::Container);
+        self.vdisk.map(ScheduleTarget::Vdisk).or_else(vm).or(group).or(container).expect("one of them is required")
     }
 }
 

@@ -18,6 +18,9 @@ pub enum Vm {
         /// Label and size of a vDisk, for example root=20GiB; may be given several times
         #[arg(long, value_name = "LABEL=SIZE", value_parser = parse_vdisk)]
         vdisk: Vec<NewVmVdisk>,
+        /// Container that its vDisks are to be in [default: default]
+        #[arg(long, value_name = "NAME")]
+        container: Option<String>,
     },
     /// List all VMs
     #[command(visible_alias = "ls")]
@@ -93,6 +96,9 @@ pub enum Vm {
         /// Name of the new VM
         #[arg(required = true)]
         name: String,
+        /// Container that its vDisks are to be in [default: default]
+        #[arg(long, value_name = "NAME")]
+        container: Option<String>,
     },
     /// Make a VM of disk images: raw, and with the help of qemu-img qcow2, vmdk and vhdx
     #[command(after_help = "Examples:\n  \
@@ -104,6 +110,9 @@ pub enum Vm {
         /// Label and image of a vDisk; may be given several times
         #[arg(long, value_name = "LABEL=FILE", required = true, value_parser = parse_image)]
         disk: Vec<LabelledImage>,
+        /// Container that its vDisks are to be in [default: default]
+        #[arg(long, value_name = "NAME")]
+        container: Option<String>,
         #[command(flatten)]
         image: Image,
     },

@@ -81,6 +81,22 @@ fn a_chain_is_restored() {
 }
 
 #[test]
+fn a_restore_makes_its_vdisk_in_a_container() {
+    let chain = Chain::make();
+    chain.server.run(&["container", "create", "gold"]).expect("created");
+    let file = chain.file("a");
+    chain.server.refused(&["vdisk", "restore", text(&file), "b", "--container", "none"], "no container \"none\"");
+    chain.server.run(&["vdisk", "restore", text(&file), "b", "--container", "gold"]).expect("restored");
+    assert_eq!(chain.server.json(&["vdisk", "show", "b"])["container"], "gold");
+    chain.server.run(&["vm", "create", "m", "--vdisk", "root=1MiB"]).expect("created");
+    chain.server.run(&["vm", "snapshot", "m", "s"]).expect("taken");
+    let folder = chain.folder.path().join("vm");
+    chain.server.run(&["vm", "backup", "m@s", text(&folder)]).expect("backed up");
+    chain.server.run(&["vm", "restore", text(&folder), "n", "--container", "gold"]).expect("restored");
+    assert_eq!(chain.server.json(&["vdisk", "show", "n-root"])["container"], "gold");
+}
+
+#[test]
 fn incremental_files_hold_what_changed() {
     let chain = Chain::make();
     let file = chain.file("again");

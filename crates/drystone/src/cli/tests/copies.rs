@@ -102,6 +102,25 @@ fn an_import_replaces_what_was_there() {
 }
 
 #[test]
+fn an_import_makes_its_vdisk_in_a_container() {
+    let (server, scratch) = (Server::start(), Scratch::new());
+    let image = scratch.image("image", 2 * M, &[(0, 1)]);
+    server.refused(&["vdisk", "import", "web", text(&image), "--container", "gold"], "no container \"gold\"");
+    server.run(&["container", "create", "gold"]).expect("created");
+    server.run(&["vdisk", "import", "web", text(&image), "--container", "gold"]).expect("imported");
+    let disk = format!("root={}", text(&image));
+    server.run(&["vm", "import", "vm", "--disk", &disk, "--container", "gold"]).expect("imported");
+    for vdisk in ["web", "vm-root"] {
+        assert_eq!(server.json(&["vdisk", "show", vdisk])["container"], "gold", "{vdisk}");
+    }
+    // What is there stays where it is.
+    server.run(&["vdisk", "import", "web", text(&image)]).expect("imported again");
+    assert_eq!(server.json(&["vdisk", "show", "web"])["container"], "gold");
+    let other = ["vdisk", "import", "web", text(&image), "--container", "default"];
+    server.refused(&other, "drystone vdisk move web --container default");
+}
+
+#[test]
 fn imports_that_cannot_be_are_refused() {
     let (server, scratch) = (Server::start(), Scratch::new());
     let image = scratch.image("image", 2 * M, &[(0, 1)]);

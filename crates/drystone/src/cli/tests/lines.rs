@@ -20,8 +20,8 @@ fn a_vdisk_lives_its_life() {
     server.run(&["vdisk", "create", "db", "--size", "1TiB", "--sector", "4096"]).expect("created");
     let list = server.run(&["vdisk", "ls"]).expect("listed");
     let lines: Vec<&str> = list.lines().collect();
-    assert_eq!(lines[0], "NAME  SIZE    DATA  ON DISK  STATE   CONNECTIONS");
-    assert_eq!(lines[1], "db    1 TiB   0 B   0 B      online  0");
+    assert_eq!(lines[0], "NAME  SIZE    DATA  ON DISK  STATE   CONNECTIONS  CONTAINER");
+    assert_eq!(lines[1], "db    1 TiB   0 B   0 B      online  0            default");
     assert_eq!(lines.len(), 3, "{list}");
     assert_eq!(server.run(&["vdisk", "resize", "web", "--size", "30GiB"]).expect("done"), "web has 30 GiB now\n");
     assert_eq!(server.run(&["vdisk", "rename", "web", "www"]).expect("done"), "web is www now\n");
@@ -54,9 +54,11 @@ fn more_vdisks_than_a_page_are_listed() {
     let client = server.client();
     for index in 0..205 {
         let name = format!("v{index:03}");
-        client.create(&control::CreateVdisk { name, size_bytes: 4096, sector_bytes: 512 }).expect("created");
+        client
+            .create(&control::CreateVdisk { name, size_bytes: 4096, sector_bytes: 512, container: None })
+            .expect("created");
     }
-    let names: Vec<String> = client.list().expect("listed").into_iter().map(|info| info.name).collect();
+    let names: Vec<String> = client.list(None).expect("listed").into_iter().map(|info| info.name).collect();
     assert_eq!(names, (0..205).map(|index| format!("v{index:03}")).collect::<Vec<_>>());
 }
 

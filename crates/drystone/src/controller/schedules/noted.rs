@@ -42,6 +42,7 @@ impl Verbs {
         let of_vm = |vm: VmRecord| vm.vdisks.into_iter().map(|member| member.vdisk);
         match target {
             ScheduleTarget::Vdisk(id) => vec![*id],
+            ScheduleTarget::Container(id) => self.vdisks_in(*id),
             ScheduleTarget::Vm(id) => self.vms.find_id(*id).into_iter().flat_map(of_vm).collect(),
             ScheduleTarget::Group(name) => {
                 self.vms_of_group(name).unwrap_or_default().into_iter().flat_map(of_vm).collect()
@@ -54,7 +55,7 @@ impl Verbs {
     pub(super) fn wanted_notes(&self) -> BTreeMap<VdiskId, Vec<ScheduleRecord>> {
         let mut wanted: BTreeMap<VdiskId, Vec<ScheduleRecord>> =
             self.directory.all().into_iter().map(|(_, listed)| (listed.id, Vec::new())).collect();
-        for made in self.schedules.each(|schedule| schedule.record.as_made()) {
+        for made in self.schedules.each(|_, schedule| schedule.record.as_made()) {
             for vdisk in self.vdisks_of_target(&made.target) {
                 wanted.entry(vdisk).and_modify(|all| all.push(made.clone()));
             }

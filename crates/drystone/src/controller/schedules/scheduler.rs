@@ -4,7 +4,7 @@
 //! there by id and still its target's; nothing is deleted while the last attempt to take one has not succeeded, but for a list
 //! that holds no more, of which the newest is there. The target is an id too: what is called so when the turn comes may be something else.
 
-use super::Schedule;
+use super::{Schedule, members};
 use crate::controller::exports::shard_of;
 use crate::controller::sets::{listed, now_wall_ns};
 use crate::controller::verbs::Verbs;
@@ -27,7 +27,7 @@ pub async fn run(verbs: Arc<Verbs>) {
         // VMs and groups may have other vDisks now.
         verbs.note_schedules(None).await;
         let mut pause = LOOK_PAUSE;
-        for name in verbs.schedules.each(|schedule| schedule.record.name.clone()) {
+        for name in verbs.schedules.names() {
             if verbs.is_stopping() {
                 return;
             }
@@ -53,7 +53,21 @@ impl Verbs {
         let _turn = self.schedules.turn.lock().await;
         // It may have been deleted.
         let Ok(mut schedule) = self.schedules.find(name) else { return Ok(LOOK_PAUSE) };
-        if !self.has_target(&schedule.record.target) {
+        if let ScheduleTarget::Container(container) = schedule.record.target {
+            // What is new is looked at next. One that is gone has nothing in it, and what was in it is no member.
+            return match self.follow_container(&schedule, container).await {
+                Ok(is_more) => {
+                    (schedule.is_followed, schedule.trouble) = (true, None);
+                    self.schedules.put(schedule);
+                    Ok(if is_more { Duration::ZERO } else { LOOK_PAUSE })
+                }
+                Err(error) => {
+                    self.fails(&mut schedule, format!("no snapshots are taken of what is new in its container: {error}"));
+                    Ok(LOOK_PAUSE)
+                }
+            };
+        }
+        if !self.has_target(&schedule.record.target) || !self.is_taken_for(name, &schedule.record.target) {
             return Ok(LOOK_PAUSE);
         }
         if let Some(name) = schedule.record.taking.clone() {
@@ -68,7 +82,8 @@ impl Verbs {
                 }
             }
         }
-        if schedule.record.paused {
+        let is_paused = |name: &str| self.schedules.find(name).is_ok_and(|given| given.record.paused);
+        if schedule.record.paused || is_paused(members::given_name(name)) {
             return Ok(LOOK_PAUSE);
         }
         let now = self.now();
@@ -142,11 +157,13 @@ impl Verbs {
 
     async fn take(&self, schedule: &mut Schedule, now: Now) -> Result<()> {
         let target = schedule.record.target.clone();
-        let name = snapshot_name(&schedule.record.name, now.unix_seconds, |name| self.is_name_taken(&target, name));
+        let name = snapshot_name(members::given_name(&schedule.record.name), now.unix_seconds, |name| {
+            self.is_name_taken(&target, name)
+        });
         schedule.record.taking = Some(name.clone());
         let taken = async {
             self.store_schedule(schedule).await?;
-            self.take_scheduled(&target, &name).await
+            self.take_scheduled(&schedule.record.name, &target, &name).await
         };
         match taken.await {
             Ok(id) => {
@@ -206,6 +223,7 @@ impl Verbs {
             ScheduleTarget::Vdisk(id) => self.directory.find_id(*id).is_some(),
             ScheduleTarget::Vm(id) => self.vms.find_id(*id).is_some(),
             ScheduleTarget::Group(name) => self.vms.has_group(name),
+            ScheduleTarget::Container(id) => self.containers.is_there(*id),
         }
     }
 
@@ -232,18 +250,22 @@ impl Verbs {
             }
             ScheduleTarget::Vm(id) => self.vms.find_id(*id).is_some_and(|vm| self.is_taken(&vm, name)),
             ScheduleTarget::Group(group) => self.is_taken_in(group, name),
+            ScheduleTarget::Container(_) => false,
         }
     }
 
     /// Of what has the id when the turn comes: it may have another name by then, and something else that one.
-    async fn take_scheduled(&self, target: &ScheduleTarget, name: &str) -> Result<SnapshotId> {
+    async fn take_scheduled(&self, schedule: &str, target: &ScheduleTarget, name: &str) -> Result<SnapshotId> {
         match target {
-            ScheduleTarget::Vdisk(id) => self.take_snapshot_of(*id, name).await,
+            ScheduleTarget::Vdisk(id) => {
+                self.take_snapshot_of(*id, name, || self.is_taken_for(schedule, target)).await
+            }
             ScheduleTarget::Vm(id) => {
                 let find = || self.vms.find_id(*id).ok_or_else(|| Error::no_vm(&id.to_string()));
                 Ok(self.take_vm_set(find, name).await?.1.id)
             }
             ScheduleTarget::Group(group) => Ok(self.take_group_snapshot(group, name).await?.id),
+            ScheduleTarget::Container(_) => Err(Error::internal("snapshots are taken of what is in a container")),
         }
     }
 
@@ -269,6 +291,7 @@ impl Verbs {
                 Ok(set.map(of_set))
             }
             ScheduleTarget::Group(group) => Ok(self.find_group_set(group, name).ok().map(of_set)),
+            ScheduleTarget::Container(_) => Ok(None),
         }
     }
 

@@ -6,10 +6,13 @@ use base::units::BLOCK;
 use base::{Epoch, Sequence, SnapshotId, VdiskId};
 use control::rules::schedules::{Attempts, SCHEDULE_NAME_LEN_MAX, TAKEN_MAX, check_taken_count, snapshot_name};
 use control::{
-    Control, CreateSchedule, CreateVmGroup, Error, GroupControl, ScheduleControl, ScheduleRule, ScheduleState,
-    ScheduleTarget, VmControl,
+    AttachVdisk, ContainerControl, Control, CreateContainer, CreateSchedule, CreateVmGroup, Error, GroupControl, Kind,
+    ScheduleControl, ScheduleRule, ScheduleState, ScheduleTarget, VmControl,
 };
-use meta::{ScheduleRecord, ScheduledSnapshot, SetRecord, TailHint, Transaction, VdiskRecord, keys};
+use meta::{
+    PlanRecord, PlannedVdisk, ScheduleRecord, ScheduledSnapshot, SetRecord, Source, TailHint, Transaction, VdiskRecord, keys,
+};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const HOUR: u32 = 3600;
@@ -316,5 +319,174 @@ async fn copies_in_logs_have_no_snapshots() {
         let [one] = &wanted[&member.vdisk][..] else { panic!("one schedule") };
         assert!(one.taken.is_empty() && one.taken.capacity() == 0 && one.name == "s");
     }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_schedule_of_a_container_takes_them_of_each_member() {
+    let rig = Rig::new().await;
+    let verbs = rig.verbs();
+    let container =
+        |name: &str| CreateContainer { name: name.into(), rewind: None, capacity_bytes: 0, comment: String::new() };
+    verbs.create_container(container("gold")).await.expect("a container");
+    for name in ["alone", "later", "joins"] {
+        rig.vdisk(name).await;
+    }
+    rig.vm("web", &["root", "data"]).await;
+    for vdisk in ["alone", "web-root", "joins"] {
+        verbs.move_vdisk(vdisk, "gold").await.expect("moved");
+    }
+    let rules = vec![ScheduleRule { every_seconds: HOUR, keep: 2 }];
+    let target = ScheduleTarget::Container("gold".into());
+    let create = |name: &str| CreateSchedule { name: name.into(), target: target.clone(), rules: rules.clone() };
+    verbs.create_schedule(create("s")).await.expect("a schedule");
+    assert_eq!(verbs.create_schedule(create("s")).await.expect_err("twice").kind, Kind::Exists);
+    let info = || verbs.schedule_info(&verbs.schedules.find("s").expect("a schedule"));
+    until("the first snapshots", || info().snapshots.len() == 3).await;
+    // The step that took the last of them has ended.
+    drop(verbs.schedules.turn.lock().await);
+    assert_eq!((info().state, info().target), (ScheduleState::Good, Some(target.clone())));
+    assert!(info().last_success_unix_ms.is_some());
+    let of: BTreeSet<String> =
+        info().snapshots.iter().filter_map(|one| Some(one.split_once('@')?.0.to_string())).collect();
+    assert_eq!(of, BTreeSet::from(["alone", "joins", "web"].map(String::from)));
+    // Nobody is told of those of the members, nor may change them.
+    let listed = verbs.list_schedules().await.expect("a list");
+    assert_eq!(listed.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["s"]);
+    let member = format!("s/{}", rig.id("alone"));
+    assert!(verbs.schedules.find(&member).is_ok());
+    assert_eq!(verbs.delete_schedule(&member).await.expect_err("a member's").kind, Kind::NotFound);
+    assert_eq!(verbs.pause_schedule(&member, true).await.expect_err("a member's").kind, Kind::NotFound);
+    assert_eq!(verbs.show_schedule(&member).await.expect_err("a member's").kind, Kind::NotFound);
+    // Each keeps two of its own.
+    for _ in 0..3 {
+        for name in verbs.schedules.names() {
+            let mut schedule = verbs.schedules.find(&name).expect("it is there");
+            schedule.attempts = Attempts::default();
+            schedule.record.taken.iter_mut().for_each(|one| one.unix_seconds -= u64::from(HOUR));
+            verbs.schedules.put(schedule);
+            verbs.step(&name).await.expect("a step");
+        }
+    }
+    assert_eq!(info().snapshots.len(), 6, "{:?}", info().snapshots);
+    // What leaves keeps its snapshots; what comes is taken at once. A vDisk that is a VM's now is taken with that.
+    verbs.move_vdisk("alone", "default").await.expect("moved");
+    verbs.move_vdisk("later", "gold").await.expect("moved");
+    verbs.attach_vdisk("web", AttachVdisk { vdisk: "joins".into(), label: None }).await.expect("attached");
+    verbs.step("s").await.expect("a step");
+    verbs.step(&format!("s/{}", rig.id("later"))).await.expect("a step");
+    let of: BTreeSet<String> =
+        info().snapshots.iter().filter_map(|one| Some(one.split_once('@')?.0.to_string())).collect();
+    assert_eq!(of, BTreeSet::from(["later", "web"].map(String::from)));
+    assert_eq!(rig.all_snapshots(rig.id("alone")).await.len(), 2);
+    // Paused, all of it; gone, all of it.
+    verbs.pause_schedule("s", true).await.expect("paused");
+    let before = info().snapshots;
+    for name in verbs.schedules.names() {
+        let mut schedule = verbs.schedules.find(&name).expect("it is there");
+        schedule.attempts = Attempts::default();
+        verbs.schedules.put(schedule);
+        verbs.step(&name).await.expect("a step");
+    }
+    assert_eq!((info().snapshots, info().state), (before, ScheduleState::Paused));
+    verbs.delete_schedule("s").await.expect("deleted");
+    assert_eq!(verbs.schedules.names(), [""; 0]);
+    assert_eq!(rig.all_snapshots(rig.id("later")).await.len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_in_a_container_that_is_gone_is_taken_no_more() {
+    let rig = Rig::new().await;
+    let verbs = rig.verbs();
+    let gold = CreateContainer { name: "gold".into(), rewind: None, capacity_bytes: 0, comment: String::new() };
+    verbs.create_container(gold).await.expect("a container");
+    rig.vdisk("one").await;
+    verbs.move_vdisk("one", "gold").await.expect("moved");
+    let rules = vec![ScheduleRule { every_seconds: HOUR, keep: 2 }];
+    let target = ScheduleTarget::Container("gold".into());
+    verbs.create_schedule(CreateSchedule { name: "s".into(), target, rules }).await.expect("a schedule");
+    let info = || verbs.schedule_info(&verbs.schedules.find("s").expect("a schedule"));
+    until("the first snapshot", || info().snapshots.len() == 1).await;
+    // Both before the schedule has seen the first.
+    let turn = verbs.schedules.turn.lock().await;
+    verbs.move_vdisk("one", "default").await.expect("moved");
+    verbs.delete_container("gold").await.expect("deleted");
+    drop(turn);
+    let again = |member: &str| {
+        let mut schedule = verbs.schedules.find(member).expect("it is there");
+        schedule.attempts = Attempts::default();
+        schedule.record.taken.iter_mut().for_each(|one| one.unix_seconds -= u64::from(HOUR));
+        verbs.schedules.put(schedule);
+    };
+    // Before the schedule has seen it, and behind that.
+    let member = format!("s/{}", rig.id("one"));
+    for _ in 0..2 {
+        again(&member);
+        verbs.step(&member).await.expect("a step");
+        assert_eq!(rig.all_snapshots(rig.id("one")).await.len(), 1);
+        verbs.step("s").await.expect("a step");
+        assert_eq!((info().state, info().snapshots.len()), (ScheduleState::WithoutTarget, 0));
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_back_to_a_container_goes_on_and_what_is_being_made_is_not_taken() {
+    let rig = Rig::new().await;
+    let verbs = rig.verbs();
+    let gold = CreateContainer { name: "gold".into(), rewind: None, capacity_bytes: 0, comment: String::new() };
+    verbs.create_container(gold).await.expect("a container");
+    for vdisk in ["one", "image.importing-0000002a", "copy-root"] {
+        rig.vdisk(vdisk).await;
+        verbs.move_vdisk(vdisk, "gold").await.expect("moved");
+    }
+    // A VM is being made of it.
+    let source = Source::Empty { size_bytes: 16 << 20, sector_bytes: 512 };
+    let vdisks = vec![PlannedVdisk { label: "root".into(), name: "copy-root".into(), source }];
+    let vm = base::VmId::new(1, 0x3ff_fff0);
+    let plan = PlanRecord { vm, name: "copy".into(), vdisks, container: base::ContainerId::NONE };
+    verbs.vms.put_plans(std::slice::from_ref(&plan));
+    let rules = vec![ScheduleRule { every_seconds: HOUR, keep: 1 }];
+    let target = ScheduleTarget::Container("gold".into());
+    let made = verbs.create_schedule(CreateSchedule { name: "s".into(), target, rules }).await.expect("a schedule");
+    assert_eq!(made.state, ScheduleState::Due);
+    let info = || verbs.schedule_info(&verbs.schedules.find("s").expect("a schedule"));
+    until("the first snapshot", || info().snapshots.len() == 1).await;
+    let member = format!("s/{}", rig.id("one"));
+    assert_eq!(verbs.schedules.names(), ["s", member.as_str()]);
+    let first = info().snapshots;
+    verbs.move_vdisk("one", "default").await.expect("moved");
+    verbs.step("s").await.expect("a step");
+    assert_eq!((info().snapshots, info().state), (Vec::new(), ScheduleState::Good));
+    verbs.move_vdisk("one", "gold").await.expect("moved");
+    verbs.step("s").await.expect("a step");
+    assert_eq!(info().snapshots, first);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_member_that_fails_is_told_with_its_name() {
+    let rig = Rig::new().await;
+    let verbs = rig.verbs();
+    rig.vdisk("good").await;
+    rig.vdisk("bad").await;
+    let rules = vec![ScheduleRule { every_seconds: HOUR, keep: 2 }];
+    let target = ScheduleTarget::Container("default".into());
+    verbs.create_schedule(CreateSchedule { name: "s".into(), target, rules }).await.expect("a schedule");
+    let info = || verbs.schedule_info(&verbs.schedules.find("s").expect("a schedule"));
+    until("the first snapshots", || info().snapshots.len() == 2).await;
+    let member = format!("s/{}", rig.id("bad"));
+    let turn = verbs.schedules.turn.lock().await;
+    let mut failing = verbs.schedules.find(&member).expect("it is there");
+    failing.trouble = Some("the snapshot of this period is not taken: why".into());
+    failing.failures = 3;
+    verbs.schedules.put(failing);
+    assert_eq!(info().failures, 3);
+    let ScheduleState::Failing { reason } = info().state else { panic!("{:?}", info().state) };
+    assert!(reason.starts_with("vDisk bad: ") && reason.contains("why"), "{reason}");
+    let reasons = rig.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].starts_with("schedule s: vDisk bad: "), "{reasons:?}");
+    drop(turn);
     rig.stop().await;
 }

@@ -2,7 +2,7 @@
 //! way out.
 
 use super::{Rig, SIZE_BYTES, missing};
-use base::{SnapshotId, VdiskId};
+use base::{ContainerId, SnapshotId, VdiskId};
 use control::{
     AttachVdisk, Control, CreateVdisk, CreateVm, CreateVmGroup, DeleteVdisk, DeleteVm, GroupControl, Kind, MakeClones,
     SnapshotControl, VmControl,
@@ -185,7 +185,8 @@ async fn what_something_on_record_needs_is_not_deleted() {
     let snapshot = rig.snapshot("source", "s").await;
     let source = Source::Snapshot { vdisk: id, snapshot };
     let vdisks = vec![PlannedVdisk { label: "root".into(), name: "copy-root".into(), source }];
-    let plan = PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks };
+    let plan =
+        PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks, container: ContainerId::NONE };
     verbs.vms.put_plans(std::slice::from_ref(&plan));
     needed(verbs.delete_snapshot("source", "s", true).await, "a source");
     needed(verbs.delete_vdisk("source", DeleteVdisk { force: true, snapshots: true }).await, "the vDisk of a source");
@@ -212,7 +213,8 @@ async fn a_clone_that_starts_cannot_finish_keeps_its_sources_and_nothing_else() 
     };
     let (root, data) = (steps[0].0, steps[1].0);
     let vdisks = vec![planned("root", steps[0]), planned("data", (data, missing()))];
-    let plan = PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks };
+    let plan =
+        PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks, container: ContainerId::NONE };
     let stored = Transaction::new().put(keys::plan(plan.vm), plan.encode()).put(keys::set(going.id), going.encode());
     rig.restart_with(stored).await;
     for _ in 0..2 {
@@ -224,7 +226,7 @@ async fn a_clone_that_starts_cannot_finish_keeps_its_sources_and_nothing_else() 
         rig.restart_with(Transaction::new()).await;
     }
     // Its name is taken: it is given up.
-    rig.verbs().create_vm(CreateVm { name: "copy".into(), vdisks: Vec::new() }).await.expect("a VM");
+    rig.verbs().create_vm(CreateVm { name: "copy".into(), vdisks: Vec::new(), container: None }).await.expect("a VM");
     rig.verbs().finish_pending().await;
     assert_eq!(rig.reasons().await, Vec::<String>::new());
     assert_eq!(rig.all_snapshots(root).await, []);
@@ -239,7 +241,7 @@ async fn planned(rig: &Rig) -> PlanRecord {
     rig.write("source", 2).await.expect("a write");
     let source = Source::Snapshot { vdisk, snapshot };
     let vdisks = vec![PlannedVdisk { label: "root".into(), name: "copy-root".into(), source }];
-    PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks }
+    PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks, container: ContainerId::NONE }
 }
 
 fn put_plan(plan: &PlanRecord) -> Transaction {
@@ -277,7 +279,12 @@ async fn a_vdisk_is_taken_for_one_that_was_planned_empty_if_it_is() {
         }
         let source = Source::Empty { size_bytes, sector_bytes: 512 };
         let vdisks = vec![PlannedVdisk { label: "root".into(), name: "copy-root".into(), source }];
-        let plan = PlanRecord { vm: base::VmId::new(1, 0x3ff_fff0), name: "copy".into(), vdisks };
+        let plan = PlanRecord {
+            vm: base::VmId::new(1, 0x3ff_fff0),
+            name: "copy".into(),
+            vdisks,
+            container: ContainerId::NONE,
+        };
         rig.restart_with(put_plan(&plan)).await;
         let made = rig.verbs().find_vm("copy").ok().map(|vm| vm.vdisks[0].vdisk);
         assert_eq!(made, is_taken.then_some(there), "{size_bytes} bytes, written: {is_written}");
@@ -313,7 +320,7 @@ async fn names_of_what_is_planned_are_not_given_to_anything_else() {
     let refused = |refused: control::Error| {
         assert!(refused.kind == Kind::Exists && refused.message.contains("is for a vDisk of VM \"copy\""), "{refused}");
     };
-    let create = CreateVdisk { name: "copy-root".into(), size_bytes: 1 << 20, sector_bytes: 512 };
+    let create = CreateVdisk { name: "copy-root".into(), size_bytes: 1 << 20, sector_bytes: 512, container: None };
     refused(verbs.create_vdisk(create).await.expect_err("created"));
     refused(verbs.rename_vdisk("source", "copy-root").await.expect_err("renamed"));
     let clones = MakeClones { snapshot: None, names: vec!["copy-root".into()] };

@@ -45,6 +45,10 @@ fn origin() -> Option<Box<Origin>> {
     Some(Box::new(Origin { snapshot: SnapshotId::new(1, 7), lineage, image: image() }))
 }
 
+fn note() -> Notes {
+    Notes::from([(NoteKind::Reservations, Bytes::from_static(b"x"))])
+}
+
 fn rewind() -> Rewind {
     Rewind { window_ns: 24, limit_bytes: 7 }
 }
@@ -76,8 +80,14 @@ fn with_snapshots() -> CheckpointRecord {
 #[test]
 fn golden_bytes() {
     let hex = |record: &Record| record.encode().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let birth = Record::Birth(attributes(), None);
+    let birth = Record::Birth(attributes(), None, Notes::new());
     assert_eq!(hex(&birth), "010106007765622d3031002000000000000000020000000700000000000000");
+    let noted = hex(&Record::Birth(attributes(), None, note()));
+    assert_eq!(noted, "010306007765622d30310020000000000000000200000007000000000000000102010000007800");
+    let clone = hex(&Record::Birth(attributes(), origin(), Notes::new()));
+    let noted_clone = hex(&Record::Birth(attributes(), origin(), note()));
+    let (head, rest) = noted_clone.split_at(noted.len() - 2);
+    assert_eq!((head, rest), (&noted[..noted.len() - 2], &*format!("01{}", &clone[hex(&birth).len()..])));
     assert_eq!(hex(&Record::Rename("a".into())), "0201010061");
     assert_eq!(hex(&Record::Resize(4096)), "03010010000000000000");
     assert_eq!(hex(&Record::ReadOnly(true)), "040101");
@@ -102,9 +112,10 @@ fn golden_bytes() {
 fn every_record_survives_and_no_shorter_form_does() {
     let plain = checkpoint();
     let noted =
-        CheckpointRecord { notes: Notes::from([(NoteKind::Reservations, Bytes::from_static(b"x"))]), ..checkpoint() };
+        CheckpointRecord { notes: note(), ..checkpoint() };
     for record in [
-        Record::Birth(attributes(), None),
+        Record::Birth(attributes(), None, Notes::new()),
+        Record::Birth(attributes(), None, note()),
         Record::Rename("x".into()),
         Record::Resize(1 << 40),
         Record::ReadOnly(false),
@@ -113,7 +124,8 @@ fn every_record_survives_and_no_shorter_form_does() {
         Record::Checkpoint(Box::new(noted)),
         Record::Note(NoteKind::IscsiAccess, Bytes::from_static(b"who")),
         Record::Note(NoteKind::Reservations, Bytes::new()),
-        Record::Birth(attributes(), origin()),
+        Record::Birth(attributes(), origin(), Notes::new()),
+        Record::Birth(attributes(), origin(), note()),
         Record::Snapshot(snapshot(&[])),
         Record::Snapshot(snapshot(&[VdiskId::new(1, 1), VdiskId::new(1, 2)])),
         Record::DeleteSnapshot(SnapshotId::new(1, 7)),
