@@ -136,7 +136,8 @@ pub(crate) async fn delete_snapshot(
 #[utoipa::path(post, path = "/api/v1/groups/{name}/rollback", tag = "groups", params(("name" = String, Path)), request_body = RollBack, responses(
     (status = 200, description = "Done, and what was there before", body = GroupRolledBack),
     (status = 404, description = "No such group or snapshot", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "Clients are connected, or a VM is a template", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Clients are connected, a VM is a template, or a SANITIZE is not complete", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "Another rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The group has other VMs now, or one of them other vDisks", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]

@@ -121,7 +121,8 @@ pub(crate) async fn make_clones(
 #[utoipa::path(post, path = "/api/v1/vdisks/{name}/rewind/rollback", tag = "rewind", params(("name" = String, Path)), request_body = RollBackToPast, responses(
     (status = 200, description = "Done, and what was there before", body = RolledBack),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "Clients are connected, or the vDisk is read-only", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Clients are connected, the vDisk is read-only, or a SANITIZE is not complete", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "Another rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The moment is outside of the window", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -159,7 +160,8 @@ pub(crate) async fn make_vm_clones(
 #[utoipa::path(post, path = "/api/v1/vms/{name}/rewind/rollback", tag = "rewind", params(("name" = String, Path)), request_body = RollBackToPast, responses(
     (status = 200, description = "Done, and what was there before", body = VmRolledBack),
     (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "Clients are connected, or the VM is a template", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Clients are connected, the VM is a template, or a SANITIZE is not complete", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "Another rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The time is outside of the window of one of the vDisks", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]

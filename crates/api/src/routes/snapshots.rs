@@ -113,7 +113,8 @@ pub(crate) async fn make_clones(
 #[utoipa::path(post, path = "/api/v1/vdisks/{name}/rollback", tag = "snapshots", params(("name" = String, Path)), request_body = RollBack, responses(
     (status = 200, description = "Done, and what was there before", body = RolledBack),
     (status = 404, description = "No such vDisk or snapshot", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "Clients are connected, or the vDisk is read-only", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Clients are connected, the vDisk is read-only, or a SANITIZE is not complete", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "Another rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn roll_back(

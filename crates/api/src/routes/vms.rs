@@ -46,8 +46,9 @@ pub struct PatchVm {
 /// Creates a VM with new vDisks: all of it or nothing. That of the label `root` of the VM `web01` is called `web01-root`.
 #[utoipa::path(post, path = "/api/v1/vms", tag = "vms", request_body = CreateVm, responses(
     (status = 201, description = "Created", body = VmInfo),
+    (status = 404, description = "No such container", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The name of the VM or of a vDisk is taken, or is for a vDisk of another VM that is being made", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "A name, label, size or sector is refused", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A name, label, size or sector is refused, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn create(State(api): State<Api>, request: Request) -> Result<(StatusCode, Json<VmInfo>), Problem> {
@@ -224,7 +225,8 @@ pub(crate) async fn make_clones(
 #[utoipa::path(post, path = "/api/v1/vms/{name}/rollback", tag = "vms", params(("name" = String, Path)), request_body = RollBack, responses(
     (status = 200, description = "Done, and what was there before", body = VmRolledBack),
     (status = 404, description = "No such VM or snapshot", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "Clients are connected, or the VM is a template", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Clients are connected, the VM is a template, or a SANITIZE is not complete", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "Another rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The VM has other vDisks now", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
