@@ -90,7 +90,7 @@ impl From<control::Error> for Problem {
             Kind::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Kind::Exists => (StatusCode::CONFLICT, "exists", "Name is taken"),
             Kind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Refused"),
-            Kind::Busy => (StatusCode::CONFLICT, "busy", "Clients are connected"),
+            Kind::Busy => (StatusCode::CONFLICT, "busy", "In use"),
             Kind::Full => (StatusCode::INSUFFICIENT_STORAGE, "full", "No space left"),
             Kind::ReadOnly => (StatusCode::CONFLICT, "read-only", "Read-only"),
             Kind::Damaged => (StatusCode::INTERNAL_SERVER_ERROR, "damaged", "Stored bytes are damaged"),

@@ -9,7 +9,7 @@ pub enum Kind {
     Exists,
     /// The request can never succeed as it stands.
     Invalid,
-    /// Clients are connected; disconnect them or use force.
+    /// In use: mostly clients are connected; disconnect them or use force.
     Busy,
     /// No space left.
     Full,
@@ -129,7 +129,8 @@ impl Error {
 
     pub fn rollback_while_sanitizing(vdisk: &str) -> Self {
         let text = format!(
-            "a sanitize operation on vDisk {vdisk:?} is not complete; a rollback would bring back a part of what it is to destroy"
+            "a sanitize operation on vDisk {vdisk:?} is not complete; a rollback would bring back a part of what it is to destroy \
+             (a clone of the snapshot can be made at once)"
         );
         Error::new(Kind::Busy, text)
     }
@@ -137,6 +138,14 @@ impl Error {
     pub fn rollback_pending(vdisk: &str) -> Self {
         let text = format!(
             "vDisk {vdisk:?} is in a rollback that is not complete and is tried again; `drystone status` says what is in the way"
+        );
+        Error::new(Kind::Unavailable, text)
+    }
+
+    pub fn rollback_of_gone_vm(vdisk: &str) -> Self {
+        let text = format!(
+            "vDisk {vdisk:?} is in the rollback of a VM that is gone; make an empty VM to give it up by (`drystone vm create X`), \
+             and attach the vDisk to that"
         );
         Error::new(Kind::Unavailable, text)
     }

@@ -188,11 +188,19 @@ impl MetaIndex {
         Ok(())
     }
 
-    /// A vDisk that never came to be: whatever of it is found later is to be freed.
+    /// A vDisk that never came to be: whatever of it is found later is to be freed. An attempt to put it on record may have
+    /// succeeded all the same: then its name is free again.
     pub async fn put_deleted(&self, record: VdiskRecord) -> Result<()> {
         let _turn = self.turn.acquire(1).await;
         let record = VdiskRecord { deleted: true, ..record };
-        committed(self.commit(Transaction::new().put(keys::vdisk(record.id), record.encode())).await?)?;
+        let (name, own) = (keys::name(&record.name), keys::vdisk(record.id));
+        let put = Transaction::new().put(own.clone(), record.encode()).delete(keys::member(record.id));
+        let has_name = self.store.get(&name).await?.is_some_and(|id| id == own);
+        let named = || put.clone().compare(name.clone(), Some(own.clone())).delete(name.clone());
+        // Another shard cannot have given it to anybody else meanwhile; if it all the same has, it stays his.
+        if !has_name || self.commit(named()).await? == Outcome::Conflict {
+            committed(self.commit(put.clone()).await?)?;
+        }
         self.records.borrow_mut().insert(record.id, record);
         Ok(())
     }

@@ -317,8 +317,15 @@ impl Shard {
                     gone = false;
                 }
             }
+            // But for a name that is taken, they may be on record all the same.
+            let may_be_there = all_born && error.kind != Kind::Exists;
+            if may_be_there {
+                for record in records {
+                    self.refuse(record).await;
+                }
+            }
             match (single, first) {
-                (Some(unborn), _) if !gone => self.refuse(unborn).await,
+                (Some(unborn), _) if !gone && !may_be_there => self.refuse(unborn).await,
                 (None, Some(first)) if gone => self.index.end_births(first).await?,
                 _ => {}
             }

@@ -43,9 +43,12 @@ impl Shard {
         };
         let record = VdiskRecord { tail: Some(synced_tail(base::GroupId::NONE, vdisk.durable_sequence())), ..record };
         if let Err(error) = self.index.insert(record.clone(), member).await {
-            // Nobody has heard of it yet: take it back.
-            if let Err(also) = self.take_back(&vdisk).await {
+            // Nobody has heard of it yet: take it back. But for a name that is taken, it may be on record all the same.
+            let taken_back = self.take_back(&vdisk).await;
+            if let Err(also) = &taken_back {
                 tracing::warn!(vdisk = %id, error = %also, "a vDisk that could not be put on record is not taken back");
+            }
+            if taken_back.is_err() || error.kind != Kind::Exists {
                 self.refuse(record).await;
             }
             return Err(error);

@@ -216,8 +216,7 @@ fn killed(bench: &mut Bench) -> Result<()> {
         let mut create = background(&bench.server, &line)?;
         std::thread::sleep(Duration::from_micros(random.below(120_000)));
         bench.server.kill9();
-        let (is_set, are_made, is_created) =
-            (set.wait()?.success(), clone.wait()?.success(), create.wait()?.success());
+        let (is_set, are_made, is_created) = (set.wait()?.success(), clone.wait()?.success(), create.wait()?.success());
         bench.server.start()?;
         let server = &bench.server;
         wait_until("all vDisks to follow", LIMIT, || Ok(behind(server, "many")? == 0))
@@ -245,7 +244,9 @@ fn killed(bench: &mut Bench) -> Result<()> {
         ensure!(server.json(&["status"])?["health"]["kind"] == "healthy");
     }
     ensure!(changed > 0 && count > 102, "no call got as far as its end: {changed} changes, {count} vDisks");
-    println!("  the window was changed {changed} times, stayed {stayed} times; {singles} single ones; {count} vDisks in all");
+    println!(
+        "  the window was changed {changed} times, stayed {stayed} times; {singles} single ones; {count} vDisks in all"
+    );
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use super::snapshots::{CLONES_MAX, clone_names};
 use super::{NAME_LEN_MAX, check_name, check_sector, check_size};
-use crate::{AttachVdisk, CreateVm, Error, MakeClones, Result};
+use crate::{AttachVdisk, CreateVm, Error, Kind, MakeClones, Result};
 
 /// vDisks of one VM: what a virtual SCSI adapter takes. All of them are in every copy of the VM's record.
 pub const VDISKS_MAX: usize = 64;
@@ -38,6 +38,17 @@ pub fn label_of(vm: &str, attach: &AttachVdisk) -> Result<String> {
 }
 
 /// Name, labels, sizes and sectors of a new VM.
+/// VMs that could not be made, and are to be forgotten once the metadata store takes that: their names are kept until then.
+const GIVEN_UP_MAX: usize = 1_000;
+
+pub fn check_given_up(count: usize) -> Result<()> {
+    if count < GIVEN_UP_MAX {
+        return Ok(());
+    }
+    let text = "too many VMs could not be made and are not forgotten yet; `drystone status` says what is in the way";
+    Err(Error::new(Kind::Unavailable, text))
+}
+
 pub fn check_create(create: &CreateVm) -> Result<()> {
     check_vm_name(&create.name)?;
     check_vdisk_count(&create.name, create.vdisks.len())?;

@@ -204,8 +204,10 @@ pub enum Vdisk {
     /// Give a vDisk another name; connected clients stay connected
     Rename { name: String, new_name: String },
     /// Move a vDisk to another container, also while it is connected; no data is copied
-    #[command(after_help = "A window of its own stays; one that it has of its container becomes that of the new one, and\n\
-        what that does not keep of the past goes at once.")]
+    #[command(
+        after_help = "A window of its own stays; one that it has of its container becomes that of the new one, and\n\
+        what that does not keep of the past goes at once."
+    )]
     Move {
         name: String,
         /// Container that it is to be in

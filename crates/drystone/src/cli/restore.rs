@@ -28,13 +28,7 @@ struct Restored {
     seconds: f64,
 }
 
-pub fn run(
-    client: &Client,
-    printer: &Printer,
-    files: &[PathBuf],
-    name: &str,
-    container: Option<&str>,
-) -> Result<()> {
+pub fn run(client: &Client, printer: &Printer, files: &[PathBuf], name: &str, container: Option<&str>) -> Result<()> {
     rules::check_name(name)?;
     check_free(client, name)?;
     let proven = prove(files)?;

@@ -298,7 +298,6 @@ impl Verbs {
         self.containers.put_member(member);
         Ok(())
     }
-
 }
 
 fn of_request(SetRewind { window_seconds, limit_bytes }: SetRewind) -> ContainerRewind {

@@ -194,9 +194,7 @@ impl Verbs {
             return Err(Error::is_template(&vm.name));
         }
         // Of vDisks that it has no more, too: of each VM there is one on record.
-        if self.vms.rollback_of_vm(vm).is_some() {
-            return Err(Error::vm_rollback_pending(&vm.name));
-        }
+        self.check_whole(vm)?;
         for (vdisk, (read_only, connections)) in
             self.look_at_vdisks(vm, |summary| (summary.record.read_only, summary.connections)).await?
         {

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Default)]
 pub struct Pending {
     plans: BTreeMap<VmId, PlanRecord>,
+    /// Of these plans the calls were told that they failed: they are to be forgotten, never carried out.
+    given_up: BTreeSet<VmId>,
     rollbacks: BTreeMap<VmId, RollingBack>,
     /// Why the last attempt did not carry it out, by VM. Of what a call is just doing for the first time there is none.
     troubles: BTreeMap<VmId, String>,
@@ -60,8 +62,22 @@ impl Vms {
         let pending = &mut self.lock().pending;
         for plan in plans {
             pending.plans.remove(&plan.vm);
+            pending.given_up.remove(&plan.vm);
             pending.troubles.remove(&plan.vm);
         }
+    }
+
+    /// They are kept until the metadata store, too, has forgotten them.
+    pub fn give_up(&self, plans: &[PlanRecord]) {
+        self.lock().pending.given_up.extend(plans.iter().map(|plan| plan.vm));
+    }
+
+    pub fn is_given_up(&self, vm: VmId) -> bool {
+        self.lock().pending.given_up.contains(&vm)
+    }
+
+    pub fn given_up_count(&self) -> usize {
+        self.lock().pending.given_up.len()
     }
 
     pub fn plans(&self) -> Vec<PlanRecord> {
@@ -142,7 +158,8 @@ impl Vms {
     fn pending_name(&self, vm: VmId) -> String {
         let state = self.lock();
         if let Some(plan) = state.pending.plans.get(&vm) {
-            return format!("the making of VM {:?}", plan.name);
+            let what = if state.pending.given_up.contains(&vm) { "the giving up" } else { "the making" };
+            return format!("{what} of VM {:?}", plan.name);
         }
         let steps = state.pending.rollbacks.get(&vm).map(|rolling| rolling.record.steps.clone()).unwrap_or_default();
         let is_of = |id: VdiskId| state.vms.values().find(|vm| vm.vdisks.iter().any(|member| member.vdisk == id));

@@ -33,6 +33,7 @@ impl Verbs {
         vms: Vec<(String, Vec<PlannedVdisk>)>,
         container: ContainerId,
     ) -> Result<Vec<VmRecord>> {
+        rules::check_given_up(self.vms.given_up_count())?;
         let ids = self.new_ids(vms.len()).await?.into_iter().filter_map(VmId::from_raw);
         let plans = vms.into_iter().zip(ids).map(|((name, vdisks), vm)| PlanRecord { vm, name, vdisks, container });
         let plans: Vec<PlanRecord> = plans.collect();
@@ -142,8 +143,9 @@ impl Verbs {
         Ok(vms)
     }
 
-    /// Of an attempt that failed. If a crash comes in between, the next start makes the rest instead.
-    async fn take_back(&self, plans: &[PlanRecord], made: Vec<VdiskId>) {
+    /// Of an attempt that failed, which its caller is told. If a crash comes in between, the next start makes the rest instead.
+    pub(super) async fn take_back(&self, plans: &[PlanRecord], made: Vec<VdiskId>) {
+        self.vms.give_up(plans);
         for id in made {
             let Some((name, listed)) = self.directory.find_id(id) else { continue };
             if let Err(error) = self.delete_listed(&name, &listed, true).await {
@@ -170,6 +172,9 @@ impl Verbs {
         names::clone_names(&clones)?;
         let _one = self.changing.lock().await;
         let vm = self.find_vm(name)?;
+        if clones.snapshot.is_none() {
+            self.check_whole(&vm)?;
+        }
         let known = clones.snapshot.as_ref().map(|snapshot| self.find_set(&vm, snapshot)).transpose()?;
         let labels: Vec<String> = match &known {
             Some(set) => members_of(&vm, set).map(|member| member.label.clone()).collect(),
@@ -370,7 +375,11 @@ impl Verbs {
                 continue;
             }
             let Some((name, _)) = self.directory.find_id(vdisk) else { continue };
-            match self.roll_back_one(vdisk, snapshot).await {
+            let rolled_back = async {
+                self.until_idle(&[vdisk]).await?;
+                self.roll_back_one(vdisk, snapshot).await
+            };
+            match rolled_back.await {
                 Ok(()) => self.vms.put_back(rolling.record.vm, vdisk),
                 Err(error) => result = result.and(Err(Error::new(error.kind, format!("vDisk {name:?}: {error}")))),
             }

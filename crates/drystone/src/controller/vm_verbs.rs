@@ -177,6 +177,7 @@ impl Verbs {
         if vm.template == template {
             return Ok(self.vm_info(&vm));
         }
+        self.check_whole(&vm)?;
         self.check_unconnected(&vm).await?;
         let changed = VmRecord { template, ..vm.clone() };
         if template {
@@ -219,8 +220,14 @@ impl Verbs {
             return Err(Error::planned(&attach.vdisk, &planned));
         }
         // Of one that no VM has any more this is the way to a name by which it can be given up.
-        if self.vms.rollback_of(listed.id).is_some_and(|rollback| self.vms.find_id(rollback.vm).is_some()) {
-            return Err(Error::rollback_pending(&attach.vdisk));
+        if let Some(rollback) = self.vms.rollback_of(listed.id) {
+            if self.vms.find_id(rollback.vm).is_some() {
+                return Err(Error::rollback_pending(&attach.vdisk));
+            }
+            // Nobody could log in to one that has others, and of two rollbacks its name would not say which.
+            if !vm.vdisks.is_empty() || self.vms.rollback_of_vm(&vm).is_some() {
+                return Err(Error::rollback_of_gone_vm(&attach.vdisk));
+            }
         }
         if vm.template {
             return Err(Error::is_template(name));
@@ -279,8 +286,17 @@ impl Verbs {
         self.find_set(vm, snapshot).is_ok() || vm.vdisks.iter().any(has)
     }
 
+    /// A VM that is half rolled back is no VM.
+    pub(super) fn check_whole(&self, vm: &VmRecord) -> Result<()> {
+        match self.vms.rollback_of_vm(vm) {
+            Some(_) => Err(Error::vm_rollback_pending(&vm.name)),
+            None => Ok(()),
+        }
+    }
+
     /// Names and number of snapshots admit one more of this name, for the VM and for each of its vDisks.
     pub(super) fn check_new_set(&self, vm: &VmRecord, snapshot: &str) -> Result<()> {
+        self.check_whole(vm)?;
         if self.find_set(vm, snapshot).is_ok() {
             return Err(Error::vm_snapshot_exists(&vm.name, snapshot));
         }
@@ -346,9 +362,7 @@ impl Verbs {
         let _one = self.changing.lock().await;
         let vm = self.find_vm(name)?;
         // By its name it can be given up. Of vDisks that it has no more, too.
-        if self.vms.rollback_of_vm(&vm).is_some() {
-            return Err(Error::vm_rollback_pending(name));
-        }
+        self.check_whole(&vm)?;
         if !delete.keep_vdisks {
             vm.vdisks.iter().try_for_each(|member| self.check_no_clone_of(member.vdisk))?;
         }

@@ -103,11 +103,13 @@ async fn run(unit: &LogicalUnit) -> bool {
         Plan::Erase => erase(unit).await,
         Plan::Overwrite { block, invert, passes } => overwrite(unit, block, *invert, *passes).await,
     };
-    let end = if result.is_ok() { Sanitize::Idle } else { Sanitize::Failed { exit } };
-    // If that cannot be kept, the next start sanitizes once more: too much rather than too little.
-    let _kept = store(unit, &end).await;
-    unit.sanitize.replace(end);
-    result.is_ok()
+    let failed = || Sanitize::Failed { exit };
+    let end = if result.is_ok() { Sanitize::Idle } else { failed() };
+    // If that cannot be kept, the next one who finds it sanitizes once more: it has not ended well, and nothing may be written
+    // that this would take.
+    let kept = store(unit, &end).await.is_ok();
+    unit.sanitize.replace(if kept { end } else { failed() });
+    kept && result.is_ok()
 }
 
 fn progress(unit: &LogicalUnit, done: u64, total: u64) {

@@ -207,6 +207,32 @@ fn one_that_cannot_be_kept_does_not_begin() {
     assert_eq!(initiator.send(&[0; 6], &[]).status, Status::Good);
 }
 
+/// What is kept says that it goes on: the next who finds that would sanitize what was written since.
+#[test]
+fn one_whose_end_cannot_be_kept_has_not_ended_well() {
+    let bench = Bench::new();
+    let initiator = bench.initiator("iqn.a,i,0x1");
+    bench.memory.held.set(true);
+    let mut cdb = ERASE;
+    cdb[1] |= 0x20;
+    let mut sanitize = initiator.submit(&cdb, &[]);
+    assert!(poll(&mut sanitize).is_pending());
+    bench.keeper.run();
+    assert!(poll(&mut sanitize).is_pending());
+    bench.keeper.save_fails.set(true);
+    bench.memory.held.set(false);
+    bench.keeper.run();
+    match now(sanitize) {
+        Ended::Response(response) => assert_eq!(response.status, Status::CheckCondition),
+        Ended::Aborted => panic!("nobody aborts it"),
+    }
+    let is_kept = || bench.keeper.saved.borrow().as_deref().is_some_and(LogicalUnit::goes_on);
+    assert!(is_kept() && initiator.codes(&[0; 6], &[]) == (3, 0x31, 3));
+    bench.keeper.save_fails.set(false);
+    initiator.good(&EXIT, &[]);
+    assert!(!is_kept() && initiator.send(&[0; 6], &[]).status == Status::Good);
+}
+
 #[test]
 fn of_two_that_come_together_one_begins() {
     let bench = Bench::new();

@@ -156,7 +156,8 @@ fn a_crash_anywhere_in_making_clones_leaves_all_or_none() {
 #[test]
 fn a_crash_anywhere_in_making_one_leaves_it_in_its_container_or_nothing() {
     let ends: [fn(&Machine); 2] = [Machine::kill, Machine::lose_power];
-    let container = ContainerRecord { id: ContainerId::new(7, 1), name: "gold".into(), serial: 3, ..ContainerRecord::unset() };
+    let container =
+        ContainerRecord { id: ContainerId::new(7, 1), name: "gold".into(), serial: 3, ..ContainerRecord::unset() };
     for (end, is_clone) in [(0, true), (1, true), (0, false), (1, false)] {
         for at in 0.. {
             let machine = Machine::new();
@@ -418,6 +419,40 @@ fn what_can_be_neither_put_on_record_nor_taken_back_is_noted_as_none_too() {
     machine.settle();
     let names: Vec<String> = machine.shard().records().into_iter().map(|record| record.name).collect();
     assert_eq!(names, ["v"]);
+}
+
+/// The commit that puts it on record happens, and is told to have failed: its name is free again.
+#[test]
+fn the_name_of_what_was_refused_is_free_again() {
+    for (is_clone, names) in [(false, &["a"][..]), (true, &["a"]), (true, &["a", "b"])] {
+        let machine = Machine::new();
+        let vdisk = machine.vdisk();
+        machine.write_tags(&vdisk, 1..=BLOCKS);
+        let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+        machine.checkpoint(&vdisk);
+        let made = |names: &'static [&'static str]| {
+            let (shard, all) = (machine.shard(), names.iter().map(|name| name.to_string()).collect());
+            machine.run(async move {
+                if is_clone {
+                    shard.clone_snapshot(id, kept, all, None).await.map(drop)
+                } else {
+                    shard.create(names[0], MIB, 512, None).await.map(drop)
+                }
+            })
+        };
+        machine.tap.set_rule(move |o| match o.verb {
+            Verb::Commit => Fate::FailsWhole,
+            _ => Fate::Happens,
+        });
+        made(names).expect_err("it is told to have failed");
+        machine.tap.clear();
+        machine.idle(60_000_000_000);
+        assert_eq!(machine.shard().records().len(), 1, "{names:?}");
+        made(names).expect("the names are free");
+        machine.kill();
+        machine.open();
+        assert_eq!(machine.shard().records().len(), 1 + names.len(), "{names:?}");
+    }
 }
 
 #[test]

@@ -6,8 +6,8 @@ use super::{All, Schedule};
 use crate::controller::sets::now_wall_ns;
 use crate::controller::verbs::Verbs;
 use base::{ContainerId, VdiskId, VmId};
-use control::rules::schedules::{SCHEDULED_MEMBERS_MAX, check_scheduled_members};
 use control::rules::is_unfinished;
+use control::rules::schedules::{SCHEDULED_MEMBERS_MAX, check_scheduled_members};
 use control::{Result, ScheduleState, ScheduleTarget};
 use meta::{ScheduleRecord, Transaction, VmRecord, keys};
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,9 +101,8 @@ impl Verbs {
         let left = there.iter().filter(|(name, _)| !wanted.contains_key(*name));
         let gone: Vec<&String> = left.filter(|(_, record)| has_nothing(record)).map(|(name, _)| name).collect();
         let new = wanted.iter().filter(|(name, _)| !there.contains_key(*name));
-        let mut new: Vec<ScheduleRecord> = new
-            .map(|(name, target)| ScheduleRecord::new(name, now_wall_ns(), target.clone(), rules.clone()))
-            .collect();
+        let mut new: Vec<ScheduleRecord> =
+            new.map(|(name, target)| ScheduleRecord::new(name, now_wall_ns(), target.clone(), rules.clone())).collect();
         let count = self.schedules.names().iter().filter(|name| is_of_member(name)).count();
         let room = SCHEDULED_MEMBERS_MAX.saturating_sub(count - gone.len());
         let too_many = new.len().saturating_sub(room);

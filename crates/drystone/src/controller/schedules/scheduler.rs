@@ -62,7 +62,10 @@ impl Verbs {
                     Ok(if is_more { Duration::ZERO } else { LOOK_PAUSE })
                 }
                 Err(error) => {
-                    self.fails(&mut schedule, format!("no snapshots are taken of what is new in its container: {error}"));
+                    self.fails(
+                        &mut schedule,
+                        format!("no snapshots are taken of what is new in its container: {error}"),
+                    );
                     Ok(LOOK_PAUSE)
                 }
             };
@@ -257,9 +260,7 @@ impl Verbs {
     /// Of what has the id when the turn comes: it may have another name by then, and something else that one.
     async fn take_scheduled(&self, schedule: &str, target: &ScheduleTarget, name: &str) -> Result<SnapshotId> {
         match target {
-            ScheduleTarget::Vdisk(id) => {
-                self.take_snapshot_of(*id, name, || self.is_taken_for(schedule, target)).await
-            }
+            ScheduleTarget::Vdisk(id) => self.take_snapshot_of(*id, name, || self.is_taken_for(schedule, target)).await,
             ScheduleTarget::Vm(id) => {
                 let find = || self.vms.find_id(*id).ok_or_else(|| Error::no_vm(&id.to_string()));
                 Ok(self.take_vm_set(find, name).await?.1.id)

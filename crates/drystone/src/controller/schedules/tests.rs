@@ -10,7 +10,8 @@ use control::{
     ScheduleControl, ScheduleRule, ScheduleState, ScheduleTarget, VmControl,
 };
 use meta::{
-    PlanRecord, PlannedVdisk, ScheduleRecord, ScheduledSnapshot, SetRecord, Source, TailHint, Transaction, VdiskRecord, keys,
+    PlanRecord, PlannedVdisk, ScheduleRecord, ScheduledSnapshot, SetRecord, Source, TailHint, Transaction, VdiskRecord,
+    keys,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -164,7 +164,8 @@ async fn a_full_container_takes_no_more() {
         |names: &[&str]| MakeClones { snapshot: None, names: names.iter().map(|name| name.to_string()).collect() };
     assert_eq!(verbs.make_clones("one", clones(&["a", "b"])).await.expect_err("too much").kind, Kind::Invalid);
     verbs.make_clones("one", clones(&["a"])).await.expect("just so much");
-    let full = |error: control::Error| assert!(error.kind == Kind::Invalid && error.message.contains("small"), "{error}");
+    let full =
+        |error: control::Error| assert!(error.kind == Kind::Invalid && error.message.contains("small"), "{error}");
     let container = Some("small".to_string());
     let create = CreateVdisk { name: "b".into(), size_bytes: 4096, sector_bytes: 512, container: container.clone() };
     full(verbs.create_vdisk(create).await.expect_err("full"));
@@ -177,7 +178,8 @@ async fn a_full_container_takes_no_more() {
     let place = CreateContainer { name: "place".into(), capacity_bytes: 8192, rewind: None, comment: String::new() };
     verbs.create_container(place).await.expect("a container");
     verbs.move_vdisk("source", "place").await.expect("moved");
-    let of = |snapshot: Option<&str>, names: &[&str]| MakeClones { snapshot: snapshot.map(str::to_string), ..clones(names) };
+    let of =
+        |snapshot: Option<&str>, names: &[&str]| MakeClones { snapshot: snapshot.map(str::to_string), ..clones(names) };
     assert_eq!(verbs.make_clones("source", of(None, &["c", "d"])).await.expect_err("too much").kind, Kind::Invalid);
     verbs.make_clones("source", of(Some("empty"), &["c", "d"])).await.expect("nothing is added");
     verbs.resize_vdisk("one", super::SIZE_BYTES).await.expect("the same size");

@@ -112,6 +112,26 @@ async fn keep(rig: &Rig, vdisk: VdiskId, kept: Bytes) {
     kept.await.expect("a note");
 }
 
+/// As an earlier build let both begin.
+#[tokio::test]
+async fn a_rollback_on_record_waits_for_a_sanitize_operation() {
+    let mut rig = Rig::new().await;
+    let vm = rig.vm("web", &["root"]).await;
+    let id = rig.id("web-root");
+    rig.write("web-root", 1).await.expect("a write");
+    let snapshot = rig.snapshot("web-root", "s").await;
+    rig.write("web-root", 2).await.expect("a write");
+    keep(&rig, id, overwrite_under_way()).await;
+    let record = meta::RollbackRecord { vm: vm.id, steps: vec![(id, snapshot)] };
+    rig.restart_with(meta::Transaction::new().put(meta::keys::rollback(vm.id), record.encode())).await;
+    rig.verbs().finish_pending().await;
+    let reasons = rig.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].contains("sanitize"), "{reasons:?}");
+    rig.verbs().abort_rollback("web").await.expect("given up");
+    assert_eq!((rig.reasons().await, rig.first("web-root").await), (Vec::new(), Ok(2)));
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn nothing_is_rolled_back_under_a_sanitize_operation() {
     let rig = Rig::new().await;

@@ -351,6 +351,56 @@ async fn a_plan_that_cannot_be_made_keeps_back_no_other() {
     rig.stop().await;
 }
 
+/// Its call was told that it failed, and the metadata store could not be told to forget it.
+#[tokio::test]
+async fn a_plan_that_was_given_up_is_forgotten_and_never_carried_out() {
+    let rig = Rig::new().await;
+    let plan = planned(&rig).await;
+    let verbs = rig.verbs();
+    verbs.commit(put_plan(&plan)).await.expect("a commit");
+    verbs.vms.put_plans(std::slice::from_ref(&plan));
+    verbs.vms.give_up(std::slice::from_ref(&plan));
+    let reserved = MakeClones { snapshot: None, names: vec!["copy-root".into()] };
+    assert_eq!(verbs.make_clones("source", reserved).await.expect_err("planned").kind, Kind::Exists);
+    verbs.finish_pending().await;
+    assert!(verbs.find_vm("copy").is_err() && verbs.find("copy-root").is_err() && verbs.vms.is_settled());
+    assert!(!verbs.vms.is_given_up(plan.vm));
+    let is_stored = verbs.shards.on(0, move |shard| {
+        Box::pin(async move { Ok(shard.store().get(&keys::plan(plan.vm)).await.expect("a store").is_some()) })
+    });
+    assert!(!is_stored.await.expect("read"));
+    assert_eq!(rig.reasons().await, Vec::<String>::new());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_vm_that_is_half_rolled_back_is_no_source() {
+    let rig = Rig::new().await;
+    let (vm, mut steps) = rolled(&rig).await;
+    let verbs = rig.verbs();
+    verbs.create_vm_snapshot("web", "whole").await.expect("a snapshot");
+    verbs.create_vm_group(CreateVmGroup { name: "shop".into(), vms: vec!["web".into()] }).await.expect("a group");
+    steps[1].1 = missing();
+    left_in_the_running_controller(&rig, &rollback(&vm, &steps)).await;
+    let clones = |snapshot: Option<&str>, name: &str| MakeClones {
+        snapshot: snapshot.map(str::to_string),
+        names: vec![name.to_string()],
+    };
+    for (what, refused) in [
+        ("a clone", verbs.clone_vm("web", clones(None, "copy")).await.map(drop)),
+        ("a snapshot", verbs.create_vm_snapshot("web", "mix").await.map(drop)),
+        ("a snapshot of its group", verbs.create_group_snapshot("shop", "mix").await.map(drop)),
+        ("a template", verbs.set_template("web", true).await.map(drop)),
+    ] {
+        let error = refused.expect_err(what);
+        assert!(error.kind == Kind::Unavailable && error.message.contains("rollback-abort"), "{what}: {error}");
+    }
+    verbs.clone_vm("web", clones(Some("whole"), "copy")).await.expect("of a whole one");
+    verbs.abort_rollback("web").await.expect("given up");
+    verbs.create_vm_snapshot("web", "later").await.expect("a snapshot");
+    rig.stop().await;
+}
+
 /// A call has planned the VM whose name is the way out of an earlier one, and did not get to make it.
 #[tokio::test]
 async fn of_plans_for_one_name_the_latest_counts() {
@@ -430,7 +480,10 @@ async fn the_rollback_of_a_vm_that_is_gone_can_be_given_up() {
     let reasons = rig.reasons().await;
     assert!(reasons.len() == 1 && reasons[0].contains("the rollback of a VM that is gone"), "{reasons:?}");
     rig.vm("other", &[]).await;
+    rig.vm("running", &["root"]).await;
     let attach = AttachVdisk { vdisk: "web-data".into(), label: None };
+    let error = rig.verbs().attach_vdisk("running", attach.clone()).await.expect_err("nobody could log in to it");
+    assert!(error.kind == Kind::Unavailable && error.message.contains("empty VM"), "{error}");
     rig.verbs().attach_vdisk("other", attach).await.expect("attached");
     assert!(rig.reasons().await[0].contains("the rollback of VM \"other\""));
     rig.verbs().abort_rollback("other").await.expect("given up");

@@ -111,8 +111,7 @@ fn golden_bytes() {
 #[test]
 fn every_record_survives_and_no_shorter_form_does() {
     let plain = checkpoint();
-    let noted =
-        CheckpointRecord { notes: note(), ..checkpoint() };
+    let noted = CheckpointRecord { notes: note(), ..checkpoint() };
     for record in [
         Record::Birth(attributes(), None, Notes::new()),
         Record::Birth(attributes(), None, note()),
