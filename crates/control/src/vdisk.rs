@@ -95,10 +95,13 @@ pub struct VdiskInfo {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rewind: Option<crate::RewindInfo>,
     /// The container that it is in.
-    #[cfg_attr(feature = "openapi", schema(example = "default"))]
+    #[cfg_attr(feature = "openapi", schema(example = "default", required = true))]
+    #[serde(default)]
     pub container: String,
     /// How much of its past is kept is what the container says, not its own. (After a start, of one of which nothing is said, as
     /// soon as its log was read.)
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required = true))]
     pub rewind_inherited: bool,
 }
 

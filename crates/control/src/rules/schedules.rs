@@ -85,7 +85,6 @@ pub fn check_schedule_count(count: usize) -> Result<()> {
     Err(Error::invalid(format!("there are {count} schedules, the most that there may be; delete some")))
 }
 
-/// `count`: those that the target has already.
 /// `too_many`: those that there is no room for.
 pub fn check_scheduled_members(too_many: usize) -> Result<()> {
     if too_many == 0 {
@@ -97,6 +96,7 @@ pub fn check_scheduled_members(too_many: usize) -> Result<()> {
     )))
 }
 
+/// `count`: those that the target has already.
 pub fn check_schedules_of_target(count: usize) -> Result<()> {
     if count < SCHEDULES_OF_TARGET_MAX {
         return Ok(());

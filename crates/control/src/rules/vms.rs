@@ -37,7 +37,6 @@ pub fn label_of(vm: &str, attach: &AttachVdisk) -> Result<String> {
     check_label(&label).map(|()| label)
 }
 
-/// Name, labels, sizes and sectors of a new VM.
 /// VMs that could not be made, and are to be forgotten once the metadata store takes that: their names are kept until then.
 const GIVEN_UP_MAX: usize = 1_000;
 
@@ -49,6 +48,7 @@ pub fn check_given_up(count: usize) -> Result<()> {
     Err(Error::new(Kind::Unavailable, text))
 }
 
+/// Name, labels, sizes and sectors of a new VM.
 pub fn check_create(create: &CreateVm) -> Result<()> {
     check_vm_name(&create.name)?;
     check_vdisk_count(&create.name, create.vdisks.len())?;

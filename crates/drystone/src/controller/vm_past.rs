@@ -29,6 +29,7 @@ impl Verbs {
         names::clone_names(&clones)?;
         let _one = self.changing.lock().await;
         let vm = self.find_vm(name)?;
+        self.check_whole(&vm)?;
         let labels: Vec<String> = vm.vdisks.iter().map(|member| member.label.clone()).collect();
         if labels.is_empty() {
             return Err(Error::has_no_vdisks(name));

@@ -130,7 +130,7 @@ impl Verbs {
         let is_given_up = |(at, plan): (usize, &PlanRecord)| {
             self.vms.is_given_up(plan.vm)
                 || self.vms.find(&plan.name).is_some()
-                || plans.iter().skip(at + 1).any(|later| later.name == plan.name)
+                || plans.iter().skip(at + 1).any(|later| later.name == plan.name && !self.vms.is_given_up(later.vm))
         };
         let given_up: Vec<bool> = plans.iter().enumerate().map(is_given_up).collect();
         let (given_up, plans): (Vec<_>, Vec<_>) = plans.into_iter().zip(given_up).partition(|(_, given_up)| *given_up);

@@ -156,7 +156,7 @@ fn notes_that_no_build_writes_are_refused() {
         assert!(Record::decode(&note(raw, max)).is_ok());
         assert_eq!(Record::decode(&note(raw, max + 1)), Err(RecordError::Field));
     }
-    assert_eq!(Record::decode(&note(5, 1)), Err(RecordError::Field), "a kind of a newer build");
+    assert_eq!(Record::decode(&note(6, 1)), Err(RecordError::Field), "a kind of a newer build");
     assert_eq!(Record::decode(&[7, 2, 1, 0, 0, 0, 0]), Err(RecordError::Unknown(7, 2)));
     let plain = Record::Checkpoint(Box::new(checkpoint())).encode();
     let with = |notes: &[u8]| Record::decode(&[&[6, 2], &plain[2..], notes].concat());
