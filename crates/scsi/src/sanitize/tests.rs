@@ -221,8 +221,8 @@ fn one_whose_end_cannot_be_kept_has_not_ended_well() {
     assert!(poll(&mut sanitize).is_pending());
     bench.keeper.save_fails.set(true);
     bench.memory.held.set(false);
-    bench.keeper.run();
-    match now(sanitize) {
+    bench.memory.release();
+    match finish(&bench.keeper, sanitize) {
         Ended::Response(response) => assert_eq!(response.status, Status::CheckCondition),
         Ended::Aborted => panic!("nobody aborts it"),
     }
