@@ -72,6 +72,12 @@ pub fn unmount_below(dir: &Path) {
 pub fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
+    // What `cargo run` says of this program. Some build scripts are run anew when it changes, and all that depends on them is built
+    // once more.
+    let of_cargo = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_str().is_some_and(of_cargo)).for_each(|name| {
+        command.env_remove(name);
+    });
     command
 }
 
