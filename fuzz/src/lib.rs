@@ -11,9 +11,9 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
-/// What one input may hold: inputs are a few KiB, and the limits that the targets give to sessions are up to 128 KiB. What an input
-/// says of lengths is up to 4 GiB.
-const BYTES_MAX: usize = 1 << 20;
+/// What one input may hold: inputs are a few KiB, and the limits that the targets give to sessions are up to 128 KiB, and one request
+/// of 1 MiB whatever else is held. What an input says of lengths is up to 4 GiB.
+const BYTES_MAX: usize = 4 << 20;
 
 /// Lets `target` have the input.
 pub fn bounded(input: &[u8], target: impl FnOnce(&[u8])) {
