@@ -44,13 +44,9 @@ pub struct Accounts {
 impl FromIterator<(GroupId, GroupAccount)> for Accounts {
     /// Of a group that comes again the last account counts. Fast if they come in order of ids.
     fn from_iter<I: IntoIterator<Item = (GroupId, GroupAccount)>>(groups: I) -> Accounts {
-        let mut accounts = Accounts { groups: groups.into_iter().collect(), ..Accounts::default() };
-        for (_, account) in accounts.groups.iter() {
-            accounts.live_data += u64::from(account.data);
-            accounts.live_pages += u64::from(account.pages);
-            accounts.occupied += account.occupied();
-        }
-        accounts
+        let (groups, mut accounts): (GroupMap, _) = (groups.into_iter().collect(), Accounts::default());
+        groups.iter().for_each(|(_, account)| accounts.comes(account));
+        Accounts { groups, ..accounts }
     }
 }
 
@@ -84,15 +80,19 @@ impl Accounts {
         if let Some(old) = self.groups.insert(group, account) {
             self.goes(&old);
         }
-        self.live_data += u64::from(account.data);
-        self.live_pages += u64::from(account.pages);
-        self.occupied += account.occupied();
+        self.comes(&account);
     }
 
     pub fn remove(&mut self, group: GroupId) {
         if let Some(old) = self.groups.remove(&group) {
             self.goes(&old);
         }
+    }
+
+    fn comes(&mut self, new: &GroupAccount) {
+        self.live_data += u64::from(new.data);
+        self.live_pages += u64::from(new.pages);
+        self.occupied += new.occupied();
     }
 
     fn goes(&mut self, old: &GroupAccount) {

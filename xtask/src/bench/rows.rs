@@ -7,7 +7,7 @@ use super::servers::{EXPORT, Name, Servers, fill_export, fill_file, qemu_nbd, so
 use super::{Settings, beside, iscsi, machine, snapshots, vast};
 use crate::http::samples;
 use crate::nbd::Address;
-use crate::process::{Background, output};
+use crate::process::Background;
 use crate::server::Server;
 use anyhow::{Result, ensure};
 use std::path::PathBuf;
@@ -76,13 +76,9 @@ fn settle(pid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Reads everything, so that it is in whatever cache there is: twice, since a full cache that is safe from scans takes only
-/// what comes again.
+/// Whatever can be in a cache is there.
 pub fn warm(servers: &mut Servers, names: &[Name]) -> Result<()> {
-    for name in servers.chosen(names).into_iter().flat_map(|name| [name; 2]) {
-        output("nbdcopy", &["--", &servers.address(name)?.uri(EXPORT), "null:"])?;
-    }
-    Ok(())
+    servers.chosen(names).into_iter().try_for_each(|name| servers.warm(name, EXPORT))
 }
 
 fn read32(settings: &Settings, servers: &mut Servers, report: &mut Report) -> Result<()> {

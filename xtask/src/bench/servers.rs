@@ -162,12 +162,19 @@ impl Servers {
         bail!("none of {TRIES} vDisks came to shard {wanted}")
     }
 
-    /// Reads the small vDisks once: what was written large is not in the cache by that.
-    pub fn warm_small(&mut self) -> Result<()> {
-        for name in self.small()?.clone().into_iter().flat_map(|name| [name.clone(), name]) {
-            output("nbdcopy", &["--", &self.address(Name::Drystone)?.uri(&name), "null:"])?;
+    /// Reads everything, so that it is in whatever cache there is: twice, since a full cache that is safe from scans takes only
+    /// what comes again.
+    pub fn warm(&mut self, name: Name, export: &str) -> Result<()> {
+        let uri = self.address(name)?.uri(export);
+        for _ in 0..2 {
+            output("nbdcopy", &["--", &uri, "null:"])?;
         }
         Ok(())
+    }
+
+    /// The same of the small vDisks: what was written large is not in the cache by that.
+    pub fn warm_small(&mut self) -> Result<()> {
+        self.small()?.clone().iter().try_for_each(|name| self.warm(Name::Drystone, name))
     }
 
     fn tgt(&mut self, name: Name) -> Result<&Tgt> {
