@@ -197,9 +197,11 @@ impl Shard {
     }
 
     /// The record of a deleted vDisk goes when none of its groups is left. A header that could not be read may be of one
-    /// of them, and come back on a better day: then the record stays and the next start looks again.
+    /// of them, and come back on a better day; one that could not be marked as free is there: then the record stays and the
+    /// next start looks again.
     pub(crate) async fn remove_record(&self, id: VdiskId) -> Result<()> {
-        if self.unread.is_none() { self.index.remove(id).await } else { Ok(()) }
+        let all_gone = self.unread.is_none() && self.context.pool.unfreed_of(id).is_empty();
+        if all_gone { self.index.remove(id).await } else { Ok(()) }
     }
 
     /// Sentences on what cannot be read and is none of the vDisks that there are: of some that no record knows, or of one that

@@ -4,8 +4,8 @@ use crate::header::encode_free;
 use crate::pool::Group;
 use crate::slots::Blocks;
 use crate::{Error, HEADER_PAGE, Pool, Result};
-use base::GroupId;
 use base::units::{round_down, round_up};
+use base::{GroupId, VdiskId};
 use std::rc::Rc;
 use world::LocalFuture;
 
@@ -13,10 +13,11 @@ const PAGE: u64 = HEADER_PAGE as u64;
 
 impl Pool {
     /// Frees a group that the caller has proven dead. It is unknown from this call on; its slot is used again after
-    /// the reads under way have ended and a sync has covered its FREE mark. A group that is unknown is free already.
-    /// After an error the slot stays out of use until the next start.
+    /// the reads under way have ended and a sync has covered its FREE mark. A group that is unknown is free already, unless
+    /// it is one of [`Pool::unfreed_of`]: then its mark is tried again. After an error it is one of them.
     pub fn free(&self, group: GroupId) -> LocalFuture<Result<()>> {
-        let Some(group) = self.remove_group(group) else { return Box::pin(async { Ok(()) }) };
+        let unfreed = || self.unfreed.borrow_mut().remove(&group);
+        let Some(group) = self.remove_group(group).or_else(unfreed) else { return Box::pin(async { Ok(()) }) };
         group.sealed.set(true);
         group.freed.set(true);
         let pool = self.rc();
@@ -26,7 +27,14 @@ impl Pool {
         })
     }
 
-    async fn free_slot(&self, group: &Group) -> Result<()> {
+    /// Groups of the vDisk that were to be freed and whose FREE marks are not on the disk, which refused them: their slots
+    /// stay out of use, and the next start finds the groups.
+    pub fn unfreed_of(&self, vdisk: VdiskId) -> Vec<GroupId> {
+        let unfreed = self.unfreed.borrow();
+        unfreed.values().filter(|group| group.vdisk == vdisk).map(|group| group.id).collect()
+    }
+
+    async fn free_slot(&self, group: &Rc<Group>) -> Result<()> {
         let slab = &group.slab;
         if !group.started.get() {
             self.untake(group);
@@ -34,7 +42,7 @@ impl Pool {
         }
         if slab.poisoned.get() {
             // It cannot be marked. The next start finds the group, and its vDisk frees it again.
-            slab.slots.borrow_mut().lost();
+            self.unfreed.borrow_mut().insert(group.id, group.clone());
             return Ok(());
         }
         let result = match self.blocks_to_keep(group) {
@@ -48,7 +56,7 @@ impl Pool {
                 Ok(())
             }
             Err(e) => {
-                slab.slots.borrow_mut().lost();
+                self.unfreed.borrow_mut().insert(group.id, group.clone());
                 Err(Error::from_disk(format!("cannot free group {}", group.id), e))
             }
         }

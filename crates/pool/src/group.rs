@@ -71,7 +71,7 @@ impl Pool {
             predecessor: new.predecessor,
             wall: WallTime(self.world.clock.wall().0),
         };
-        let group = Rc::new(Group::new(id, slab, slot, self.group_size(), HEADER_PAGE, blocks));
+        let group = Rc::new(Group::new((id, new.vdisk), slab, slot, self.group_size(), HEADER_PAGE, blocks));
         self.add_group(group.clone());
         Ok(OpenGroup {
             pool: self.clone(),

@@ -6,8 +6,8 @@ use crate::slots::{Blocks, Slots};
 use crate::space::Space;
 use crate::usage::Counters;
 use crate::{Error, GroupHeader, HEADER_PAGE, Kind, PoolConfig, Purpose, Result, SlabId};
-use base::GroupId;
 use base::hash::FixedState;
+use base::{GroupId, VdiskId};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
@@ -56,6 +56,8 @@ pub struct Pool {
     slab_next: Cell<Option<SlabId>>,
     creating_slab: Rc<Semaphore>,
     groups: RefCell<HashMap<GroupId, Rc<Group>, FixedState>>,
+    /// Freed, but not on the disk.
+    pub(crate) unfreed: RefCell<BTreeMap<GroupId, Rc<Group>>>,
     pub(crate) space: Space,
     /// Groups that take no more appends and may have blocks behind their tail.
     pub(crate) untrimmed: RefCell<Vec<Rc<Group>>>,
@@ -66,6 +68,7 @@ pub struct Pool {
 /// A group on this disk, open or not.
 pub(crate) struct Group {
     pub id: GroupId,
+    pub vdisk: VdiskId,
     pub slab: Rc<Slab>,
     pub slot: u32,
     /// Where its slot begins in the slab file.
@@ -95,9 +98,17 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub fn new(id: GroupId, slab: Rc<Slab>, slot: u32, size: u32, tail: u32, blocks: Blocks) -> Self {
+    pub fn new(
+        (id, vdisk): (GroupId, VdiskId),
+        slab: Rc<Slab>,
+        slot: u32,
+        size: u32,
+        tail: u32,
+        blocks: Blocks,
+    ) -> Self {
         Group {
             id,
+            vdisk,
             start: slab.slot_offset(slot),
             slab,
             slot,
@@ -172,6 +183,7 @@ impl Pool {
             slab_next: Cell::new(parts.slab_next),
             creating_slab: Semaphore::new(1),
             groups: RefCell::new(parts.groups.into_iter().map(|group| (group.id, group)).collect()),
+            unfreed: RefCell::default(),
             space: parts.space,
             untrimmed: RefCell::new(parts.untrimmed),
             counters: Rc::default(),

@@ -215,7 +215,7 @@ fn found_slot(scan: &mut Scan, slab: &Rc<Slab>, slot: u32, page: SlotPage, block
             None => {
                 slots.found_used(slot);
                 let tail = data_end.max(HEADER_PAGE);
-                let group = Group::new(header.group, slab.clone(), slot, size, tail, blocks);
+                let group = Group::new((header.group, header.vdisk), slab.clone(), slot, size, tail, blocks);
                 group.started.set(true);
                 group.sealed.set(true);
                 scan.groups.push(FoundGroup { header, group: Rc::new(group) });

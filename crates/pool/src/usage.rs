@@ -100,6 +100,9 @@ impl Pool {
             usage.slots_quarantined += u64::from(slots.quarantined());
             usage.poisoned_slabs += usize::from(slab.poisoned.get());
         }
+        let unfreed = self.unfreed.borrow().len() as u64;
+        usage.slots_used -= unfreed;
+        usage.slots_quarantined += unfreed;
         usage
     }
 }

@@ -4,6 +4,7 @@ use crate::Result;
 use crate::reclaim::{find_any_in, list};
 use crate::vdisk::Context;
 use base::{GroupId, Sequence, VdiskId};
+use std::collections::BTreeSet;
 
 /// What is left of a deleted vDisk.
 #[derive(Clone, Debug)]
@@ -32,11 +33,13 @@ impl Leftover {
 }
 
 /// Frees what nobody needs any more. `true`: nothing is left. The last group goes only when all others that the vDisk ever
-/// had are durably gone, those too that it gave up long ago and whose slabs were not synced since: one that came back
-/// without the tombstone would pass for a living vDisk.
+/// had are durably gone, those too that it gave up long ago and whose slabs were not synced since, or whose marks the disk
+/// did not take: one that came back without the tombstone would pass for a living vDisk.
 pub async fn free_deleted(context: &Context, leftover: &mut Leftover) -> Result<bool> {
     let mut kept = Vec::new();
-    let all = std::mem::take(&mut leftover.groups);
+    let mut all: BTreeSet<GroupId> = std::mem::take(&mut leftover.groups).into_iter().collect();
+    all.extend(context.pool.unfreed_of(leftover.vdisk));
+    all.retain(|group| Some(*group) != leftover.tombstone);
     let mut groups = all.into_iter();
     let mut result = Ok(());
     for group in groups.by_ref() {
@@ -65,8 +68,11 @@ pub async fn free_deleted(context: &Context, leftover: &mut Leftover) -> Result<
 
 async fn free_one(context: &Context, leftover: &Leftover, group: GroupId) -> Result<bool> {
     let references = &context.references;
+    let is_gone = || !context.pool.unfreed_of(leftover.vdisk).contains(&group);
     if !context.pool.knows(group) {
-        return Ok(true);
+        // Nobody needed it when it was freed before.
+        context.pool.free(group).await?;
+        return Ok(is_gone());
     }
     if references.is_held(group) || !references.may_free(leftover.family) {
         return Ok(false);
@@ -88,5 +94,5 @@ async fn free_one(context: &Context, leftover: &Leftover, group: GroupId) -> Res
     }
     context.pool.free(group).await?;
     context.load.room_came();
-    Ok(true)
+    Ok(is_gone())
 }

@@ -347,6 +347,11 @@ fn a_free_that_fails_leaves_the_slot_alone() {
     bench.turns.run(pool.sync_all()).expect("the disk works");
     assert_eq!(pool.usage().slots_quarantined, 1);
     assert_eq!(bench.open().groups, vec![*group.header()], "found again, to be freed again");
+    let vdisk = group.header().vdisk;
+    assert_eq!(pool.unfreed_of(vdisk), vec![group.id()]);
+    bench.free(&pool, group.id());
+    assert_eq!((pool.unfreed_of(vdisk), pool.usage().slots_quarantined), (Vec::new(), 0));
+    assert_eq!(bench.open().groups, Vec::new());
 }
 
 #[test]

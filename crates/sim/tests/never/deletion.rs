@@ -156,3 +156,42 @@ fn what_is_read_of_a_deleted_vdisk_is_gone_and_no_damage() {
         assert_eq!(machine.shard().totals().checksum_failures, 0);
     }
 }
+
+/// The disk refuses the mark of one group, once: of a vDisk that is being deleted, or of one that lives on and goes later.
+#[test]
+fn a_group_that_could_not_be_marked_as_free_keeps_the_tombstone() {
+    for (seed, gives_up_before) in (0..12).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut config = manual();
+        config.pool.recycled_bytes_max = 0;
+        let machine = Machine::with(config, seed);
+        let vdisk = machine.vdisk();
+        (0..30).for_each(|block| machine.write(&vdisk, block, block + 1));
+        machine.flush(&vdisk);
+        let first = machine.group_of(0);
+        let at = machine.group(first);
+        let refused = Rc::new(Cell::new(0));
+        let (count, file, start) = (refused.clone(), at.file.clone(), at.start);
+        machine.tap.set_rule(move |o| {
+            let is_mark = o.verb == Verb::Write && *o.file == *file && o.offset == start;
+            count.set(count.get() + u32::from(is_mark));
+            if is_mark && count.get() == 1 { Fate::Fails } else { Fate::Happens }
+        });
+        if gives_up_before {
+            (0..30).for_each(|block| machine.write(&vdisk, block, 100 + block));
+            machine.checkpoint(&vdisk);
+            let _refused = machine.run(async move { vdisk.make_room().await });
+            assert_eq!(refused.get(), 1, "seed {seed}");
+        }
+        let (shard, id) = (machine.shard(), machine.id("v"));
+        machine.run(async move { shard.delete(id, false).await }).expect("the tombstone is written");
+        // Longer than until the next attempt, or not.
+        machine.idle(if seed % 2 == 0 { 1_000_000_000 } else { 100_000_000_000 });
+        assert!(refused.get() >= 1, "seed {seed}");
+        machine.lose_power();
+        let rebuilt = machine.rebuild(2);
+        assert!(rebuilt.vdisks.is_empty() && rebuilt.lost.is_empty(), "seed {seed}: {rebuilt:?}");
+        let shard = machine.open();
+        machine.idle(1_000_000_000);
+        assert_eq!((shard.records().len(), shard.context.pool.usage().slots_used), (0, 0), "seed {seed}");
+    }
+}
