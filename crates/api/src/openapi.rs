@@ -18,7 +18,7 @@ use utoipa::{Modify, OpenApi};
         snapshots::list, snapshots::create, snapshots::delete, snapshots::make_clones, snapshots::roll_back,
         snapshots::changes, snapshots::space,
         rewind::set, rewind::switch_off, rewind::history, rewind::snapshot, rewind::make_clones, rewind::roll_back,
-        rewind::make_vm_clones, rewind::roll_vm_back,
+        rewind::snapshot_vm, rewind::make_vm_clones, rewind::roll_vm_back,
         vms::list, vms::create, vms::show, vms::patch, vms::delete, vms::attach, vms::detach, vms::snapshots, vms::snapshot,
         vms::delete_snapshot, vms::make_clones, vms::roll_back, vms::abort_rollback,
         containers::create, containers::list, containers::show, containers::patch, containers::delete,

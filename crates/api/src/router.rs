@@ -62,6 +62,7 @@ pub fn router(control: Arc<dyn Control>, settings: Settings) -> Router {
         .route("/api/v1/vms/{name}/snapshots/{snapshot}", delete(vms::delete_snapshot))
         .route("/api/v1/vms/{name}/clones", post(vms::make_clones))
         .route("/api/v1/vms/{name}/rollback", post(vms::roll_back).delete(vms::abort_rollback))
+        .route("/api/v1/vms/{name}/rewind/snapshots", post(rewind::snapshot_vm))
         .route("/api/v1/vms/{name}/rewind/clones", post(rewind::make_vm_clones))
         .route("/api/v1/vms/{name}/rewind/rollback", post(rewind::roll_vm_back))
         .route("/api/v1/containers", get(containers::list).post(containers::create))

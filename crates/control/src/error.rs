@@ -199,6 +199,32 @@ impl Error {
         Error::new(Kind::Exists, text)
     }
 
+    /// Of VMs all of whose vDisks are made; `name`: the first one.
+    pub fn vm_on_record(name: &str, count: usize, error: &Error) -> Self {
+        let what =
+            if count == 1 { format!("VM {name:?} is") } else { format!("{count} VMs, of which {name:?} is one, are") };
+        let text = format!(
+            "{what} on record, and there as soon as the metadata store can be written (`drystone status` says when not): {error}"
+        );
+        Error::new(Kind::Unavailable, text)
+    }
+
+    /// Of a VM that is to be made.
+    pub fn vm_planned(name: &str) -> Self {
+        let text = format!(
+            "the name {name:?} is for a VM that is still being made (`drystone status` says what is in the way); choose another name"
+        );
+        Error::new(Kind::Exists, text)
+    }
+
+    /// Of a vDisk that a VM is to have that is being made.
+    pub fn vdisk_taken(vdisk: &str, vm: &str) -> Self {
+        let text = format!(
+            "vDisk {vdisk:?} is to be one of VM {vm:?}, which is still being made (`drystone status` says what is in the way)"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
     pub fn no_vm_group(name: &str) -> Self {
         let text = format!("there is no group {name:?} of VMs; `drystone group list` shows those there are");
         Error::new(Kind::NotFound, text)

@@ -50,5 +50,6 @@ pub use verbs::{
     SnapshotControl, VmControl,
 };
 pub use vm::{
-    AttachVdisk, CreateVm, DeleteVm, ListVms, NewVmVdisk, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, VmVdisk,
+    AttachVdisk, CreateVm, DeleteVm, ExistingVdisk, ListVms, NewVmVdisk, VmInfo, VmPage, VmRolledBack, VmSnapshotInfo,
+    VmVdisk,
 };

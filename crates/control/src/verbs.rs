@@ -109,6 +109,9 @@ pub trait RewindControl: Send + Sync {
     /// What is there before is kept as a snapshot first. `Kind::Busy` while clients are connected.
     fn roll_back_to_past<'a>(&'a self, vdisk: &'a str, moment: Moment) -> ControlFuture<'a, RolledBack>;
 
+    /// A snapshot of a VM as it was, all its vDisks at one time. `Kind::Exists` if it has one of this name.
+    fn snapshot_vm_past<'a>(&'a self, vm: &'a str, name: &'a str, moment: Moment) -> ControlFuture<'a, VmSnapshotInfo>;
+
     /// VMs as one was, all its vDisks at one time. `Kind::Invalid` if the window of one of them does not reach that far.
     fn clone_vm_past<'a>(&'a self, vm: &'a str, names: Vec<String>, moment: Moment) -> ControlFuture<'a, Vec<VmInfo>>;
 

@@ -17,6 +17,24 @@ pub struct CreateVm {
     /// The container that its vDisks are to be in. Absent: `default`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub container: Option<String>,
+    /// vDisks that are there already, of no VM. They become the VM's, and are called as its others from then on. With `vdisks` at most
+    /// 64.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
+    pub existing: Vec<ExistingVdisk>,
+}
+
+/// A vDisk that a new VM takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ExistingVdisk {
+    /// What the VM calls it; as the name of a vDisk.
+    #[cfg_attr(feature = "openapi", schema(example = "root"))]
+    pub label: String,
+    /// Its name until then.
+    #[cfg_attr(feature = "openapi", schema(example = "golden"))]
+    pub vdisk: String,
 }
 
 /// A vDisk that is made with its VM.

@@ -29,6 +29,7 @@ mod vdisk;
 mod vm;
 mod vm_backup;
 mod vm_images;
+mod vm_parts;
 
 pub use recover::{Recovered, RecoveredVdisk};
 

@@ -88,8 +88,8 @@ pub struct SetMember {
 /// |---|---|
 /// | vm | u64 |
 /// | name | text |
-/// | vdisks | u16 number; each: label text, vDisk name text, source u8: 0 and size u64, sector u32; or 1 and vDisk id u64, snapshot id u64 |
-/// | container | version 2 only: u64 |
+/// | vdisks | u16 number; each: label text, vDisk name text, source u8: 0 and size u64, sector u32; or 1 and vDisk id u64, snapshot id u64; or, version 3 only, 2 and vDisk id u64 |
+/// | container | from version 2 on: u64 |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanRecord {
     pub vm: VmId,
@@ -109,8 +109,18 @@ pub struct PlannedVdisk {
 /// What a vDisk begins as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    Empty { size_bytes: u64, sector_bytes: u32 },
-    Snapshot { vdisk: VdiskId, snapshot: SnapshotId },
+    Empty {
+        size_bytes: u64,
+        sector_bytes: u32,
+    },
+    Snapshot {
+        vdisk: VdiskId,
+        snapshot: SnapshotId,
+    },
+    /// It is there already, under another name.
+    Existing {
+        vdisk: VdiskId,
+    },
 }
 
 /// A VM that is being rolled back; a start goes on with it before anybody can connect.
@@ -237,11 +247,22 @@ impl SetRecord {
 
 impl PlanRecord {
     const KIND: u8 = 8;
-    /// Version 1 knew of no containers; what is in none but the default one can be read by builds that do.
-    const VERSION: u16 = 2;
+    /// Version 1 knew of no containers, version 2 of no vDisks that are there already. Builds that know no more can read plans
+    /// that need no more.
+    const VERSION: u16 = 3;
+
+    fn version(&self) -> u16 {
+        let takes = self.vdisks.iter().any(|planned| matches!(planned.source, Source::Existing { .. }));
+        match (takes, self.container.is_none()) {
+            (true, _) => Self::VERSION,
+            (false, false) => 2,
+            (false, true) => 1,
+        }
+    }
 
     pub fn encode(&self) -> Bytes {
-        let mut w = begin_version(Self::KIND, if self.container.is_none() { 1 } else { Self::VERSION });
+        let version = self.version();
+        let mut w = begin_version(Self::KIND, version);
         w.u64_le(self.vm.raw());
         put_text(&mut w, &self.name);
         put_count(&mut w, self.vdisks.len());
@@ -251,9 +272,10 @@ impl PlanRecord {
             match source {
                 Source::Empty { size_bytes, sector_bytes } => w.u8(0).u64_le(*size_bytes).u32_le(*sector_bytes),
                 Source::Snapshot { vdisk, snapshot } => w.u8(1).u64_le(vdisk.raw()).u64_le(snapshot.raw()),
+                Source::Existing { vdisk } => w.u8(2).u64_le(vdisk.raw()),
             };
         }
-        if !self.container.is_none() {
+        if version > 1 {
             w.u64_le(self.container.raw());
         }
         end(w)
@@ -267,13 +289,14 @@ impl PlanRecord {
                 let source = match r.u8()? {
                     0 => Source::Empty { size_bytes: r.u64_le()?, sector_bytes: r.u32_le()? },
                     1 => Source::Snapshot { vdisk: vdisk(r)?, snapshot: snapshot(r)? },
+                    2 if version == Self::VERSION => Source::Existing { vdisk: vdisk(r)? },
                     _ => return Err(Bad::Value("source")),
                 };
                 Ok(PlannedVdisk { label, name, source })
             })?;
             let container = match version {
-                Self::VERSION => ContainerId::from_raw(r.u64_le()?).ok_or(Bad::Value("container id"))?,
-                _ => ContainerId::NONE,
+                1 => ContainerId::NONE,
+                _ => ContainerId::from_raw(r.u64_le()?).ok_or(Bad::Value("container id"))?,
             };
             Ok(PlanRecord { vm, name, vdisks, container })
         })
@@ -355,6 +378,11 @@ mod tests {
         PlanRecord { vm: VmId::new(7, 3), name: "w".into(), vdisks, container: ContainerId::NONE }
     }
 
+    fn taking() -> PlanRecord {
+        let source = Source::Existing { vdisk: VdiskId::new(7, 9) };
+        PlanRecord { vdisks: vec![PlannedVdisk { label: "a".into(), name: "w-a".into(), source }], ..plan() }
+    }
+
     fn rollback() -> RollbackRecord {
         RollbackRecord { vm: VmId::new(7, 3), steps: vec![(VdiskId::new(7, 9), SnapshotId::new(7, 10))] }
     }
@@ -384,6 +412,7 @@ mod tests {
         );
         let elsewhere = PlanRecord { container: ContainerId::new(7, 4), vdisks: Vec::new(), ..plan() };
         golden(elsewhere.encode(), "020008030000000700000001007700000400000007000000");
+        golden(taking().encode(), "030008030000000700000001007701000100610300772d610209000000070000000000000000000000");
         golden(rollback().encode(), "0100090300000007000000010009000000070000000a00000007000000");
     }
 
@@ -424,7 +453,7 @@ mod tests {
         for record in [set(), alone] {
             assert_eq!(SetRecord::decode(&record.encode()).expect("good"), record);
         }
-        for record in [plan(), PlanRecord { container: ContainerId::new(7, 4), ..plan() }] {
+        for record in [plan(), taking(), PlanRecord { container: ContainerId::new(7, 4), ..plan() }] {
             assert_eq!(PlanRecord::decode(&record.encode()).expect("good"), record);
         }
         assert_eq!(RollbackRecord::decode(&rollback().encode()).expect("good"), rollback());

@@ -2,9 +2,9 @@
 
 use crate::snapshots::{SnapshotSummary, check_new};
 use crate::{Result, Shard};
-use base::VdiskId;
+use base::{SnapshotId, VdiskId};
 use std::rc::Rc;
-use vdisk::{Moment, Point, Rewind, RewindInfo};
+use vdisk::{Moment, Point, Rewind, RewindInfo, SetRecord};
 
 impl Shard {
     /// Durable when it completes. `None`: the past is let go.
@@ -30,6 +30,24 @@ impl Shard {
         check_new(&vdisk, name)?;
         let id = self.context.pool.next_snapshot_id().await?;
         let info = vdisk.snapshot_at(id, name, moment).await?;
+        Ok(self.snapshot_summary(&vdisk, info))
+    }
+
+    /// The same as a part of a set with these members, on whatever shard. It counts when the metadata store has the set's record,
+    /// and is to be taken back with [`Shard::delete_snapshot`] if it cannot be written.
+    pub async fn part_at(
+        self: &Rc<Self>,
+        vdisk: VdiskId,
+        name: &str,
+        wall_ns: u64,
+        set: SnapshotId,
+        members: Vec<VdiskId>,
+    ) -> Result<SnapshotSummary> {
+        let vdisk = self.vdisk(vdisk).await?;
+        check_new(&vdisk, name)?;
+        let id = self.context.pool.next_snapshot_id().await?;
+        let set = SetRecord { id: set, members, confirmed: false };
+        let info = vdisk.part_at(id, name, Moment::At(wall_ns), set).await?;
         Ok(self.snapshot_summary(&vdisk, info))
     }
 }

@@ -101,6 +101,7 @@ pub(crate) async fn snapshots(State(api): State<Api>, name: Name) -> Result<Json
     (status = 404, description = "No such group", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "One of its VMs or vDisks has a snapshot of this name", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The name is refused, or there are no vDisks", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns one of its VMs is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn snapshot(

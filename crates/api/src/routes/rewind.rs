@@ -10,7 +10,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use control::{
     ClonesOfPast, HistoryPoint, Moment, RollBackToPast, RolledBack, SetRewind, SnapshotInfo, SnapshotOfPast, VdiskInfo,
-    VmInfo, VmRolledBack, rules,
+    VmInfo, VmRolledBack, VmSnapshotInfo, rules,
 };
 use serde::Deserialize;
 
@@ -136,12 +136,33 @@ pub(crate) async fn roll_back(
     Ok(Json(api.control.rewind().roll_back_to_past(&name, Moment { at, before_write }).await?))
 }
 
+/// Takes a snapshot of a VM as it was at a time, all its vDisks at once. It has that time as its own.
+#[utoipa::path(post, path = "/api/v1/vms/{name}/rewind/snapshots", tag = "rewind", params(("name" = String, Path)), request_body = SnapshotOfPast, responses(
+    (status = 201, description = "Taken, and durable", body = VmSnapshotInfo),
+    (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The VM or one of its vDisks has a snapshot of this name", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "The name is refused, the VM has no vDisks, or the time is outside of the window of one of them", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
+    (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn snapshot_vm(
+    State(api): State<Api>,
+    name: Name,
+    request: Request,
+) -> Result<(StatusCode, Json<VmSnapshotInfo>), Problem> {
+    let Path(name) = name?;
+    let SnapshotOfPast { name: snapshot, at, before_write } = body::json(&api, request).await?;
+    let made = api.control.rewind().snapshot_vm_past(&name, &snapshot, Moment { at, before_write }).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
 /// Makes VMs as one was at a time, all its vDisks at once: all of them or none.
 #[utoipa::path(post, path = "/api/v1/vms/{name}/rewind/clones", tag = "rewind", params(("name" = String, Path)), request_body = ClonesOfPast, responses(
     (status = 201, description = "Made, in the order in which they were named", body = Vec<VmInfo>),
     (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "A name is taken", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Too many, a name is refused, the VM has no vDisks, or the time is outside of the window of one of them", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn make_vm_clones(

@@ -121,7 +121,7 @@ pub(crate) async fn show(State(api): State<Api>, name: Name) -> Result<Json<Vdis
 #[utoipa::path(patch, path = "/api/v1/vdisks/{name}", tag = "vdisks", params(("name" = String, Path)), request_body = PatchVdisk, responses(
     (status = 200, description = "The vDisk as it is now", body = VdiskInfo),
     (status = 404, description = "No such vDisk or container", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "The new name is taken", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The new name is taken, or is for a vDisk of a VM that is being made, or such a VM is to have this one", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Shrinking, a refused name or size, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
@@ -157,7 +157,7 @@ pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) 
 #[utoipa::path(delete, path = "/api/v1/vdisks/{name}", tag = "vdisks", params(("name" = String, Path), DeleteQuery), responses(
     (status = 204, description = "Deleted"),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "Clients are connected and force is not set", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "Clients are connected and force is not set, or something that is not complete needs it", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "It has snapshots and snapshots is not set", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]

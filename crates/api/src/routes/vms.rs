@@ -43,12 +43,13 @@ pub struct PatchVm {
     pub name: Option<String>,
 }
 
-/// Creates a VM with new vDisks: all of it or nothing. That of the label `root` of the VM `web01` is called `web01-root`.
+/// Creates a VM with new vDisks, or with vDisks that are there and in no VM: all of it or nothing. That of the label `root` of the VM `web01` is called `web01-root`.
 #[utoipa::path(post, path = "/api/v1/vms", tag = "vms", request_body = CreateVm, responses(
     (status = 201, description = "Created", body = VmInfo),
-    (status = 404, description = "No such container", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "The name of the VM or of a vDisk is taken, or is for a vDisk of another VM that is being made", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "A name, label, size or sector is refused, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such container or vDisk", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The name of the VM or of a vDisk is taken, or is for a vDisk of another VM that is being made; or another one is to have the vDisk", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A name, label, size or sector is refused, a vDisk is in a VM, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "It is on record and there when the metadata store can be written, or a rollback that concerns a vDisk is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn create(State(api): State<Api>, request: Request) -> Result<(StatusCode, Json<VmInfo>), Problem> {
@@ -87,8 +88,9 @@ pub(crate) async fn show(State(api): State<Api>, name: Name) -> Result<Json<VmIn
 #[utoipa::path(patch, path = "/api/v1/vms/{name}", tag = "vms", params(("name" = String, Path)), request_body = PatchVm, responses(
     (status = 200, description = "The VM as it is now", body = VmInfo),
     (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
-    (status = 409, description = "The new name is taken, or clients are connected", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The new name is taken, or is for a VM that is being made, or clients are connected", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The new name is refused", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) -> Result<Json<VmInfo>, Problem> {
@@ -172,6 +174,7 @@ pub(crate) async fn snapshots(State(api): State<Api>, name: Name) -> Result<Json
     (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The VM or one of its vDisks has a snapshot of this name", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "The name is refused, or the VM has no vDisks", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn snapshot(
@@ -208,6 +211,7 @@ pub(crate) async fn delete_snapshot(
     (status = 404, description = "No such VM or snapshot", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "A name is taken", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Too many, a name is refused, or the VM has no vDisks", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "It is half rolled back (snapshots of it can be cloned), or the clones are on record and there when the metadata store can be written", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn make_clones(

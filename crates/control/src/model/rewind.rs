@@ -5,7 +5,7 @@ use super::{Model, State, ready};
 use crate::rules::rewind::{Wanted, check_rewind, moment};
 use crate::{
     ControlFuture, Error, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RewindInfo, RolledBack,
-    SetRewind, SnapshotInfo, VdiskInfo, VmInfo, VmRolledBack,
+    SetRewind, SnapshotInfo, VdiskInfo, VmInfo, VmRolledBack, VmSnapshotInfo,
 };
 use base::utc;
 
@@ -88,6 +88,12 @@ impl RewindControl for Model {
         let checked = state.check_moment(vdisk, &moment);
         let made = checked.and_then(|()| state.create_snapshot(vdisk, "past"));
         ready(made.and_then(|past| state.roll_back(vdisk, &past.name)))
+    }
+
+    fn snapshot_vm_past<'a>(&'a self, vm: &'a str, name: &'a str, moment: Moment) -> ControlFuture<'a, VmSnapshotInfo> {
+        let mut state = self.lock();
+        let checked = state.check_moment_of_vm(vm, &moment);
+        ready(checked.and_then(|()| state.create_vm_snapshot(vm, name)))
     }
 
     fn clone_vm_past<'a>(&'a self, vm: &'a str, names: Vec<String>, moment: Moment) -> ControlFuture<'a, Vec<VmInfo>> {

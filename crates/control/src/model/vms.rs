@@ -101,6 +101,14 @@ impl State {
         rules::check_create(&create)?;
         let labels: Vec<String> = create.vdisks.iter().map(|vdisk| vdisk.label.clone()).collect();
         self.check_vm_names(std::slice::from_ref(&create.name), &labels)?;
+        for existing in &create.existing {
+            self.vdisk(&existing.vdisk)?;
+            self.check_belongs_to_none(&existing.vdisk)?;
+            let name = rules::vdisk_name(&create.name, &existing.label)?;
+            if name != existing.vdisk && self.vdisks.contains_key(&name) {
+                return Err(Error::exists(&name));
+            }
+        }
         create.container.as_ref().map_or(Ok(()), |name| self.check_room(name, 0))?;
         let made = create.vdisks.into_iter().map(|vdisk| {
             let name = rules::vdisk_name(&create.name, &vdisk.label)?;
@@ -108,7 +116,11 @@ impl State {
             let new = CreateVdisk { name, size_bytes: vdisk.size_bytes, sector_bytes: vdisk.sector_bytes, container };
             Ok((vdisk.label, self.create(new)?.id))
         });
-        let made = made.collect::<Result<Vec<_>>>()?;
+        let mut made = made.collect::<Result<Vec<_>>>()?;
+        for existing in create.existing {
+            let name = rules::vdisk_name(&create.name, &existing.label)?;
+            made.push((existing.label, self.rename(&existing.vdisk, &name)?.id));
+        }
         self.insert_vm(&create.name, made);
         self.vm_info(&create.name)
     }

@@ -3,6 +3,7 @@
 use super::snapshots::{CLONES_MAX, clone_names};
 use super::{NAME_LEN_MAX, check_name, check_sector, check_size};
 use crate::{AttachVdisk, CreateVm, Error, Kind, MakeClones, Result};
+use std::collections::BTreeSet;
 
 /// vDisks of one VM: what a virtual SCSI adapter takes. All of them are in every copy of the VM's record.
 pub const VDISKS_MAX: usize = 64;
@@ -51,14 +52,24 @@ pub fn check_given_up(count: usize) -> Result<()> {
 /// Name, labels, sizes and sectors of a new VM.
 pub fn check_create(create: &CreateVm) -> Result<()> {
     check_vm_name(&create.name)?;
-    check_vdisk_count(&create.name, create.vdisks.len())?;
-    for (index, vdisk) in create.vdisks.iter().enumerate() {
-        check_label(&vdisk.label)?;
-        vdisk_name(&create.name, &vdisk.label)?;
+    check_vdisk_count(&create.name, create.vdisks.len() + create.existing.len())?;
+    for vdisk in &create.vdisks {
         check_size(vdisk.size_bytes)?;
         check_sector(vdisk.sector_bytes)?;
-        if create.vdisks[..index].iter().any(|other| other.label == vdisk.label) {
-            return Err(Error::label_exists(&create.name, &vdisk.label));
+    }
+    let mut taken = BTreeSet::new();
+    for existing in &create.existing {
+        if !taken.insert(&existing.vdisk) {
+            return Err(Error::invalid(format!("the vDisk {:?} is named twice", existing.vdisk)));
+        }
+    }
+    let mut labels = BTreeSet::new();
+    let all = create.vdisks.iter().map(|vdisk| &vdisk.label);
+    for label in all.chain(create.existing.iter().map(|existing| &existing.label)) {
+        check_label(label)?;
+        vdisk_name(&create.name, label)?;
+        if !labels.insert(label) {
+            return Err(Error::label_exists(&create.name, label));
         }
     }
     Ok(())
@@ -119,7 +130,12 @@ mod tests {
     }
 
     fn create(name: &str, labels: &[&str]) -> CreateVm {
-        CreateVm { name: name.into(), vdisks: labels.iter().map(|label| vdisk(label)).collect(), container: None }
+        CreateVm {
+            name: name.into(),
+            vdisks: labels.iter().map(|label| vdisk(label)).collect(),
+            container: None,
+            existing: Vec::new(),
+        }
     }
 
     #[test]
@@ -151,6 +167,17 @@ mod tests {
         assert!(check_create(&bad).is_err());
         let bad = CreateVm { vdisks: vec![NewVmVdisk { sector_bytes: 520, ..vdisk("root") }], ..create("web", &[]) };
         assert!(check_create(&bad).is_err());
+        let existing = |label: &str, vdisk: &str| crate::ExistingVdisk { label: label.into(), vdisk: vdisk.into() };
+        let with = |existing| CreateVm { existing, ..create("web", &["root"]) };
+        check_create(&with(vec![existing("data", "a"), existing("logs", "b")])).expect("others of other labels");
+        for (refused, part) in [
+            (vec![existing("root", "a")], "\"root\" already"),
+            (vec![existing("data", "a"), existing("logs", "a")], "named twice"),
+            (vec![existing("da/ta", "a")], "what a VM calls a vDisk"),
+        ] {
+            let message = check_create(&with(refused)).expect_err(part).message;
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]

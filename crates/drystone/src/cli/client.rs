@@ -139,6 +139,10 @@ impl Client {
         self.get(&vdisk(name, &format!("/history?{}", query.collect::<Vec<_>>().join("&"))))
     }
 
+    pub fn snapshot_vm_past(&self, name: &str, past: &SnapshotOfPast) -> Result<VmSnapshotInfo> {
+        self.json(Method::POST, &vm(name, "/rewind/snapshots"), past)
+    }
+
     pub fn snapshot_past(&self, name: &str, past: &SnapshotOfPast) -> Result<SnapshotInfo> {
         self.json(Method::POST, &vdisk(name, "/rewind/snapshots"), past)
     }

@@ -71,7 +71,7 @@ impl Imported {
 
 /// Where the content goes.
 pub struct Place {
-    vdisk: String,
+    pub vdisk: String,
     kind: Kind,
 }
 

@@ -4,7 +4,7 @@ use super::client::Client;
 use anyhow::{Context, Result};
 use api::PatchVdisk;
 use control::rules::{NAME_LEN_MAX, UNFINISHED};
-use control::{CreateVdisk, DeleteVdisk};
+use control::{CreateVdisk, CreateVm, DeleteVdisk, ExistingVdisk, VmInfo};
 
 const NUMBER_DIGITS: usize = 8;
 
@@ -36,12 +36,32 @@ impl Temporary<'_> {
     }
 }
 
+/// They become the vDisks of a new VM, by label: all of them, in one step, or none, and then nothing is left.
+pub fn become_vm(client: &Client, name: &str, filled: Vec<(String, Temporary<'_>)>) -> Result<VmInfo> {
+    let flushed = filled.iter().try_for_each(|(_, temporary)| client.flush(&temporary.name));
+    flushed?;
+    let existing = |(label, temporary): &(String, Temporary<'_>)| ExistingVdisk {
+        label: label.clone(),
+        vdisk: temporary.name.clone(),
+    };
+    let vm = client.create_vm(&vm_of(name, filled.iter().map(existing).collect()))?;
+    filled.into_iter().for_each(|(_, mut temporary)| temporary.is_final = true);
+    Ok(vm)
+}
+
+/// A VM of vDisks that are there.
+pub fn vm_of(name: &str, existing: Vec<ExistingVdisk>) -> CreateVm {
+    CreateVm { name: name.to_string(), vdisks: Vec::new(), container: None, existing }
+}
+
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if self.is_final {
             return;
         }
-        if let Err(error) = self.client.delete(&self.name, DeleteVdisk { force: true, snapshots: true }) {
+        let deleted = self.client.delete(&self.name, DeleteVdisk { force: true, snapshots: true });
+        // Its new name may have been given to it all the same.
+        if let (Err(error), false) = (deleted, matches!(self.client.find(&self.name), Ok(None))) {
             eprintln!("note: vDisk {:?} is unfinished and could not be deleted: {error:#}", self.name);
         }
     }

@@ -8,20 +8,32 @@ use super::output::{Printer, columns, pairs, time};
 use super::vdisk::Deleted;
 use super::vm_backup;
 use super::vm_images;
+use super::vm_parts;
 use crate::config::OnOff;
 use anyhow::{Result, bail};
 use api::PatchVm;
 use base::units::format_size;
 use control::{
-    AttachVdisk, ClonesOfPast, CreateVm, DeleteVm, MakeClones, RollBackToPast, VmInfo, VmSnapshotInfo, rules,
+    AttachVdisk, ClonesOfPast, CreateVm, DeleteVm, MakeClones, RollBackToPast, SnapshotOfPast, VmInfo, VmSnapshotInfo,
+    rules,
 };
 
 pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
     match verb {
-        Vm::Create { name, vdisk, container } => {
-            let info = client.create_vm(&CreateVm { name, vdisks: vdisk, container })?;
+        Vm::Create { name, vdisk, container, rewind } => {
+            super::rewind::check(rewind)?;
+            let info = client.create_vm(&CreateVm { name, vdisks: vdisk, container, existing: Vec::new() })?;
+            vm_parts::set_rewind(client, &info, rewind)?;
             printer.print(&info, |info| format!("created {} with {}\n", info.name, vdisks(info)))
         }
+        Vm::Set { name, rewind } => {
+            super::rewind::check(rewind)?;
+            let changed = vm_parts::set_rewind(client, &client.vm(&name)?, rewind)?;
+            printer.print(&changed, |changed| vm_parts::rewind_table(changed))
+        }
+        Vm::History { name, from, to } => vm_parts::history(client, printer, &name, from.as_deref(), to.as_deref()),
+        Vm::Space { name } => vm_parts::space(client, printer, &name),
+        Vm::Diff { name, from, to } => vm_parts::diff(client, printer, &name, from, to),
         Vm::List => printer.print(&client.vms()?, |vms| list_table(vms)),
         Vm::Show { name } => printer.print(&client.vm(&name)?, show_table),
         Vm::Rename { name, new_name } => {
@@ -45,8 +57,13 @@ pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
             client.delete_vm(&name, DeleteVm { force, snapshots, keep_vdisks })?;
             printer.print(&Deleted { deleted: name }, |gone| format!("deleted {}\n", gone.deleted))
         }
-        Vm::Snapshot { of: SnapshotArgs { name, snapshot } } => {
-            let taken = client.create_vm_snapshot(&name, snapshot)?;
+        Vm::Snapshot { of: SnapshotArgs { name, snapshot }, at } => {
+            let taken = match at {
+                Some(_) => {
+                    client.snapshot_vm_past(&name, &SnapshotOfPast { name: snapshot, at, before_write: None })?
+                }
+                None => client.create_vm_snapshot(&name, snapshot)?,
+            };
             printer.print(&taken, |taken| format!("took {}@{}\n", taken.vm, taken.name))
         }
         Vm::Snapshots { name } => printer.print(&client.vm_snapshots(&name)?, |taken| snapshots_table(&name, taken)),

@@ -4,13 +4,13 @@ use super::backup::{Made, check_chain, make_file, prove};
 use super::client::Client;
 use super::output::Printer;
 use super::restore::fill;
-use super::temporary::Temporary;
+use super::temporary::become_vm;
 use super::unfinished::UnfinishedFolder;
 use anyhow::{Context, Result, bail, ensure};
 use backup::Verified;
 use base::crc::crc32c;
 use base::units::format_size;
-use control::{AttachVdisk, CreateVm, DeleteVdisk, DeleteVm, rules};
+use control::rules;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
@@ -143,38 +143,13 @@ pub fn restore(
         rules::check_name(&vdisk)?;
         ensure!(client.find(&vdisk)?.is_none(), "vDisk {vdisk:?} exists already; restore the VM under another name");
     }
-    let mut filled: Vec<(&Disk, Temporary<'_>)> = Vec::new();
+    let mut filled = Vec::new();
     for disk in &disks {
         let vdisk = vdisk_name(name, &disk.label);
-        filled.push((disk, fill(client, &disk.files, &disk.proven, &vdisk, container)?));
+        filled.push((disk.label.clone(), fill(client, &disk.files, &disk.proven, &vdisk, container)?));
     }
-    let mut named = Vec::new();
-    let done = filled.into_iter().try_for_each(|(disk, temporary)| {
-        let vdisk = vdisk_name(name, &disk.label);
-        temporary.become_final(&vdisk)?;
-        named.push((disk.label.clone(), vdisk));
-        Ok(())
-    });
-    done.and_then(|()| assemble(client, name, &named)).inspect_err(|_| {
-        for (_, vdisk) in &named {
-            // It may be gone with the VM, or never have had the name.
-            let _ = client.delete(vdisk, DeleteVdisk { force: true, snapshots: false });
-        }
-    })?;
-    printer.print(&client.vm(name)?, |vm| format!("restored {} with {} vDisks\n", vm.name, vm.vdisks.len()))
-}
-
-/// A VM of vDisks that are there, by label; if it cannot be had, it is not there, and the vDisks belong to nobody.
-pub fn assemble(client: &Client, name: &str, vdisks: &[(String, String)]) -> Result<()> {
-    client.create_vm(&CreateVm { name: name.to_string(), vdisks: Vec::new(), container: None })?;
-    let attached = vdisks.iter().try_for_each(|(label, vdisk)| {
-        client.attach_vdisk(name, &AttachVdisk { vdisk: vdisk.clone(), label: Some(label.clone()) }).map(drop)
-    });
-    attached.inspect_err(|_| {
-        if let Err(error) = client.delete_vm(name, DeleteVm { keep_vdisks: true, ..DeleteVm::default() }) {
-            eprintln!("note: VM {name:?} is incomplete and could not be deleted: {error:#}");
-        }
-    })
+    let made = become_vm(client, name, filled)?;
+    printer.print(&made, |vm| format!("restored {} with {} vDisks\n", vm.name, vm.vdisks.len()))
 }
 
 /// As a VM calls the vDisks that are made for it.

@@ -6,10 +6,11 @@ use super::export;
 use super::image::{Format, Options, Source};
 use super::import::Place;
 use super::output::Printer;
+use super::temporary::vm_of;
 use super::unfinished::UnfinishedFolder;
-use super::vm_backup::{assemble, vdisk_name};
+use super::vm_backup::vdisk_name;
 use anyhow::{Context, Result, bail, ensure};
-use control::rules;
+use control::{ExistingVdisk, rules};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -39,15 +40,13 @@ pub fn import(
     for (label, vdisk, source) in &sources {
         let place = Place::new(client, vdisk, source, container)?;
         place.fill(client, vdisk, source)?;
-        filled.push((label.to_string(), vdisk.clone(), place));
+        filled.push(ExistingVdisk { label: label.to_string(), vdisk: place.vdisk });
     }
-    for (_, vdisk, place) in &filled {
-        place.name(client, vdisk)?;
-    }
-    let vdisks: Vec<_> = filled.into_iter().map(|(label, vdisk, _)| (label, vdisk)).collect();
-    assemble(client, name, &vdisks)
-        .context("the images are imported; attach their vDisks to a VM: drystone vm attach")?;
-    printer.print(&client.vm(name)?, |vm| format!("imported {} with {} vDisks\n", vm.name, vm.vdisks.len()))
+    let all = filled.iter().map(|one| one.vdisk.as_str()).collect::<Vec<_>>().join(", ");
+    let made = client.create_vm(&vm_of(name, filled)).with_context(|| {
+        format!("the images are in the vDisks {all}; the same command goes on with them, or give them up: drystone vdisk delete")
+    })?;
+    printer.print(&made, |vm| format!("imported {} with {} vDisks\n", vm.name, vm.vdisks.len()))
 }
 
 /// `source`: VM or VM@SNAPSHOT. The folder appears when all images in it are complete.

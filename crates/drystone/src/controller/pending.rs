@@ -14,11 +14,20 @@ pub struct Pending {
     plans: BTreeMap<VmId, PlanRecord>,
     /// Of these plans the calls were told that they failed: they are to be forgotten, never carried out.
     given_up: BTreeSet<VmId>,
+    /// What is still to be undone of them, under the first plan of each call.
+    made: BTreeMap<VmId, Made>,
     rollbacks: BTreeMap<VmId, RollingBack>,
     /// Why the last attempt did not carry it out, by VM. Of what a call is just doing for the first time there is none.
     troubles: BTreeMap<VmId, String>,
     /// Why the last attempt to delete a VM or a set did not delete all of it, by its id.
     not_gone: BTreeMap<u64, String>,
+}
+
+/// What a call that makes VMs has made, and what the vDisks were called that were there before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    pub new: Vec<VdiskId>,
+    pub existing: Vec<(VdiskId, String)>,
 }
 
 /// A rollback that is on record.
@@ -35,10 +44,11 @@ impl Pending {
     }
 
     fn sources(&self) -> impl Iterator<Item = (VmId, VdiskId, SnapshotId)> {
-        let sources = self.plans.iter().flat_map(|(vm, plan)| plan.vdisks.iter().map(move |one| (*vm, one.source)));
+        let plans = self.plans.iter().filter(|(vm, _)| !self.given_up.contains(vm));
+        let sources = plans.flat_map(|(vm, plan)| plan.vdisks.iter().map(move |one| (*vm, one.source)));
         sources.filter_map(|(vm, source)| match source {
             Source::Snapshot { vdisk, snapshot } => Some((vm, vdisk, snapshot)),
-            Source::Empty { .. } => None,
+            Source::Empty { .. } | Source::Existing { .. } => None,
         })
     }
 
@@ -63,13 +73,25 @@ impl Vms {
         for plan in plans {
             pending.plans.remove(&plan.vm);
             pending.given_up.remove(&plan.vm);
+            pending.made.remove(&plan.vm);
             pending.troubles.remove(&plan.vm);
         }
     }
 
-    /// They are kept until the metadata store, too, has forgotten them.
-    pub fn give_up(&self, plans: &[PlanRecord]) {
-        self.lock().pending.given_up.extend(plans.iter().map(|plan| plan.vm));
+    /// They are kept until what was made for them is undone, and the metadata store, too, has forgotten them.
+    pub fn give_up(&self, plans: &[PlanRecord], made: Made) {
+        let pending = &mut self.lock().pending;
+        pending.given_up.extend(plans.iter().map(|plan| plan.vm));
+        pending.made.extend(plans.first().map(|first| (first.vm, made)));
+    }
+
+    pub fn made_for(&self, vm: VmId) -> Made {
+        self.lock().pending.made.get(&vm).cloned().unwrap_or_default()
+    }
+
+    /// All that is still to be undone.
+    pub fn set_made_for(&self, vm: VmId, made: Made) {
+        self.lock().pending.made.insert(vm, made);
     }
 
     pub fn is_given_up(&self, vm: VmId) -> bool {
@@ -148,6 +170,23 @@ impl Vms {
     pub fn planned_for(&self, vdisk: &str) -> Option<String> {
         let is_of = |plan: &&PlanRecord| plan.vdisks.iter().any(|planned| planned.name == vdisk);
         self.lock().pending.plans.values().find(is_of).map(|plan| plan.name.clone())
+    }
+
+    /// A VM of this name is being made.
+    pub fn is_planned(&self, vm: &str) -> bool {
+        self.lock().pending.plans.values().any(|plan| plan.name == vm)
+    }
+
+    /// The VM that is being made and is to have this vDisk, which was there before.
+    pub fn taken_for(&self, vdisk: VdiskId) -> Option<String> {
+        let pending = &self.lock().pending;
+        let takes = |plan: &&PlanRecord| plan.vdisks.iter().any(|planned| planned.source == Source::Existing { vdisk });
+        pending
+            .plans
+            .values()
+            .filter(|plan| !pending.given_up.contains(&plan.vm))
+            .find(takes)
+            .map(|plan| plan.name.clone())
     }
 
     /// vDisks with snapshots that something on record has to be made from.

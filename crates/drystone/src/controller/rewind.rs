@@ -8,7 +8,7 @@ use control::rules::rewind::{Wanted, check_rewind, moment};
 use control::rules::snapshots as rules;
 use control::{
     ControlFuture, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RolledBack, SetRewind,
-    SnapshotInfo, VdiskInfo, VmInfo, VmRolledBack,
+    SnapshotInfo, VdiskInfo, VmInfo, VmRolledBack, VmSnapshotInfo,
 };
 use meta::{ContainerRewind, MemberRecord};
 use node::Shard;
@@ -196,6 +196,11 @@ impl RewindControl for Verbs {
             let info = verbs.info(&vdisk, &verbs.find(&vdisk)?).await?;
             Ok(RolledBack { vdisk: info, kept })
         })
+    }
+
+    fn snapshot_vm_past<'a>(&'a self, vm: &'a str, name: &'a str, wanted: Moment) -> ControlFuture<'a, VmSnapshotInfo> {
+        let (vm, name) = (vm.to_string(), name.to_string());
+        self.to_its_end(|verbs| async move { verbs.take_past_of_vm(&vm, &name, &wanted).await })
     }
 
     fn clone_vm_past<'a>(&'a self, vm: &'a str, names: Vec<String>, wanted: Moment) -> ControlFuture<'a, Vec<VmInfo>> {

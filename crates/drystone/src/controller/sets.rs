@@ -85,8 +85,7 @@ impl Verbs {
 
     /// Takes a snapshot of all vDisks of the VMs at one instant. The caller has checked the name, and holds the turn.
     pub(super) async fn take_set(&self, name: &str, group: Option<String>, vms: &[VmRecord]) -> Result<SetRecord> {
-        let ids = self.new_ids(1).await?;
-        let id = ids.first().and_then(|raw| SnapshotId::from_raw(*raw)).ok_or_else(|| Error::internal("no id"))?;
+        let id = self.new_set_id().await?;
         let members: Vec<VdiskId> = vms.iter().flat_map(|vm| &vm.vdisks).map(|member| member.vdisk).collect();
         let by_shard = self.by_shard(members.iter().copied());
         self.pause_all(id, name, &by_shard).await?;
@@ -105,18 +104,29 @@ impl Verbs {
             group,
             vms: vms.iter().map(|vm| set_vm(vm, &taken)).collect(),
         };
+        self.put_on_record(record, &by_shard).await
+    }
+
+    pub(super) async fn new_set_id(&self) -> Result<SnapshotId> {
+        let ids = self.new_ids(1).await?;
+        ids.first().and_then(|raw| SnapshotId::from_raw(*raw)).ok_or_else(|| Error::internal("no id"))
+    }
+
+    /// A set whose parts are durable counts from here on, or is taken back.
+    pub(super) async fn put_on_record(&self, record: SetRecord, by_shard: &ByShard) -> Result<SetRecord> {
+        let id = record.id;
         if let Err(error) = self.commit(Transaction::new().put(keys::set(id), record.encode())).await {
-            self.take_back_set(id, &by_shard).await;
+            self.take_back_set(id, by_shard).await;
             return Err(error);
         }
         self.vms.put_set(record.clone());
-        if let Err(error) = self.confirm_all(id, &by_shard).await {
+        if let Err(error) = self.confirm_all(id, by_shard).await {
             if let Err(also) = self.delete_set(&record, true).await {
                 tracing::warn!(set = %id, error = %also, "a set that was not taken is not deleted yet");
             }
             return Err(error);
         }
-        self.show_snapshots(members).await;
+        self.show_snapshots(by_shard.values().flatten().copied().collect()).await;
         Ok(record)
     }
 
@@ -191,7 +201,7 @@ impl Verbs {
     }
 
     /// Of a set that was never told of.
-    async fn take_back_set(&self, set: SnapshotId, by_shard: &ByShard) {
+    pub(super) async fn take_back_set(&self, set: SnapshotId, by_shard: &ByShard) {
         if let Err(error) = self.drop_snapshots_of(set, by_shard, true).await {
             tracing::warn!(%set, %error, "snapshots of a set that was not taken stay until the next start");
         }
@@ -264,7 +274,7 @@ impl Verbs {
     }
 }
 
-fn set_vm(vm: &VmRecord, taken: &[SnapshotSummary]) -> SetVm {
+pub(super) fn set_vm(vm: &VmRecord, taken: &[SnapshotSummary]) -> SetVm {
     let member = |member: &meta::VmVdisk| {
         let part = taken.iter().find(|snapshot| snapshot.vdisk == member.vdisk)?;
         Some(SetMember { label: member.label.clone(), vdisk: member.vdisk, snapshot: part.id })

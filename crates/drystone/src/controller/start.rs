@@ -301,7 +301,7 @@ pub(super) struct Controller {
     pub(super) verbs: Arc<Verbs>,
     listeners: Vec<Listener>,
     shards: Shards,
-    store: Actor<RedbCore>,
+    pub(super) store: Actor<RedbCore>,
     nbd: Mutex<Option<NbdThread>>,
     /// Logs changes of health.
     watch: AbortHandle,

@@ -2,7 +2,9 @@
 
 mod containers;
 mod copies;
+mod existing;
 mod groups;
+mod past;
 mod pending;
 mod sets;
 
@@ -69,13 +71,27 @@ impl Rig {
         self.verbs().finish_vms().await;
     }
 
+    /// As of a disk that takes no commits any more.
+    pub fn lose_store(&self) {
+        self.controller.store.stop();
+    }
+
+    pub async fn stop_without_store(self) {
+        self.controller.stop_all().await.expect_err("nothing can be put on record");
+    }
+
     pub async fn stop(self) {
         self.controller.stop_all().await.expect("a clean stop");
     }
 
     pub async fn vm(&self, name: &str, labels: &[&str]) -> VmRecord {
         let vdisk = |label: &&str| NewVmVdisk { label: label.to_string(), size_bytes: SIZE_BYTES, sector_bytes: 512 };
-        let create = CreateVm { name: name.to_string(), vdisks: labels.iter().map(vdisk).collect(), container: None };
+        let create = CreateVm {
+            name: name.to_string(),
+            vdisks: labels.iter().map(vdisk).collect(),
+            container: None,
+            existing: Vec::new(),
+        };
         self.verbs().create_vm(create).await.expect("a VM");
         self.verbs().find_vm(name).expect("it is there")
     }

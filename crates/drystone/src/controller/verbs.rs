@@ -146,7 +146,7 @@ impl Verbs {
     }
 
     /// The caller holds the turn, and has found the vDisk since.
-    async fn change_listed(
+    pub(super) async fn change_listed(
         &self,
         name: &str,
         listed: &Listed,
@@ -175,6 +175,7 @@ impl Verbs {
         let listed = self.find(name)?;
         if name != new_name {
             self.check_is_new(new_name)?;
+            self.check_not_taken(name, listed.id)?;
         }
         let new = new_name.to_string();
         self.change_listed(name, &listed, move |shard, id| Box::pin(async move { shard.rename(id, &new).await })).await
@@ -186,6 +187,11 @@ impl Verbs {
             return Err(Error::exists(name));
         }
         self.vms.planned_for(name).map_or(Ok(()), |vm| Err(Error::planned(name, &vm)))
+    }
+
+    /// No VM is to have it that is still being made.
+    pub(super) fn check_not_taken(&self, name: &str, id: base::VdiskId) -> Result<()> {
+        self.vms.taken_for(id).map_or(Ok(()), |vm| Err(Error::vdisk_taken(name, &vm)))
     }
 
     /// One block request, to a vDisk or to `NAME@SNAPSHOT`.
@@ -279,6 +285,7 @@ impl Verbs {
             return Err(Error::belongs_to_vm(name, &vm.name));
         }
         self.check_no_clone_of(listed.id)?;
+        self.check_not_taken(name, listed.id)?;
         let snapshots = if delete.snapshots { 0 } else { self.count_snapshots(&listed, delete.force).await? };
         if snapshots > 0 {
             return Err(Error::has_snapshots(name, snapshots));

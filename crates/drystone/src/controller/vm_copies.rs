@@ -5,7 +5,7 @@
 use super::directory::Listed;
 use super::errors::from_node;
 use super::exports::shard_of;
-use super::pending::RollingBack;
+use super::pending::{Made, RollingBack};
 use super::sets::members_of;
 use super::snapshots::now_unix_ms;
 use super::verbs::Verbs;
@@ -16,7 +16,7 @@ use control::rules::vms as rules;
 use control::{Error, MakeClones, Result, VmInfo, VmRolledBack};
 use futures_util::future::join_all;
 use meta::{PlanRecord, PlannedVdisk, RollbackRecord, SetMember, SetRecord, Source, Transaction, VmRecord, keys};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The snapshot that a rollback takes of what is there before.
 pub(super) struct Kept<'a> {
@@ -41,16 +41,20 @@ impl Verbs {
         self.vms.put_plans(&plans);
         if let Err(error) = self.commit(planned).await {
             // They may be there all the same, and then nothing else is to get the names.
-            self.take_back(&plans, Vec::new()).await;
+            self.take_back(&plans, Made::default()).await;
             return Err(error);
         }
-        let mut made = Vec::new();
-        if let Err(error) = self.make_vdisks(&plans, &mut made).await {
+        let mut made = Made { existing: self.names_of_existing(&plans), ..Made::default() };
+        if let Err(error) = self.make_vdisks(&plans, &mut made.new).await {
             self.take_back(&plans, made).await;
             return Err(error);
         }
-        let made = self.commit_vms(&plans).await;
-        made.inspect_err(|error| plans.iter().for_each(|plan| self.is_left(plan.vm, error)))
+        // All of it is there but for this record, which may be there as well: what is left is to go on.
+        self.commit_vms(&plans, &made.new).await.map_err(|error| {
+            plans.iter().for_each(|plan| self.is_left(plan.vm, &error));
+            let name = plans.first().map_or("", |plan| plan.name.as_str());
+            Error::vm_on_record(name, plans.len(), &error)
+        })
     }
 
     /// Makes what is not there yet; what is made is told even of an attempt that fails.
@@ -66,6 +70,7 @@ impl Verbs {
                 Source::Empty { size_bytes, sector_bytes } => {
                     made.push(self.make_vdisk(&planned.name, size_bytes, sector_bytes, container).await?);
                 }
+                Source::Existing { vdisk } => self.take_vdisk(vdisk, &planned.name).await?,
                 Source::Snapshot { vdisk, snapshot } => {
                     clones.entry((vdisk, snapshot)).or_default().push(planned.name.clone());
                 }
@@ -107,9 +112,39 @@ impl Verbs {
                 listed.parent.is_none() && is_like_it && self.is_empty(listed.id).await?
             }
             Source::Snapshot { vdisk, .. } => listed.parent == Some(vdisk),
+            Source::Existing { vdisk } => listed.id == vdisk,
         };
         let is_it = begins_so && self.vms.of_vdisk(listed.id).is_none();
         if is_it { Ok(Some(listed.id)) } else { Err(Error::exists(&planned.name)) }
+    }
+
+    fn names_of_existing(&self, plans: &[PlanRecord]) -> Vec<(VdiskId, String)> {
+        let existing = plans.iter().flat_map(|plan| &plan.vdisks).filter_map(|planned| match planned.source {
+            Source::Existing { vdisk } => Some((vdisk, self.directory.find_id(vdisk)?.0)),
+            Source::Empty { .. } | Source::Snapshot { .. } => None,
+        });
+        existing.collect()
+    }
+
+    /// One that is there, for a VM that is to have it under this name.
+    async fn take_vdisk(&self, id: VdiskId, name: &str) -> Result<()> {
+        let (before, _) = self.directory.find_id(id).ok_or_else(|| Error::not_found(name))?;
+        match self.vms.of_vdisk(id) {
+            Some(other) => Err(Error::belongs_to_vm(&before, &other.name)),
+            None => self.name_vdisk(id, name).await,
+        }
+    }
+
+    /// The caller knows that the name is free, or its own.
+    async fn name_vdisk(&self, id: VdiskId, name: &str) -> Result<()> {
+        let (before, listed) = self.directory.find_id(id).ok_or_else(|| Error::not_found(name))?;
+        if before == name {
+            return Ok(());
+        }
+        let new = name.to_string();
+        let renamed = self
+            .change_listed(&before, &listed, move |shard, id| Box::pin(async move { shard.rename(id, &new).await }));
+        renamed.await.map(drop)
     }
 
     /// It holds nothing, and no snapshot does that somebody took of it.
@@ -124,13 +159,20 @@ impl Verbs {
     }
 
     /// One transaction: the VMs are there, and nothing is planned any more.
-    pub(super) async fn commit_vms(&self, plans: &[PlanRecord]) -> Result<Vec<VmRecord>> {
+    /// `just_made`: by this attempt, so that it need not be looked at.
+    pub(super) async fn commit_vms(&self, plans: &[PlanRecord], just_made: &[VdiskId]) -> Result<Vec<VmRecord>> {
+        let just_made: BTreeSet<VdiskId> = just_made.iter().copied().collect();
         let mut vms = Vec::with_capacity(plans.len());
         for plan in plans {
             let mut vdisks = Vec::with_capacity(plan.vdisks.len());
             for planned in &plan.vdisks {
-                let made = self.made_of(planned).await?.ok_or_else(|| Error::not_found(&planned.name))?;
-                vdisks.push((planned.label.clone(), made));
+                let made =
+                    self.directory.find(&planned.name).map(|listed| listed.id).filter(|id| just_made.contains(id));
+                let made = match made {
+                    Some(id) => Some(id),
+                    None => self.made_of(planned).await?,
+                };
+                vdisks.push((planned.label.clone(), made.ok_or_else(|| Error::not_found(&planned.name))?));
             }
             vms.push(new_vm(plan, vdisks.into_iter()));
         }
@@ -143,18 +185,55 @@ impl Verbs {
         Ok(vms)
     }
 
-    /// Of an attempt that failed, which its caller is told. If a crash comes in between, the next start makes the rest instead.
-    pub(super) async fn take_back(&self, plans: &[PlanRecord], made: Vec<VdiskId>) {
-        self.vms.give_up(plans);
-        for id in made {
-            let Some((name, listed)) = self.directory.find_id(id) else { continue };
-            if let Err(error) = self.delete_listed(&name, &listed, true).await {
-                tracing::warn!(vdisk = name, %error, "a vDisk of a VM that could not be made is not deleted");
-            }
-        }
-        if let Err(error) = self.forget_plans(plans).await {
+    /// Of an attempt that failed, which its caller is told. This run never carries them out; if a crash comes in between, the
+    /// next start does.
+    async fn take_back(&self, plans: &[PlanRecord], made: Made) {
+        self.vms.give_up(plans, made);
+        self.end_plans(plans, true).await;
+    }
+
+    /// What was made for plans that are given up goes, then they do. What fails is tried again. `force`: nobody can have begun to
+    /// use it.
+    pub(super) async fn end_plans(&self, plans: &[PlanRecord], force: bool) {
+        let ended = async {
+            self.undo(plans, force).await?;
+            self.forget_plans(plans).await
+        };
+        if let Err(error) = ended.await {
             plans.iter().for_each(|plan| self.is_left(plan.vm, &error));
         }
+    }
+
+    async fn undo(&self, plans: &[PlanRecord], force: bool) -> Result<()> {
+        let mut result = Ok(());
+        for plan in plans {
+            let Made { new, existing } = self.vms.made_for(plan.vm);
+            let mut left = Made::default();
+            for (id, before) in existing {
+                if let Err(error) = self.name_as_before(id, &before).await {
+                    left.existing.push((id, before));
+                    result = result.and(Err(error));
+                }
+            }
+            for id in new {
+                let Some((name, listed)) = self.directory.find_id(id) else { continue };
+                if let Err(error) = self.delete_listed(&name, &listed, force).await {
+                    left.new.push(id);
+                    result = result.and(Err(error));
+                }
+            }
+            self.vms.set_made_for(plan.vm, left);
+        }
+        result
+    }
+
+    async fn name_as_before(&self, id: VdiskId, before: &str) -> Result<()> {
+        let Some((now, _)) = self.directory.find_id(id) else { return Ok(()) };
+        if self.directory.find(before).is_some_and(|other| other.id != id) {
+            tracing::warn!(vdisk = now, before, "its VM could not be made, and its old name is another one's by now");
+            return Ok(());
+        }
+        self.name_vdisk(id, before).await
     }
 
     /// They are not to be carried out.

@@ -6,16 +6,17 @@
 
 use super::errors::from_node;
 use super::exports::shard_of;
-use super::sets::now_wall_ns;
+use super::sets::{now_wall_ns, set_vm};
 use super::snapshots::now_unix_ms;
 use super::verbs::Verbs;
-use base::SnapshotId;
+use base::{SnapshotId, VdiskId};
 use control::rules::rewind::{Wanted, moment};
 use control::rules::snapshots as names;
 use control::rules::vms as rules;
-use control::{Error, MakeClones, Moment, Result, VmInfo, VmRolledBack};
+use control::{Error, MakeClones, Moment, Result, VmInfo, VmRolledBack, VmSnapshotInfo};
 use futures_util::future::join_all;
 use meta::{SetMember, SetRecord, SetVm, VmRecord};
+use node::SnapshotSummary;
 
 impl Verbs {
     pub(super) async fn clone_past_of_vm(
@@ -40,6 +41,37 @@ impl Verbs {
         let made = self.clone_set(&vm, &past, vms).await;
         self.drop_past(&past).await;
         Ok(made?.iter().map(|vm| self.vm_info(vm)).collect())
+    }
+
+    /// A set like others, of the time that its parts show.
+    pub(super) async fn take_past_of_vm(&self, name: &str, snapshot: &str, wanted: &Moment) -> Result<VmSnapshotInfo> {
+        let at_ns = time_of(wanted)?;
+        names::check_snapshot_name(snapshot)?;
+        let _one = self.changing.lock().await;
+        let vm = self.find_vm(name)?;
+        self.check_new_set(&vm, snapshot)?;
+        let id = self.new_set_id().await?;
+        let members: Vec<VdiskId> = vm.vdisks.iter().map(|member| member.vdisk).collect();
+        let by_shard = self.by_shard(members.iter().copied());
+        let parts = vm.vdisks.iter().map(|member| {
+            let (vdisk, name, members) = (member.vdisk, snapshot.to_string(), members.clone());
+            let taken = self.shards.on(shard_of(vdisk), move |shard| {
+                Box::pin(async move { shard.part_at(vdisk, &name, at_ns, id, members).await.map_err(from_node) })
+            });
+            let vm = &vm;
+            async move { taken.await.map_err(|error| of_part(vm, &member.label, &error)) }
+        });
+        let taken: Result<Vec<SnapshotSummary>> = join_all(parts).await.into_iter().collect();
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.take_back_set(id, &by_shard).await;
+                return Err(error);
+            }
+        };
+        let (name, vms) = (snapshot.to_string(), vec![set_vm(&vm, &taken)]);
+        let set = SetRecord { id, name, created_wall_ns: at_ns, deleting: false, group: None, vms };
+        Ok(self.set_info(&vm, &self.put_on_record(set, &by_shard).await?))
     }
 
     pub(super) async fn roll_vm_back_to_past(&self, name: &str, wanted: &Moment) -> Result<VmRolledBack> {
@@ -74,7 +106,7 @@ impl Verbs {
             let label = member.label.clone();
             match taken {
                 Ok(snapshot) => members.push(SetMember { label, vdisk: member.vdisk, snapshot }),
-                Err(error) => failed = Some(Error::new(error.kind, format!("{label} of VM {:?}: {error}", vm.name))),
+                Err(error) => failed = Some(of_part(vm, &label, &error)),
             }
         }
         let vms = vec![SetVm { vm: vm.id, members }];
@@ -102,6 +134,10 @@ impl Verbs {
             }
         }
     }
+}
+
+fn of_part(vm: &VmRecord, label: &str, error: &Error) -> Error {
+    Error::new(error.kind, format!("{label} of VM {:?}: {error}", vm.name))
 }
 
 /// Numbers of writes are those of one vDisk.

@@ -135,9 +135,7 @@ impl Verbs {
         let given_up: Vec<bool> = plans.iter().enumerate().map(is_given_up).collect();
         let (given_up, plans): (Vec<_>, Vec<_>) = plans.into_iter().zip(given_up).partition(|(_, given_up)| *given_up);
         let [given_up, plans] = [given_up, plans].map(|all| all.into_iter().map(|(plan, _)| plan).collect::<Vec<_>>());
-        if let Err(error) = self.forget_plans(&given_up).await {
-            given_up.iter().for_each(|plan| self.is_left(plan.vm, &error));
-        }
+        self.end_plans(&given_up, false).await;
         self.carry_out(&plans).await.map_err(|error| (plans, error))
     }
 
@@ -145,8 +143,9 @@ impl Verbs {
         if plans.is_empty() {
             return Ok(());
         }
-        self.make_vdisks(plans, &mut Vec::new()).await?;
-        let made = self.commit_vms(plans).await?;
+        let mut just_made = Vec::new();
+        self.make_vdisks(plans, &mut just_made).await?;
+        let made = self.commit_vms(plans, &just_made).await?;
         tracing::info!(vms = made.len(), "VMs that were being made by a call that was cut short are there");
         Ok(())
     }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use control::rules::snapshots as names;
 use control::rules::vms as rules;
 use control::{
-    AttachVdisk, ControlFuture, CreateVm, DeleteVm, Error, ListVms, MakeClones, Result, VmControl, VmInfo, VmPage,
-    VmRolledBack, VmSnapshotInfo, VmVdisk, vm_target_name,
+    AttachVdisk, ControlFuture, CreateVm, DeleteVm, Error, ExistingVdisk, ListVms, MakeClones, Result, VmControl,
+    VmInfo, VmPage, VmRolledBack, VmSnapshotInfo, VmVdisk, vm_target_name,
 };
 use futures_util::future::join_all;
 use meta::{PlanRecord, PlannedVdisk, SetRecord, Source, Transaction, VmRecord, keys};
@@ -116,11 +116,34 @@ impl Verbs {
             let name = rules::vdisk_name(&create.name, &vdisk.label)?;
             Ok(PlannedVdisk { label: vdisk.label.clone(), name, source })
         });
-        let vdisks = planned.collect::<Result<Vec<_>>>()?;
+        let mut vdisks = planned.collect::<Result<Vec<_>>>()?;
+        for existing in &create.existing {
+            vdisks.push(self.plan_existing(&create.name, existing)?);
+        }
         let container = self.container_named(create.container.as_deref())?;
         self.check_capacity(container, 0).await?;
         let made = self.make_vms(vec![(create.name, vdisks)], container).await?;
         made.first().map(|vm| self.vm_info(vm)).ok_or_else(|| Error::internal("no VM was made"))
+    }
+
+    /// A vDisk that is there, as one of a VM that is to be made.
+    fn plan_existing(&self, vm: &str, existing: &ExistingVdisk) -> Result<PlannedVdisk> {
+        let ExistingVdisk { label, vdisk } = existing;
+        let (name, listed) = (rules::vdisk_name(vm, label)?, self.find(vdisk)?);
+        if let Some(other) = self.vms.of_vdisk(listed.id) {
+            return Err(Error::belongs_to_vm(vdisk, &other.name));
+        }
+        if let Some(planned) = self.vms.planned_for(vdisk).filter(|planned| planned != vm) {
+            return Err(Error::planned(vdisk, &planned));
+        }
+        self.check_not_taken(vdisk, listed.id)?;
+        if self.vms.rollback_of(listed.id).is_some() {
+            return Err(Error::rollback_pending(vdisk));
+        }
+        if name != *vdisk {
+            self.check_names(&[vm.to_string()], std::slice::from_ref(label))?;
+        }
+        Ok(PlannedVdisk { label: label.clone(), name, source: Source::Existing { vdisk: listed.id } })
     }
 
     fn vm_page(&self, request: ListVms) -> Result<VmPage> {
@@ -141,6 +164,10 @@ impl Verbs {
             return Ok(self.vm_info(&vm));
         }
         self.check_vm_is_new(new_name)?;
+        // Once this one had it, the other would be given up.
+        if self.vms.is_planned(new_name) {
+            return Err(Error::vm_planned(new_name));
+        }
         self.store_vm(VmRecord { name: new_name.to_string(), ..vm }).await
     }
 
@@ -219,6 +246,9 @@ impl Verbs {
         if let Some(planned) = self.vms.planned_for(&attach.vdisk) {
             return Err(Error::planned(&attach.vdisk, &planned));
         }
+        self.check_not_taken(&attach.vdisk, listed.id)?;
+        // It would be closed with the others.
+        self.check_whole(&vm)?;
         // Of one that no VM has any more this is the way to a name by which it can be given up.
         if let Some(rollback) = self.vms.rollback_of(listed.id) {
             if self.vms.find_id(rollback.vm).is_some() {

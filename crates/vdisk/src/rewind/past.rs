@@ -7,7 +7,9 @@ use super::walk::Walk;
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
 use crate::image::Image;
-use crate::log::{CheckpointRecord, Item, PageWrite, PastRecord, Position, Record, Replaced};
+use crate::log::{
+    CheckpointRecord, Item, PageWrite, PastRecord, Position, Record, Replaced, SetRecord, SnapshotRecord,
+};
 use crate::map::{Tree, encode_page};
 use crate::recovery::read_checkpoint;
 use crate::references::Holds;
@@ -69,6 +71,27 @@ impl Vdisk {
     /// The vDisk as it was at a moment of the window, as a snapshot. Durable when it completes; until then there is none.
     /// `Invalid`: the moment is not in the window.
     pub async fn snapshot_at(self: &Rc<Self>, id: SnapshotId, name: &str, moment: Moment) -> Result<SnapshotInfo> {
+        self.take_past(id, name, moment, None).await
+    }
+
+    /// The same as a part of a set, with which it counts.
+    pub async fn part_at(
+        self: &Rc<Self>,
+        id: SnapshotId,
+        name: &str,
+        moment: Moment,
+        set: SetRecord,
+    ) -> Result<SnapshotInfo> {
+        self.take_past(id, name, moment, Some(set)).await
+    }
+
+    async fn take_past(
+        self: &Rc<Self>,
+        id: SnapshotId,
+        name: &str,
+        moment: Moment,
+        set: Option<SetRecord>,
+    ) -> Result<SnapshotInfo> {
         self.check_snapshot()?;
         if let Moment::At(wall_ns) = moment
             && wall_ns > self.context.world.clock.wall().0
@@ -81,7 +104,7 @@ impl Vdisk {
             // What is synced stays where it is.
             self.flush().await?;
             let rewrites = self.state.borrow().rewrites;
-            match self.try_snapshot_at(id, name, moment, rewrites).await {
+            match self.try_take_past(id, name, moment, set.as_ref(), rewrites).await {
                 Err(error) if error.kind == Kind::Io && self.check_rewrites(rewrites).is_err() && tries < TRIES => {
                     tracing::warn!(vdisk = %self.id, %error, "a snapshot of the past is begun again");
                 }
@@ -90,11 +113,12 @@ impl Vdisk {
         }
     }
 
-    async fn try_snapshot_at(
+    async fn try_take_past(
         self: &Rc<Self>,
         id: SnapshotId,
         name: &str,
         moment: Moment,
+        set: Option<&SetRecord>,
         rewrites: u64,
     ) -> Result<SnapshotInfo> {
         let (from, to) = self.stretch_of(moment)?;
@@ -114,7 +138,7 @@ impl Vdisk {
         self.store_past(&past.view, rewrites, &pin).await?;
         self.flush().await?;
         self.check_rewrites(rewrites)?;
-        let record = self.past_record(id, name, wall_ns, &past);
+        let record = self.past_record(self.snapshot_record(id, name, set.cloned()), wall_ns, &past);
         self.check_snapshot()?;
         let record = Record::Past(Box::new(record));
         let placed = self.ask(|done| Item::Checkpoint { record, rewrites, done }).await??;
@@ -249,9 +273,8 @@ impl Vdisk {
         Ok(())
     }
 
-    fn past_record(&self, id: SnapshotId, name: &str, created_ns: u64, past: &Past) -> PastRecord {
+    fn past_record(&self, mut snapshot: SnapshotRecord, created_ns: u64, past: &Past) -> PastRecord {
         let state = past.view.state.borrow();
-        let mut snapshot = self.snapshot_record(id, name, None);
         (snapshot.created_ns, snapshot.size_bytes) = (created_ns, state.attributes.size_bytes);
         PastRecord {
             snapshot,

@@ -1,6 +1,7 @@
 //! `drystone vm`: its commands, flags and help texts.
 
 use super::Image;
+use super::rewind::RewindFlags;
 use super::snapshot::{SnapshotArgs, SnapshotDeleteArgs};
 use crate::cli::image::Format;
 use crate::config::OnOff;
@@ -21,6 +22,14 @@ pub enum Vm {
         /// Container that its vDisks are to be in [default: default]
         #[arg(long, value_name = "NAME")]
         container: Option<String>,
+        #[command(flatten)]
+        rewind: RewindFlags,
+    },
+    /// Change how much of their past the vDisks of a VM keep, each for itself
+    Set {
+        name: String,
+        #[command(flatten)]
+        rewind: RewindFlags,
     },
     /// List all VMs
     #[command(visible_alias = "ls")]
@@ -47,6 +56,9 @@ pub enum Vm {
     Snapshot {
         #[command(flatten)]
         of: SnapshotArgs,
+        /// As it was at this time, for example 2026-11-20T10:31:07Z; all its vDisks must keep their past so far back
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
     },
     /// List the snapshots of a VM, the oldest first
     Snapshots { name: String },
@@ -54,6 +66,28 @@ pub enum Vm {
     SnapshotDelete {
         #[command(flatten)]
         delete: SnapshotDeleteArgs,
+    },
+    /// List moments of note in the past of all vDisks of a VM, the oldest first
+    History {
+        name: String,
+        /// Earliest time, for example 2026-11-20T10:31:07Z [default: the oldest that is kept]
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// Latest time [default: now]
+        #[arg(long, value_name = "TIME")]
+        to: Option<String>,
+    },
+    /// Show what each vDisk of a VM and its snapshots take alone, and what they share
+    Space { name: String },
+    /// Print what changed between two snapshots of a VM, or since one, as lines of JSON: label, offset, length, whether there is data
+    Diff {
+        name: String,
+        /// The older snapshot; \"\": before anything was written
+        #[arg(value_name = "A")]
+        from: String,
+        /// The newer snapshot [default: what is there now]
+        #[arg(value_name = "B")]
+        to: Option<String>,
     },
     /// Make VMs with the content of a snapshot, or of a VM as it is now; they share its space
     #[command(after_help = "Examples:\n  \

@@ -76,3 +76,43 @@ fn what_makes_no_sense_is_refused() {
         server.refused(line, part);
     }
 }
+
+#[test]
+fn what_each_vdisk_has_for_itself() {
+    let server = Server::start();
+    server.run(&WEB01).expect("created");
+    assert!(server.run(&["vm", "history", "web01"]).expect("listed").contains("drystone vm set web01 --rewind 24h"));
+    server.client().write("web01-root", 0, &[1; 4096]).expect("written");
+    server.run(&["vm", "snapshot", "web01", "one"]).expect("taken");
+    server.client().write("web01-data", 8192, &[2; 4096]).expect("written");
+    let line = |label: &str, offset: u64| {
+        format!("{{\"label\":\"{label}\",\"offset\":{offset},\"length\":4096,\"data\":true}}\n")
+    };
+    assert_eq!(server.run(&["vm", "diff", "web01", "one"]).expect("printed"), line("data", 8192));
+    assert_eq!(server.run(&["vm", "diff", "web01", "", "one"]).expect("printed"), line("root", 0));
+    server.refused(&["vm", "diff", "web01", "none"], "no snapshot \"none\"");
+    let space = server.run(&["vm", "space", "web01"]).expect("shown");
+    for part in [
+        "LABEL  CONTENT  ALONE",
+        "root   one      0 B    4 KiB\n",
+        "data   (now)    4 KiB  0 B\n",
+        "deleting web01-root with",
+    ] {
+        assert!(space.contains(part), "{part:?}: {space}");
+    }
+    let space = server.json(&["vm", "space", "web01"]);
+    assert_eq!((&space[1]["label"], &space[1]["alone_bytes"]), (&"data".into(), &4096.into()));
+    let set = server.run(&["vm", "set", "web01", "--rewind", "24h"]).expect("set");
+    assert!(set.contains("rewind of web01-root: ") && set.contains("rewind of web01-data: "), "{set}");
+    let now = "2023-11-14T22:13:20Z";
+    assert_eq!(server.run(&["vm", "snapshot", "web01", "then", "--at", now]).expect("taken"), "took web01@then\n");
+    server.refused(&["vm", "snapshot", "web01", "never", "--at", "2020-01-01T00:00:00Z"], "outside the window");
+    let history = server.json(&["vm", "history", "web01"]);
+    let labels: Vec<_> = history.as_array().expect("a list").iter().map(|point| point["label"].clone()).collect();
+    assert_eq!(labels, ["root", "data"]);
+    server.refused(&["vm", "set", "web01", "--rewind", "1s"], "60 s");
+    server.run(&["vm", "create", "kept", "--vdisk", "root=1MiB", "--rewind", "2h"]).expect("created");
+    assert_eq!(server.json(&["vdisk", "show", "kept-root"])["rewind"]["window_seconds"], 7200);
+    server.refused(&["vm", "create", "bad", "--vdisk", "root=1MiB", "--rewind", "1s"], "60 s");
+    server.refused(&["vm", "show", "bad"], "no VM");
+}

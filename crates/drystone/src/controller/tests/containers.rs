@@ -142,7 +142,7 @@ async fn vdisks_are_moved_cloned_and_deleted_with_their_container() {
     assert_eq!(verbs.show_container("gold").await.expect_err("gone").kind, Kind::NotFound);
     // VMs, with clones where their sources are.
     let vdisks = vec![NewVmVdisk { label: "root".into(), size_bytes: super::SIZE_BYTES, sector_bytes: 512 }];
-    let create = CreateVm { name: "web".into(), vdisks, container: Some("tin".into()) };
+    let create = CreateVm { name: "web".into(), vdisks, container: Some("tin".into()), existing: Vec::new() };
     verbs.create_vm(create).await.expect("a VM");
     verbs.attach_vdisk("web", AttachVdisk { vdisk: "one".into(), label: None }).await.expect("attached");
     verbs.clone_vm("web", clones(&["web2"])).await.expect("a clone");
@@ -169,7 +169,12 @@ async fn a_full_container_takes_no_more() {
     let container = Some("small".to_string());
     let create = CreateVdisk { name: "b".into(), size_bytes: 4096, sector_bytes: 512, container: container.clone() };
     full(verbs.create_vdisk(create).await.expect_err("full"));
-    full(verbs.create_vm(CreateVm { name: "vm".into(), vdisks: Vec::new(), container }).await.expect_err("full"));
+    full(
+        verbs
+            .create_vm(CreateVm { name: "vm".into(), vdisks: Vec::new(), container, existing: Vec::new() })
+            .await
+            .expect_err("full"),
+    );
     full(verbs.resize_vdisk("one", super::SIZE_BYTES * 2).await.expect_err("full"));
     // Copies of a snapshot are as large as that is.
     rig.vdisk("source").await;
@@ -291,7 +296,10 @@ async fn what_cannot_be_written_follows_its_container() {
     verbs.create_container(container("gold", None)).await.expect("a container");
     verbs.create_container(container("tin", Some(DAY))).await.expect("a container");
     let vdisks = vec![NewVmVdisk { label: "root".into(), size_bytes: super::SIZE_BYTES, sector_bytes: 512 }];
-    verbs.create_vm(CreateVm { name: "web".into(), vdisks, container: Some("gold".into()) }).await.expect("a VM");
+    verbs
+        .create_vm(CreateVm { name: "web".into(), vdisks, container: Some("gold".into()), existing: Vec::new() })
+        .await
+        .expect("a VM");
     verbs.set_template("web", true).await.expect("a template");
     let gold = verbs.set_container("gold", window(Some(HOUR))).await.expect("set");
     assert_eq!((gold.vdisks_behind, seen(&rig, "web-root").await), (0, said("gold", 3600, true)));

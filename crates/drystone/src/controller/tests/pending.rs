@@ -226,7 +226,10 @@ async fn a_clone_that_starts_cannot_finish_keeps_its_sources_and_nothing_else() 
         rig.restart_with(Transaction::new()).await;
     }
     // Its name is taken: it is given up.
-    rig.verbs().create_vm(CreateVm { name: "copy".into(), vdisks: Vec::new(), container: None }).await.expect("a VM");
+    rig.verbs()
+        .create_vm(CreateVm { name: "copy".into(), vdisks: Vec::new(), container: None, existing: Vec::new() })
+        .await
+        .expect("a VM");
     rig.verbs().finish_pending().await;
     assert_eq!(rig.reasons().await, Vec::<String>::new());
     assert_eq!(rig.all_snapshots(root).await, []);
@@ -359,7 +362,7 @@ async fn a_plan_that_was_given_up_is_forgotten_and_never_carried_out() {
     let verbs = rig.verbs();
     verbs.commit(put_plan(&plan)).await.expect("a commit");
     verbs.vms.put_plans(std::slice::from_ref(&plan));
-    verbs.vms.give_up(std::slice::from_ref(&plan));
+    verbs.vms.give_up(std::slice::from_ref(&plan), Default::default());
     let reserved = MakeClones { snapshot: None, names: vec!["copy-root".into()] };
     assert_eq!(verbs.make_clones("source", reserved).await.expect_err("planned").kind, Kind::Exists);
     verbs.finish_pending().await;
