@@ -1,5 +1,6 @@
 //! Consistency groups as a user meets them: one instant over several VMs, and what the loss of the metadata store leaves.
 
+use super::vms::{kill_rollbacks, kill_snapshots, level, on_two_workers};
 use super::{Bench, Check};
 use crate::nbd::Client;
 use crate::process::wait_until;
@@ -8,8 +9,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::time::Duration;
 
-pub const CHECKS: &[(&str, Check)] =
-    &[("groups of VMs", groups), ("chained writes on two VMs of a group", chained_writes)];
+pub const CHECKS: &[(&str, Check)] = &[
+    ("groups of VMs", groups),
+    ("chained writes on two VMs of a group", chained_writes),
+    ("kill -9 while snapshots of a group are taken", killed_while_taking),
+    ("kill -9 while a group is rolled back", killed_while_rolling_back),
+];
 
 const BLOCK: usize = 4096;
 const LIMIT: Duration = Duration::from_secs(30);
@@ -99,8 +104,10 @@ fn groups(bench: &mut Bench) -> Result<()> {
 /// The second write, on another VM, is issued when the first one has been acknowledged.
 fn chained_writes(bench: &mut Bench) -> Result<()> {
     let server = &bench.server;
+    level(server, "level-both")?;
     server.run(&["vm", "create", "one", "--vdisk", "a=64MiB"])?;
     server.run(&["vm", "create", "two", "--vdisk", "b=64MiB"])?;
+    on_two_workers(server, ["one-a", "two-b"])?;
     server.run(&["group", "create", "both", "--vm", "one", "--vm", "two"])?;
     let (mut ahead, mut behind) = (server.connect("one-a")?, server.connect("two-b")?);
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -127,4 +134,24 @@ fn chained_writes(bench: &mut Bench) -> Result<()> {
         ensure!(distance <= 1, "s{at} has write {behind} on the second VM, and {ahead} on the first");
     }
     Ok(())
+}
+
+fn killed_while_taking(bench: &mut Bench) -> Result<()> {
+    level(&bench.server, "level-cut")?;
+    bench.server.run(&["vm", "create", "cut1", "--vdisk", "wal=64MiB"])?;
+    bench.server.run(&["vm", "create", "cut2", "--vdisk", "data=64MiB"])?;
+    bench.server.run(&["group", "create", "cut", "--vm", "cut1", "--vm", "cut2"])?;
+    kill_snapshots(bench, ["group", "cut"], ["cut1-wal", "cut2-data"])
+}
+
+fn killed_while_rolling_back(bench: &mut Bench) -> Result<()> {
+    let mut vdisks = Vec::new();
+    for vm in ["roll1", "roll2"] {
+        let sizes: Vec<String> = (0..12).map(|index| format!("d{index}=64MiB")).collect();
+        let options = sizes.iter().flat_map(|size| ["--vdisk", size.as_str()]);
+        bench.server.run(&["vm", "create", vm].into_iter().chain(options).collect::<Vec<_>>())?;
+        vdisks.extend((0..12).map(|index| format!("{vm}-d{index}")));
+    }
+    bench.server.run(&["group", "create", "roll", "--vm", "roll1", "--vm", "roll2"])?;
+    kill_rollbacks(bench, ["group", "roll"], &vdisks)
 }

@@ -1,5 +1,6 @@
 //! Images of other programs, in and out: what QEMU's tools make is imported, what is exported they can read.
 
+use super::vms::{all_or_nothing, moment_us, time_of};
 use super::{Bench, Check};
 use crate::process::{Background, output, wait_until};
 use crate::random::Random;
@@ -13,6 +14,8 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("images of each format", formats),
     ("images that are refused", refusals),
     ("kill -9 while an image is imported", killed_while_importing),
+    ("images of a VM", of_a_vm),
+    ("kill -9 while a VM is imported", killed_while_importing_a_vm),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -172,5 +175,93 @@ fn killed_while_importing(bench: &mut Bench) -> Result<()> {
     println!("  went on at {} MiB", resumed / MIB);
     compare(&bench.server, "long", "raw", &raw)?;
     ensure!(importing(&bench.server)?.is_empty(), "something is left");
+    Ok(())
+}
+
+fn of_a_vm(bench: &mut Bench) -> Result<()> {
+    let raws = [bench.file("root.raw"), bench.file("data.raw")];
+    super::sparse_file(&raws[0], 48 * MIB, 31)?;
+    super::sparse_file(&raws[1], 32 * MIB, 32)?;
+    let images = [converted(bench, &raws[0], "qcow2", &[])?, converted(bench, &raws[1], "vmdk", &[])?];
+    let disks = [format!("root={}", text(&images[0])), format!("data={}", text(&images[1]))];
+    let import = ["vm", "import", "imp", "--disk", &disks[0], "--disk", &disks[1]];
+    let server = &bench.server;
+    let before = names(server)?;
+    let nowhere = format!("data={}", text(&bench.file("nowhere")));
+    server.refuses(&["vm", "import", "imp", "--disk", &disks[0], "--disk", &nowhere], &["cannot open"])?;
+    server.refuses(&["vm", "import", "imp", "--disk", &disks[0], "--disk", &disks[0]], &["is given twice"])?;
+    ensure!(names(server)? == before, "what was refused made {:?}", names(server)?);
+    server.run(&import)?;
+    server.refuses(&import, &["VM \"imp\" exists already"])?;
+    let vm = server.json(&["vm", "show", "imp"])?;
+    let of =
+        |field: &str| vm["vdisks"].as_array().into_iter().flatten().map(|one| one[field].clone()).collect::<Vec<_>>();
+    ensure!(of("label") == ["root", "data"] && of("vdisk") == ["imp-root", "imp-data"], "{vm}");
+    for (vdisk, raw) in [("imp-root", &raws[0]), ("imp-data", &raws[1])] {
+        compare(server, vdisk, "raw", raw)?;
+    }
+    server.run(&["vm", "snapshot", "imp", "one"])?;
+    let mut client = server.connect("imp-data")?;
+    client.write(0, &[0xee; 4096])?;
+    client.disconnect()?;
+    for format in ["raw", "qcow2", "vmdk", "vhdx"] {
+        let folder = bench.file(&format!("out-{format}"));
+        let format_is = ["--format", format];
+        server.run(&[&["vm", "export", "imp@one", text(&folder)], &format_is[..]].concat())?;
+        server
+            .refuses(&[&["vm", "export", "imp@one", text(&folder)], &format_is[..]].concat(), &["is there already"])?;
+        for (label, raw) in [("root", &raws[0]), ("data", &raws[1])] {
+            let file = folder.join(format!("{label}.{format}"));
+            output("qemu-img", &["compare", "-f", "raw", "-F", format, text(raw), text(&file)])
+                .with_context(|| format!("{label} exported as {format}"))?;
+        }
+    }
+    let now = bench.file("out-now");
+    server.run(&["vm", "export", "imp", text(&now), "--format", "raw"])?;
+    compare(server, "imp-data", "raw", &now.join("data.raw"))?;
+    let now = now.join("data.raw");
+    let differ = ["compare", "-f", "raw", "-F", "raw", text(&raws[1]), text(&now)];
+    crate::process::refused(crate::process::command("qemu-img", &differ), &["Content mismatch"])
+}
+
+/// Early, or in its last step. The VM is there with all of its vDisks, or no vDisk has a name of its, and the same command makes
+/// the rest.
+fn killed_while_importing_a_vm(bench: &mut Bench) -> Result<()> {
+    let raw = bench.file("small.raw");
+    super::sparse_file(&raw, 8 * MIB, 33)?;
+    let mut random = Random::new(34);
+    let [root, data] = ["root", "data"].map(|label| format!("{label}={}", text(&raw)));
+    let line = |name: &str| ["vm", "import", name, "--disk", &root, "--disk", &data].map(String::from).to_vec();
+    let took_us = time_of(&bench.server, line)?;
+    let (mut made, mut again) = (0, 0);
+    for round in 0..32 {
+        let name = format!("k{round}");
+        let line = ["vm", "import", &name, "--disk", &root, "--disk", &data];
+        let mut running = Background::start(bench.server.cli(&line), &bench.file("import.log"))?;
+        std::thread::sleep(Duration::from_micros(moment_us(&mut random, round, took_us)));
+        if round % 2 == 0 {
+            running.kill9();
+            // Takes its turn behind what was left.
+            bench.server.run(&["vm", "create", &format!("turn{round}")])?;
+        } else {
+            bench.server.kill9();
+            running.wait(Duration::from_secs(60))?;
+            bench.server.start()?;
+        }
+        let is_there =
+            all_or_nothing(&bench.server, &name, &["root", "data"]).with_context(|| format!("round {round}"))?;
+        if is_there {
+            made += 1;
+        } else {
+            bench.server.run(&line).with_context(|| format!("round {round}: the same command again"))?;
+            again += 1;
+        }
+        for label in ["root", "data"] {
+            compare(&bench.server, &format!("{name}-{label}"), "raw", &raw)?;
+        }
+        let left = importing(&bench.server)?;
+        ensure!(left.is_empty(), "round {round}: {left:?} are left");
+    }
+    println!("  there {made} times, made by the same command {again} times");
     Ok(())
 }

@@ -224,9 +224,9 @@ fn refused(bench: &mut Bench) -> Result<()> {
 }
 
 /// The number of the last write of each vDisk of a VM.
-fn newest(server: &Server, vm: &str) -> Result<(u64, u64)> {
+fn newest(server: &Server, vm: &str, snapshot: &str) -> Result<(u64, u64)> {
     let of = |label: &str| -> Result<u64> {
-        let mut client = server.connect(&format!("{vm}-{label}"))?;
+        let mut client = server.connect(&format!("{vm}-{label}{snapshot}"))?;
         let mut bytes = [0; BLOCK];
         client.read(0, &mut bytes)?;
         client.disconnect()?;
@@ -265,8 +265,18 @@ fn of_vms(bench: &mut Bench) -> Result<()> {
         let moment_ns = (writes[at].begun_ns + writes[at].acknowledged_ns) / 2;
         let name = format!("pair{at}");
         server.run(&["vm", "clone", "pair", &name, "--at", &text(moment_ns)?])?;
-        right(newest(server, &name)?, moment_ns).with_context(|| format!("clone at {at}"))?;
+        right(newest(server, &name, "")?, moment_ns).with_context(|| format!("clone at {at}"))?;
     }
+    // A snapshot like others.
+    let moment_ns = (writes[60].begun_ns + writes[60].acknowledged_ns) / 2;
+    server.run(&["vm", "snapshot", "pair", "then", "--at", &text(moment_ns)?])?;
+    right(newest(server, "pair", "@then")?, moment_ns).context("snapshot")?;
+    server.refuses(&["vm", "snapshot", "pair", "then", "--at", &text(moment_ns)?], &["already"])?;
+    server.refuses(&["vm", "snapshot", "pair", "never", "--at", "2020-01-01T00:00:00Z"], &["of VM"])?;
+    server.refuses(&["vdisk", "snapshot-delete", "pair-a", "then"], &["drystone vm snapshot-delete pair then"])?;
+    server.run(&["vm", "clone", "pair@then", "pairthen"])?;
+    right(newest(server, "pairthen", "")?, moment_ns).context("clone of the snapshot")?;
+    server.run(&["vm", "snapshot-delete", "pair", "then"])?;
     // Refused before anything is made.
     server.refuses(&["vm", "clone", "pair", "none", "--at", "2020-01-01T00:00:00Z"], &["of VM"])?;
     server.refuses(&["vm", "clone", "pair@one", "none", "--at", "2020-01-01T00:00:00Z"], &["names a snapshot"])?;
@@ -277,11 +287,11 @@ fn of_vms(bench: &mut Bench) -> Result<()> {
     ahead.disconnect()?;
     behind.disconnect()?;
     wait_until("the rollback of a VM", WAIT, || Ok(server.run(&["vm", "rollback", "pair", "--at", &at]).is_ok()))?;
-    right(newest(server, "pair")?, moment_ns).context("rollback")?;
+    right(newest(server, "pair", "")?, moment_ns).context("rollback")?;
     let snapshots = server.json(&["vdisk", "snapshots", "pair-b"])?;
     let names: Vec<&str> = snapshots.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
     ensure!(names.len() == 1 && names[0].starts_with("before-rollback-"), "there are the snapshots {names:?}");
     wait_until("another one", WAIT, || Ok(server.run(&["vm", "rollback", "pair", names[0]]).is_ok()))?;
-    ensure!(newest(server, "pair")? == (300, 300), "what was there before the rollback is not what was written");
+    ensure!(newest(server, "pair", "")? == (300, 300), "what was there before the rollback is not what was written");
     Ok(())
 }

@@ -20,7 +20,9 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("VMs after the loss of the metadata store", recovered),
     ("kill -9 while a VM is rolled back", killed_while_rolling_back),
     ("kill -9 while VMs are cloned", killed_while_cloning),
-    // It leaves a thousand VMs, which every later start would recover.
+    ("kill -9 while snapshots of a VM are taken", killed_while_taking),
+    // They leave hundreds of VMs, which every later start would recover.
+    ("five hundred VMs in one call", many),
     ("callers that go away", gone_callers),
 ];
 
@@ -254,10 +256,37 @@ fn templates(bench: &mut Bench) -> Result<()> {
     write_first(&bench.server, "tpl-root", 3)
 }
 
+/// So that the next two vDisks are on different workers: each goes to one with the fewest.
+pub fn level(server: &Server, prefix: &str) -> Result<()> {
+    let mut before = None;
+    for number in 0..256 {
+        let name = format!("{prefix}{number}");
+        server.create(&name, "1MiB")?;
+        let shard = shard_of(server, &name)?;
+        if before.replace(shard).is_some_and(|before| before != shard) {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("there is one worker only; an instant on several cannot be looked at")
+}
+
+fn shard_of(server: &Server, vdisk: &str) -> Result<u64> {
+    server.json(&["vdisk", "show", vdisk])?["shard"].as_u64().context("a vDisk without a worker")
+}
+
+/// Or else one worker's order alone would make a snapshot of them one of an instant.
+pub fn on_two_workers(server: &Server, vdisks: [&str; 2]) -> Result<()> {
+    let [one, two] = [shard_of(server, vdisks[0])?, shard_of(server, vdisks[1])?];
+    ensure!(one != two, "{vdisks:?} are both on worker {one}");
+    Ok(())
+}
+
 /// The second write is issued when the first one has been acknowledged: no snapshot has the second alone.
 fn chained_writes(bench: &mut Bench) -> Result<()> {
     let server = &bench.server;
+    level(server, "level-db")?;
     server.run(&["vm", "create", "db", "--vdisk", "wal=64MiB", "--vdisk", "data=64MiB"])?;
+    on_two_workers(server, ["db-wal", "db-data"])?;
     let (mut wal, mut data) = (server.connect("db-wal")?, server.connect("db-data")?);
     put(&mut wal, 0, 0)?;
     put(&mut data, 0, 0)?;
@@ -317,6 +346,43 @@ fn recovered(bench: &mut Bench) -> Result<()> {
     server.run(&["vm", "rollback", "found", "one"])?;
     ensure!(byte_of(server, "kept-root")? == 1);
     Ok(())
+}
+
+/// In microseconds, of a call that takes so long by itself: when to kill whom it needs, mostly in its last step.
+pub fn moment_us(random: &mut Random, round: u64, took_us: u64) -> u64 {
+    if round / 2 % 4 == 0 { random.below(took_us) } else { random.between(took_us * 3 / 4, took_us * 21 / 20) }
+}
+
+/// How long a command line takes, in microseconds; its names end in a number.
+pub fn time_of(server: &Server, line: impl Fn(&str) -> Vec<String>) -> Result<u64> {
+    let mut took_us = u64::MAX;
+    for name in ["took1", "took2", "took3"] {
+        let line = line(name);
+        let begun = Instant::now();
+        server.run(&line.iter().map(String::as_str).collect::<Vec<_>>())?;
+        took_us = took_us.min(begun.elapsed().as_micros() as u64);
+    }
+    Ok(took_us)
+}
+
+/// Whether a VM is there: then it has these vDisks, and if it is not, no vDisk has the name of one.
+pub fn all_or_nothing(server: &Server, vm: &str, labels: &[&str]) -> Result<bool> {
+    let look = || {
+        let is_there = names(&server.json(&["vm", "list"])?).iter().any(|name| name == vm);
+        let all = names(&server.json(&["vdisk", "list"])?);
+        let count = labels.iter().filter(|label| all.contains(&format!("{vm}-{label}"))).count();
+        let has = match is_there {
+            true => server.json(&["vm", "show", vm])?["vdisks"].as_array().map_or(0, Vec::len),
+            false => 0,
+        };
+        Ok::<_, anyhow::Error>((is_there, count, has))
+    };
+    let whole = || {
+        let found = look()?;
+        Ok(found == (true, labels.len(), labels.len()) || found == (false, 0, 0))
+    };
+    wait_until("all of it or nothing", FINISH_LIMIT, whole).with_context(|| format!("VM {vm}: {:?}", look()))?;
+    Ok(look()?.0)
 }
 
 /// Names of VMs and of vDisks that begin so.
@@ -385,21 +451,107 @@ fn killed_while_cloning(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+fn killed_while_taking(bench: &mut Bench) -> Result<()> {
+    level(&bench.server, "level-cut")?;
+    bench.server.run(&["vm", "create", "cut", "--vdisk", "wal=64MiB", "--vdisk", "data=64MiB"])?;
+    kill_snapshots(bench, ["vm", "cut"], ["cut-wal", "cut-data"])
+}
+
+/// Kills the controller while snapshots of a VM or group are taken. The second vDisk is written when a write to the first one
+/// was acknowledged.
+pub fn kill_snapshots(bench: &mut Bench, of: [&str; 2], vdisks: [&str; 2]) -> Result<()> {
+    on_two_workers(&bench.server, vdisks)?;
+    let [verb, name] = of;
+    let mut random = Random::new(7);
+    let (mut taken, mut told_of) = (0, 0);
+    for round in 0..20 {
+        let snapshot = format!("k{round}");
+        let (mut wal, mut data) = (bench.server.connect(vdisks[0])?, bench.server.connect(vdisks[1])?);
+        put(&mut wal, 0, 0)?;
+        put(&mut data, 0, 0)?;
+        let writer = std::thread::spawn(move || {
+            // Until the controller is gone.
+            let mut chain = (1..u64::MAX).map(|count| (count % 251) as u8);
+            chain.position(|byte| put(&mut wal, 0, byte).and_then(|()| put(&mut data, 0, byte)).is_err())
+        });
+        let mut call = bench.server.cli(&[verb, "snapshot", name, &snapshot]);
+        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+        std::thread::sleep(Duration::from_micros(random.below(40_000)));
+        bench.server.kill9();
+        let told = call.wait()?.success();
+        writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+        bench.server.start()?;
+        let server = &bench.server;
+        let is_there = names(&server.json(&[verb, "snapshots", name])?).contains(&snapshot);
+        ensure!(is_there || !told, "round {round}: a snapshot that was acknowledged is not there");
+        let whole = || {
+            let has = |vdisk: &str| -> Result<bool> {
+                Ok(names(&server.json(&["vdisk", "snapshots", vdisk])?).contains(&snapshot))
+            };
+            Ok(has(vdisks[0])? == is_there && has(vdisks[1])? == is_there)
+        };
+        wait_until("all of it or nothing", FINISH_LIMIT, whole)
+            .with_context(|| format!("round {round}, {is_there}"))?;
+        if is_there {
+            let [wal, data] = vdisks.map(|vdisk| byte_of(server, &format!("{vdisk}@{snapshot}")));
+            let (wal, data) = (wal?, data?);
+            let ahead = (u16::from(wal) + 251 - u16::from(data)) % 251;
+            ensure!(ahead <= 1, "round {round}: write {data} on the second vDisk, and {wal} on the first");
+        }
+        taken += u32::from(is_there);
+        told_of += u32::from(told);
+    }
+    println!("  taken {taken} times of 20, {told_of} of these acknowledged");
+    Ok(())
+}
+
+fn many(bench: &mut Bench) -> Result<()> {
+    const VMS: usize = 500;
+    let server = &bench.server;
+    server.run(&["vm", "create", "golden", "--vdisk", "root=64MiB", "--vdisk", "data=64MiB"])?;
+    write_first(server, "golden-root", 7)?;
+    server.run(&["vm", "template", "golden", "on"])?;
+    let begun = Instant::now();
+    server.run(&["vm", "clone", "golden", "desk-{001..500}"])?;
+    println!("  {VMS} VMs of two vDisks in {} ms", begun.elapsed().as_millis());
+    ensure!(made(server, "desk-")? == (VMS, 2 * VMS), "{:?}", made(server, "desk-")?);
+    for (number, byte) in [(1, 1), (250, 2), (500, 3)] {
+        write_first(server, &format!("desk-{number:03}-root"), byte)?;
+    }
+    server.refuses(&["vm", "clone", "golden", "desk-{500..501}"], &["exists already"])?;
+    bench.server.kill9();
+    bench.server.start()?;
+    let server = &bench.server;
+    ensure!(made(server, "desk-")? == (VMS, 2 * VMS), "after kill -9: {:?}", made(server, "desk-")?);
+    for (number, byte) in [(1, 1), (2, 7), (250, 2), (499, 7), (500, 3)] {
+        let found = byte_of(server, &format!("desk-{number:03}-root"))?;
+        ensure!(found == byte, "desk-{number:03} has {found}, not {byte}");
+    }
+    ensure!(byte_of(server, "golden-root")? == 7, "a clone was written, and its template has it");
+    Ok(())
+}
+
 fn killed_while_rolling_back(bench: &mut Bench) -> Result<()> {
     let labels: Vec<String> = (0..24).map(|index| format!("d{index}")).collect();
     let vdisks: Vec<String> = labels.iter().map(|label| format!("roll-{label}")).collect();
     let sizes: Vec<String> = labels.iter().map(|label| format!("{label}=64MiB")).collect();
     let options = sizes.iter().flat_map(|size| ["--vdisk", size.as_str()]);
     bench.server.run(&["vm", "create", "roll"].into_iter().chain(options).collect::<Vec<_>>())?;
+    kill_rollbacks(bench, ["vm", "roll"], &vdisks)
+}
+
+/// Kills the controller while a VM or group is rolled back.
+pub fn kill_rollbacks(bench: &mut Bench, of: [&str; 2], vdisks: &[String]) -> Result<()> {
+    let [verb, name] = of;
     for byte in [1, 2] {
         vdisks.iter().try_for_each(|vdisk| write_first(&bench.server, vdisk, byte))?;
-        bench.server.run(&["vm", "snapshot", "roll", &format!("s{byte}")])?;
+        bench.server.run(&[verb, "snapshot", name, &format!("s{byte}")])?;
     }
     // The first one is slower than the others.
     let mut took_us = u64::MAX;
     for byte in ["s1", "s2", "s1", "s2", "s1"] {
         let begun = Instant::now();
-        bench.server.run(&["vm", "rollback", "roll", byte])?;
+        bench.server.run(&[verb, "rollback", name, byte])?;
         took_us = took_us.min(begun.elapsed().as_micros() as u64);
     }
     let mut random = Random::new(5);
@@ -407,7 +559,7 @@ fn killed_while_rolling_back(bench: &mut Bench) -> Result<()> {
     let (mut done, mut undone, mut finished) = (0, 0, 0);
     for round in 0..20 {
         let wanted = 3 - now;
-        let mut call = bench.server.cli(&["vm", "rollback", "roll", &format!("s{wanted}")]);
+        let mut call = bench.server.cli(&[verb, "rollback", name, &format!("s{wanted}")]);
         let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
         std::thread::sleep(Duration::from_micros(random.between(took_us / 8, took_us)));
         bench.server.kill9();
@@ -416,7 +568,7 @@ fn killed_while_rolling_back(bench: &mut Bench) -> Result<()> {
         let found = vdisks.iter().map(|vdisk| byte_of(&bench.server, vdisk)).collect::<Result<Vec<u8>>>()?;
         let log = bench.server.log();
         let is_now = |byte: u8| found.iter().all(|found| *found == byte);
-        ensure!(is_now(now) || is_now(wanted), "round {round}: the VM is rolled back in part: {found:?}\n{log}");
+        ensure!(is_now(now) || is_now(wanted), "round {round}: it is rolled back in part: {found:?}\n{log}");
         ensure!(is_now(wanted) || !told, "round {round}: an acknowledged rollback is undone");
         finished = log.matches("a rollback that was cut short is complete").count();
         if is_now(wanted) {
