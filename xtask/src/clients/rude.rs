@@ -1,7 +1,7 @@
 //! Clients that send garbage, half a request, or never read: they harm nobody else, and cost a bounded amount of memory, of
 //! which the controller has little.
 
-use super::{Bench, Check};
+use super::{Bench, Check, HALF_BYTES};
 use crate::nbd::{self, Client, Stream, header};
 use crate::process::{command, refused, wait_until};
 use crate::random::Random;
@@ -18,6 +18,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("unknown command", unknown_command),
     ("garbage", garbage),
     ("half requests", half_requests),
+    ("clients that break off", break_off),
     ("a client that stops reading", stops_reading),
 ];
 
@@ -161,6 +162,30 @@ fn half_requests(bench: &mut Bench) -> Result<()> {
         Ok(bench.server.metric("drystone_connections ")? <= 0.5)
     })?;
     Ok(())
+}
+
+fn break_off(bench: &mut Bench) -> Result<()> {
+    let orderly = Orderly::start(bench, "beside-broken")?;
+    bench.server.create("broken", &SIZE.to_string())?;
+    let half = vec![9; HALF_BYTES];
+    bench.break_off(|bench, number| {
+        let mut client = bench.server.connect("broken")?;
+        client.stream.write_all(&header(nbd::WRITE, 0, number, 0, 2 * HALF_BYTES as u32))?;
+        client.stream.write_all(&half)?;
+        match &client.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write)?,
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write)?,
+        }
+        // Until the other side has closed: one that waits for memory is not gone yet.
+        let mut rest = Vec::new();
+        client.stream.read_to_end(&mut rest)?;
+        ensure!(rest.is_empty(), "half a request was answered");
+        Ok(())
+    })?;
+    let mut bytes = vec![1; 2 * HALF_BYTES];
+    bench.server.connect("broken")?.read(0, &mut bytes)?;
+    ensure!(bytes.iter().all(|byte| *byte == 0), "half a write took effect");
+    orderly.finish()
 }
 
 fn stops_reading(bench: &mut Bench) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Bounds that hold over many vDisks and long runs: the replay in sum, and the space of groups that are half dead.
+//! Bounds that hold over many vDisks and long runs: the replay in sum, the space of groups that are half dead, and how many
+//! groups there are.
 
 use crate::machine::{Machine, manual};
 use crate::reclaim::{Step, step};
@@ -9,6 +10,7 @@ use sim::disk::{Crash, InFlight, Survival};
 use sim::rng::Rng;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use vdisk::Vdisk;
 
@@ -330,4 +332,54 @@ fn what_clients_wait_for_is_read_beside_four_others() {
     machine.idle(100 * WAIT_NS);
     assert_eq!(shard.summary().to_recover, 0);
     assert_eq!(shard.open_vdisks().len(), 17);
+}
+
+/// Overwrites all of a vDisk a hundred times, nine tenths of it in a tenth of its blocks, in writes of so many blocks. The most
+/// groups that it had at any time.
+fn groups_under_skewed_overwrites(blocks: RangeInclusive<u64>) -> u64 {
+    let mut config = manual();
+    config.pool.group_size = SKEWED_GROUP as u32;
+    // What production has, in the proportion of the groups.
+    config.settings.frame_payload_bytes_max = 256 * KIB as u32;
+    config.settings.space_percent = 125;
+    config.settings.space_slack_bytes = 2 * SKEWED_GROUP;
+    config.settings.checkpoint_log_bytes_min = 2 * SKEWED_GROUP;
+    config.settings.checkpoint_log_bytes_max = 16 * SKEWED_GROUP;
+    config.settings.unsynced_bytes_soft = SKEWED_GROUP;
+    config.settings.unsynced_bytes_max = SKEWED_GROUP;
+    let machine = Machine::with(config, 1);
+    let vdisk = machine.vdisk();
+    let mut expect: Vec<u64> = (1..=SKEWED_BLOCKS).collect();
+    for (first, tags) in (0..).step_by(32).zip(expect.chunks(32)) {
+        machine.try_write(&vdisk, first, tags).expect("it lives").expect("room");
+    }
+    let mut rng = Rng::new(*blocks.start(), 0x5cef);
+    let (mut overwritten, mut most) = (0, 0);
+    while overwritten < 100 * SKEWED_BLOCKS {
+        let count = rng.between(*blocks.start(), *blocks.end());
+        let end = if rng.below(10) > 0 { SKEWED_BLOCKS / 10 } else { SKEWED_BLOCKS };
+        let first = rng.below(end - count + 1);
+        let tags: Vec<u64> = (1..=count).map(|block| SKEWED_BLOCKS + overwritten + block).collect();
+        machine.try_write(&vdisk, first, &tags).expect("it lives").expect("room");
+        expect.splice(first as usize..(first + count) as usize, tags);
+        overwritten += count;
+        // Nothing takes time here but this: the maintenance has to have some, as it has beside any client.
+        machine.idle(500_000);
+        most = most.max(vdisk.space().groups);
+    }
+    assert_eq!(machine.reads(&vdisk, 0..SKEWED_BLOCKS), expect);
+    most
+}
+
+const SKEWED_GROUP: u64 = 256 * KIB;
+const SKEWED_BLOCKS: u64 = 4 * MIB / BLOCK;
+
+/// Small writes leave a few cold blocks in each group, large ones are punched out of groups of which less and less is left.
+#[test]
+fn skewed_overwrites_stay_within_three_times_the_groups_that_live_bytes_need() {
+    let needed = 4 * MIB / SKEWED_GROUP;
+    for blocks in [1..=4, 16..=48] {
+        let most = groups_under_skewed_overwrites(blocks.clone());
+        assert!(most <= 3 * needed, "{most} groups for what fits into {needed}, in writes of {blocks:?} blocks");
+    }
 }
