@@ -73,6 +73,7 @@ impl Pool {
         };
         let group = Rc::new(Group::new((id, new.vdisk), slab, slot, self.group_size(), HEADER_PAGE, blocks));
         self.add_group(group.clone());
+        self.prepare_next();
         Ok(OpenGroup {
             pool: self.clone(),
             group,

@@ -12,6 +12,8 @@ use world::local::Semaphore;
 /// shard, 65 thousand crashes would use up all. Ten times fewer, and a busy shard would write its superblock every
 /// second.
 pub(crate) const BATCH: u32 = 1024;
+/// The next batch is reserved when so many ids are left: more than a busy shard uses while the superblock is written.
+const AHEAD: u32 = 64;
 /// The first id of a counter; 0 is "none" on node 0.
 pub(crate) const FIRST: u32 = 1;
 
@@ -23,6 +25,8 @@ pub(crate) struct Ids {
     writing: Rc<Semaphore>,
     group_next: Cell<u32>,
     vdisk_next: Cell<u32>,
+    /// Nothing is reserved in advance any more.
+    closing: Cell<bool>,
 }
 
 /// Which of the two counters.
@@ -51,6 +55,7 @@ impl Ids {
             writing: Semaphore::new(1),
             group_next: Cell::new(group_next),
             vdisk_next: Cell::new(vdisk_next),
+            closing: Cell::new(false),
         }
     }
 
@@ -86,20 +91,44 @@ impl Ids {
                 return Ok((identity.node, u32::from(identity.shard) << COUNTER_BITS | next));
             }
             let _turn = self.writing.acquire(1).await;
-            let reserved = *self.superblock.borrow_mut().reserved_mut(counter);
-            if self.next_cell(counter).get() < reserved {
-                continue;
+            if self.left(counter) == 0 {
+                self.reserve(counter).await?;
             }
-            if reserved == COUNTER_END {
-                let text = "the id counter of this node number has ended: the node needs a new number";
-                return Err(Error::new(Kind::IdsExhausted, text));
-            }
-            self.write(|s| {
-                *s.reserved_mut(counter) = (reserved + BATCH).min(COUNTER_END);
-                s.clean = false;
-            })
-            .await?;
         }
+    }
+
+    /// Ids that can be had without waiting.
+    fn left(&self, counter: Counter) -> u32 {
+        let reserved = *self.superblock.borrow_mut().reserved_mut(counter);
+        reserved.saturating_sub(self.next_cell(counter).get())
+    }
+
+    /// Another batch. The caller has the turn.
+    async fn reserve(&self, counter: Counter) -> Result<()> {
+        let reserved = *self.superblock.borrow_mut().reserved_mut(counter);
+        if reserved == COUNTER_END {
+            let text = "the id counter of this node number has ended: the node needs a new number";
+            return Err(Error::new(Kind::IdsExhausted, text));
+        }
+        self.write(|s| {
+            *s.reserved_mut(counter) = (reserved + BATCH).min(COUNTER_END);
+            s.clean = false;
+        })
+        .await
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    pub fn wants_groups(&self) -> bool {
+        self.left(Counter::Group) < AHEAD && !self.closing.get()
+    }
+
+    /// Takes the next batch of ids of groups before the last one has ended.
+    pub async fn reserve_groups(&self) -> Result<()> {
+        let _turn = self.writing.acquire(1).await;
+        if self.wants_groups() { self.reserve(Counter::Group).await } else { Ok(()) }
     }
 
     pub async fn next_group(&self) -> Result<GroupId> {
@@ -108,6 +137,7 @@ impl Ids {
 
     /// Notes a clean end, and gives back what is left of the batches.
     pub async fn close(&self, clean: bool) -> Result<()> {
+        self.closing.set(true);
         let _turn = self.writing.acquire(1).await;
         let (group_next, vdisk_next) = (self.group_next.get(), self.vdisk_next.get());
         // Until it is known whether the write arrived, no id may come from the old batch. Should somebody ask for one,

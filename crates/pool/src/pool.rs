@@ -55,6 +55,8 @@ pub struct Pool {
     /// The number of the next slab file; above every number in sight, loaded or not.
     slab_next: Cell<Option<SlabId>>,
     creating_slab: Rc<Semaphore>,
+    /// What the next groups need is on its way.
+    preparing: Cell<bool>,
     groups: RefCell<HashMap<GroupId, Rc<Group>, FixedState>>,
     /// Freed, but not on the disk.
     pub(crate) unfreed: RefCell<BTreeMap<GroupId, Rc<Group>>>,
@@ -182,6 +184,7 @@ impl Pool {
             slabs: RefCell::new(parts.slabs.into_iter().map(|slab| (slab.id, slab)).collect()),
             slab_next: Cell::new(parts.slab_next),
             creating_slab: Semaphore::new(1),
+            preparing: Cell::new(false),
             groups: RefCell::new(parts.groups.into_iter().map(|group| (group.id, group)).collect()),
             unfreed: RefCell::default(),
             space: parts.space,
@@ -270,9 +273,41 @@ impl Pool {
                 return Ok(found);
             }
             if !self.sync_one_limbo(|slots| slots.has_limbo()).await {
-                self.create_slab(purpose).await?;
+                self.create_slab(Some(purpose)).await?;
             }
         }
+    }
+
+    /// An id and a slot for the group that comes next, in the background, before anybody needs them. Gives nothing up for
+    /// that, and does without if there is no room.
+    pub(crate) fn prepare_next(&self) {
+        let wants = self.ids.wants_groups() || !self.has_free_slot();
+        if !wants || self.preparing.replace(true) {
+            return;
+        }
+        let pool = self.rc();
+        self.world.spawn(async move {
+            if let Err(error) = pool.ids.reserve_groups().await {
+                tracing::debug!(%error, "no ids in advance");
+            }
+            if let Err(error) = pool.prepare_slot().await {
+                tracing::debug!(%error, "no slot in advance");
+            }
+            pool.preparing.set(false);
+        });
+    }
+
+    async fn prepare_slot(&self) -> Result<()> {
+        let _turn = self.creating_slab.acquire(1).await;
+        let not_now = !self.space.ballast_whole() || self.ids.is_closing();
+        if self.has_free_slot() || not_now || self.sync_one_limbo(|slots| slots.has_limbo()).await {
+            return Ok(());
+        }
+        self.create_slab(None).await
+    }
+
+    fn has_free_slot(&self) -> bool {
+        self.slabs.borrow().values().any(|slab| slab.accepts_groups() && slab.slots.borrow().has_free())
     }
 
     /// Recycled before blank, low before high.
@@ -286,8 +321,9 @@ impl Pool {
         Some((slab.clone(), taken.slot, taken.blocks))
     }
 
-    /// Durable when it completes. A page of the disk is all it takes, but even that may have to be made.
-    async fn create_slab(&self, purpose: Purpose) -> Result<()> {
+    /// Durable when it completes. A page of the disk is all it takes, but even that may have to be made; without a purpose
+    /// it is not.
+    async fn create_slab(&self, purpose: Option<Purpose>) -> Result<()> {
         let Some(id) = self.slab_next.get() else {
             return Err(Error::new(Kind::Full, "no number is left for another slab file"));
         };
@@ -297,7 +333,9 @@ impl Pool {
         let header = SlabHeader { slab: id, disk: self.identity().disk, group_size: self.group_size };
         while let Err(e) = file.write(0, &[header.encode()]).await {
             let error = Error::from_disk(format!("cannot write the header of {name}"), e);
-            if error.kind == Kind::Full && self.make_room_for(purpose).await? {
+            if let Some(purpose) = purpose.filter(|_| error.kind == Kind::Full)
+                && self.make_room_for(purpose).await?
+            {
                 continue;
             }
             // Or else every attempt on a full disk would leave a file behind. What cannot be removed keeps its number.
@@ -306,8 +344,8 @@ impl Pool {
             }
             return Err(error);
         }
-        file.sync().await.map_err(|e| Error::sync_failed(&name, e))?;
         self.space.charge(HEADER_PAGE.into());
+        file.sync().await.map_err(|e| Error::sync_failed(&name, e))?;
         let slots = Slots::new(self.config.slots_per_slab_max);
         self.slabs.borrow_mut().insert(id, Slab::new(id, file, self.group_size, slots, false));
         Ok(())

@@ -74,7 +74,7 @@ pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max
         let name = id.file_name();
         let file = disk.open(&name).await.map_err(|e| Error::from_disk(format!("cannot open {name}"), e))?;
         let expected = SlabHeader { slab: id, disk: superblock.identity.disk, group_size: superblock.group_size };
-        let verdict = check_slab(&file, expected).await?;
+        let verdict = check_slab(&file, expected, clean).await?;
         if !clean && !matches!(verdict, Verdict::LeaveAlone(_)) {
             outwait(&file, superblock.group_size).await;
         }
@@ -87,6 +87,7 @@ pub(crate) async fn scan(disk: &Rc<dyn Disk>, superblock: &Superblock, slots_max
                 scan_slots(&mut scan, id, file, superblock.group_size, slots_max, true).await?;
             }
             Verdict::LeaveAlone(reason) => scan.quarantine(id, None, reason, false),
+            Verdict::Empty(reason) => tracing::warn!(slab = id.0, reason, "not used"),
         }
     }
     Ok(scan)
@@ -110,36 +111,47 @@ enum Verdict {
     Retire(String),
     /// Not a file of this disk.
     LeaveAlone(String),
+    /// Nothing was ever put into it, and the disk does not let it be made whole: the next start tries again.
+    Empty(String),
 }
 
-async fn check_slab(file: &Rc<dyn File>, expected: SlabHeader) -> Result<Verdict> {
+async fn check_slab(file: &Rc<dyn File>, expected: SlabHeader, clean: bool) -> Result<Verdict> {
     let name = expected.slab.file_name();
     let page = match file.read(0, HEADER_PAGE as usize).await {
         Ok(page) => decode_slab_page(&page),
         Err(error) => return Ok(Verdict::Retire(format!("the header of {name} cannot be read: {error}"))),
     };
-    match page {
-        SlabPage::Valid(header) if header == expected => Ok(Verdict::Use),
-        SlabPage::Valid(header) => Ok(Verdict::LeaveAlone(format!(
-            "{name} says that it is {} of disk {} with groups of {} bytes",
-            header.slab.file_name(),
-            header.disk,
-            header.group_size
-        ))),
-        SlabPage::Newer(version) => Err(Error::new(
-            Kind::UnsupportedFormat,
-            format!("{name} was written in format version {version}; this build reads version {VERSION}"),
-        )),
-        SlabPage::Blank if file.size_bytes() <= u64::from(HEADER_PAGE) => {
-            // The run before ended between the creation of the file and the sync of its header.
-            let context = format!("cannot write the header of {name}");
-            let written = file.write(0, &[expected.encode()]).await;
-            written.map_err(|e| Error::from_disk(context, e))?;
-            file.sync().await.map_err(|e| Error::sync_failed(&name, e))?;
-            Ok(Verdict::Use)
+    let is_whole = match page {
+        SlabPage::Newer(version) => {
+            return Err(Error::new(
+                Kind::UnsupportedFormat,
+                format!("{name} was written in format version {version}; this build reads version {VERSION}"),
+            ));
         }
-        SlabPage::Blank | SlabPage::Damaged => Ok(Verdict::Retire(format!("the header of {name} is damaged"))),
+        SlabPage::Valid(header) if header != expected => {
+            return Ok(Verdict::LeaveAlone(format!(
+                "{name} says that it is {} of disk {} with groups of {} bytes",
+                header.slab.file_name(),
+                header.disk,
+                header.group_size
+            )));
+        }
+        SlabPage::Valid(_) => true,
+        SlabPage::Blank | SlabPage::Damaged => false,
+    };
+    let is_empty = file.size_bytes() <= u64::from(HEADER_PAGE);
+    if is_empty && !(is_whole && clean) {
+        // The run before may have ended between the creation of the file and the sync of its header.
+        let written = async {
+            file.write(0, &[expected.encode()]).await?;
+            file.sync().await
+        };
+        return Ok(match written.await {
+            Ok(()) => Verdict::Use,
+            Err(error) => Verdict::Empty(format!("the header of {name} cannot be written: {error}")),
+        });
     }
+    Ok(if is_whole { Verdict::Use } else { Verdict::Retire(format!("the header of {name} is damaged")) })
 }
 
 async fn scan_slots(

@@ -145,6 +145,11 @@ impl Slots {
         }
     }
 
+    /// A group can be put into it now.
+    pub fn has_free(&self) -> bool {
+        !self.recycled.is_empty() || !self.blank.is_empty() || self.fresh < self.max
+    }
+
     pub fn used(&self) -> u32 {
         self.used
     }

@@ -34,6 +34,31 @@ fn what_was_appended_is_read_and_found_again() {
     assert_eq!(bench.turns.run(opened.pool.data_end(id)).expect("stored"), 16384);
 }
 
+/// Longer than a batch of ids and many slabs. Only the first group makes its slab itself.
+#[test]
+fn a_group_is_open_at_once_since_ids_and_slots_are_prepared() {
+    let config = PoolConfig { ballast_bytes: 0, ..small() };
+    let bench = Bench::new(config);
+    let pool = bench.pool();
+    drop(bench.group(&pool));
+    let mut groups = Vec::new();
+    for count in 0..2500 {
+        let mut opening = Box::pin(pool.open_group(new_group()));
+        let Poll::Ready(group) = opening.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("group {count} is waited for");
+        };
+        let mut group = group.expect("room");
+        bench.fill(&mut group, 100);
+        groups.push(group);
+        bench.turns.idle();
+    }
+    bench.turns.run(pool.close()).expect("the disk works");
+    bench.turns.idle();
+    let opened = bench.open();
+    assert!(opened.clean, "what is prepared does not undo a clean end");
+    assert_eq!(opened.groups.len(), 2500);
+}
+
 #[test]
 fn appends_that_make_no_sense_are_refused_and_harm_nothing() {
     let bench = Bench::new(small());
@@ -132,6 +157,7 @@ fn one_sync_serves_all_who_wait() {
     let mut groups: Vec<OpenGroup> = (0..4).map(|_| bench.group(&pool)).collect();
     groups.iter_mut().for_each(|group| bench.fill(group, 10));
     let id = groups[0].id();
+    bench.turns.idle();
     let before = bench.disk.syncs.get();
     let all: Vec<_> = groups.iter().map(|group| pool.sync(&[group.id()])).collect();
     for future in all {

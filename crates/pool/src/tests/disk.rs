@@ -416,6 +416,12 @@ impl Turns {
             }
         }
     }
+    /// Until every task has ended.
+    pub fn idle(&self) {
+        self.run(std::future::poll_fn(
+            |_| if self.tasks.borrow().is_empty() { Poll::Ready(()) } else { Poll::Pending },
+        ));
+    }
     /// What a crash does to the tasks of a process.
     pub fn drop_tasks(&self) {
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
