@@ -63,12 +63,21 @@ impl MetaIndex {
 
     /// A full disk must not keep the store from what makes room: the reserve is for that.
     async fn commit(&self, transaction: Transaction) -> Result<Outcome> {
+        self.commit_for(Purpose::Emergency, transaction).await
+    }
+
+    async fn commit_for(&self, purpose: Purpose, transaction: Transaction) -> Result<Outcome> {
         loop {
             match self.store.commit(transaction.clone()).await {
-                Err(error) if error.kind == meta::Kind::Full && self.pool.make_room_for(Purpose::Emergency).await? => {}
+                Err(error) if error.kind == meta::Kind::Full && self.pool.make_room_for(purpose).await? => {}
                 result => return Ok(result?),
             }
         }
+    }
+
+    /// One without compares, which leaves the reserve alone.
+    pub async fn commit_more(&self, transaction: Transaction) -> Result<()> {
+        committed(self.commit_for(Purpose::Normal, transaction).await?)
     }
 
     /// One without compares.

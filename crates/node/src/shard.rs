@@ -219,9 +219,17 @@ impl Shard {
         broken.collect()
     }
 
-    /// For what belongs to no vDisk, without compares. A full disk refuses it only when the reserve is used up, too: it may be
+    /// For what belongs to no vDisk, without compares. A full disk refuses what only adds to the store: the reserve is for
     /// what makes room.
     pub async fn commit(&self, transaction: meta::Transaction) -> Result<()> {
+        if transaction.deletes.is_empty() {
+            return self.index.commit_more(transaction).await;
+        }
+        self.index.commit_all(transaction).await
+    }
+
+    /// The same of what makes room though it deletes nothing itself. Refused only when the reserve is used up, too.
+    pub async fn commit_to_make_room(&self, transaction: meta::Transaction) -> Result<()> {
         self.index.commit_all(transaction).await
     }
 

@@ -197,8 +197,15 @@ impl Verbs {
     }
 
     async fn store_container(&self, container: ContainerRecord) -> Result<()> {
+        let is_new = container.serial == 0;
         let container = ContainerRecord { serial: container.serial + 1, ..container };
-        self.commit(Transaction::new().put(keys::container(container.id), container.encode())).await?;
+        let stored = Transaction::new().put(keys::container(container.id), container.encode());
+        // A shorter window makes room.
+        if is_new {
+            self.commit(stored).await?
+        } else {
+            self.commit_to_make_room(stored).await?
+        }
         self.containers.put(container);
         Ok(())
     }
@@ -294,7 +301,7 @@ impl Verbs {
     /// The caller holds the turn of containers.
     pub(super) async fn store_member(&self, member: MemberRecord) -> Result<()> {
         let member = MemberRecord { serial: member.serial + 1, ..member };
-        self.commit(Transaction::new().put(keys::member(member.vdisk), member.encode())).await?;
+        self.commit_to_make_room(Transaction::new().put(keys::member(member.vdisk), member.encode())).await?;
         self.containers.put_member(member);
         Ok(())
     }

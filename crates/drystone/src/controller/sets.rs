@@ -53,10 +53,18 @@ pub(super) fn now_wall_ns() -> u64 {
 pub(super) type ByShard = BTreeMap<u16, Vec<VdiskId>>;
 
 impl Verbs {
-    /// Durable when it completes.
+    /// Durable when it completes. A full disk refuses what deletes nothing.
     pub(super) async fn commit(&self, transaction: Transaction) -> Result<()> {
         let done = self.shards.on(STORING_SHARD, move |shard| {
             Box::pin(async move { shard.commit(transaction).await.map_err(from_node) })
+        });
+        done.await
+    }
+
+    /// The same of what a full disk has to take: it makes room, or something that does waits for it.
+    pub(super) async fn commit_to_make_room(&self, transaction: Transaction) -> Result<()> {
+        let done = self.shards.on(STORING_SHARD, move |shard| {
+            Box::pin(async move { shard.commit_to_make_room(transaction).await.map_err(from_node) })
         });
         done.await
     }
@@ -226,7 +234,7 @@ impl Verbs {
     async fn delete_parts(&self, set: &SetRecord, force: bool) -> Result<()> {
         let going = SetRecord { deleting: true, ..set.clone() };
         if !set.deleting {
-            self.commit(Transaction::new().put(keys::set(set.id), going.encode())).await?;
+            self.commit_to_make_room(Transaction::new().put(keys::set(set.id), going.encode())).await?;
             self.vms.put_set(going);
         }
         let members: BTreeSet<VdiskId> = set.vms.iter().flat_map(|vm| &vm.members).map(|member| member.vdisk).collect();
@@ -248,7 +256,7 @@ impl Verbs {
         }
         let transaction = changed.iter().fold(Transaction::new(), |all, set| all.put(keys::set(set.id), set.encode()));
         let transaction = empty.iter().fold(transaction, |all, id| all.delete(keys::set(*id)));
-        self.commit(transaction).await?;
+        self.commit_to_make_room(transaction).await?;
         changed.into_iter().for_each(|set| self.vms.put_set(set));
         empty.into_iter().for_each(|id| self.vms.remove_set(id));
         Ok(())

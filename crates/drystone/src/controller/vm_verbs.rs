@@ -45,10 +45,10 @@ impl Verbs {
         }
     }
 
-    /// Stores the change, then the copies in the logs.
+    /// Stores the change, then the copies in the logs. On a full disk too: a vDisk that is to go has to leave its VM first.
     pub(super) async fn store_vm(&self, vm: VmRecord) -> Result<VmInfo> {
         let vm = VmRecord { serial: vm.serial + 1, ..vm };
-        self.commit(Transaction::new().put(keys::vm(vm.id), vm.encode())).await?;
+        self.commit_to_make_room(Transaction::new().put(keys::vm(vm.id), vm.encode())).await?;
         self.vms.put(vm.clone());
         self.note_vms(std::slice::from_ref(&vm)).await;
         Ok(self.vm_info(&vm))
@@ -412,7 +412,7 @@ impl Verbs {
             self.check_unconnected(&vm).await?;
         }
         let going = VmRecord { deleting: true, serial: vm.serial + 1, ..vm };
-        self.commit(Transaction::new().put(keys::vm(going.id), going.encode())).await?;
+        self.commit_to_make_room(Transaction::new().put(keys::vm(going.id), going.encode())).await?;
         self.vms.put(going.clone());
         self.finish_deletion(&going, delete.force).await
     }

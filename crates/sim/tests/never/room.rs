@@ -116,6 +116,28 @@ fn a_full_disk_takes_a_checkpoint_and_a_verb() {
     assert_eq!(machine.reads(&vdisk, 0..full), tags(0..full));
 }
 
+/// What only adds to the metadata store leaves the reserve to what makes room.
+#[test]
+fn the_reserve_is_for_what_makes_room() {
+    for (deletes, makes_room) in [(false, false), (false, true), (true, false)] {
+        let machine = Machine::with(config(0), 1);
+        let shard = machine.shard();
+        let is_whole = move || shard.context.pool.usage().ballast_whole;
+        assert!(is_whole());
+        let (shard, before) = (machine.shard(), is_whole.clone());
+        // The store gets the room that it wants when some of the reserve is given up.
+        machine.tap.set_rule(move |o| if o.verb == Verb::Commit && before() { Fate::Full } else { Fate::Happens });
+        let put = meta::Transaction::new().put("k", "v");
+        let transaction = if deletes { put.delete("l") } else { put };
+        let done = machine.run(async move {
+            if makes_room { shard.commit_to_make_room(transaction).await } else { shard.commit(transaction).await }
+        });
+        let refused = done.err().map(|error| error.kind);
+        let expect = if deletes || makes_room { (None, false) } else { (Some(node::Kind::Full), true) };
+        assert_eq!((refused, is_whole()), expect, "{deletes}, {makes_room}");
+    }
+}
+
 #[test]
 fn a_full_disk_takes_a_deletion_and_another_vdisk_gets_the_room() {
     for restarts in [false, true] {

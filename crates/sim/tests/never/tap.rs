@@ -50,6 +50,8 @@ pub enum Fate {
     Happens,
     /// Nothing happens, and the caller is told so. A sync forgets what it was to store, as Linux does.
     Fails,
+    /// A commit finds no room.
+    Full,
     /// It happens, but the caller is told that it failed.
     FailsWhole,
     /// The same of a sync, a while later.
@@ -206,7 +208,7 @@ impl File for TapFile {
                     inner.write(offset, &parts).await
                 })
             }
-            Fate::Fails | Fate::FailsWholeLater => Completion::Ready(Err(refused(&self.name))),
+            Fate::Fails | Fate::Full | Fate::FailsWholeLater => Completion::Ready(Err(refused(&self.name))),
             Fate::FailsWhole => self.fail_after(self.inner.write(offset, parts)),
             Fate::FailsAfter(len) => {
                 self.fail_after(self.inner.write(offset, &[data.slice(..data.len().min(len as usize))]))
@@ -244,7 +246,7 @@ impl File for TapFile {
                     if fate == Fate::Waits { Ok(()) } else { Err(error) }
                 })
             }
-            Fate::Fails | Fate::FailsAfter(_) => {
+            Fate::Fails | Fate::Full | Fate::FailsAfter(_) => {
                 let at = BTreeMap::from([(self.disk.operations(), Fault::Error)]);
                 self.disk.set_faults(FaultPlan { at, ..FaultPlan::none() });
                 self.inner.sync()
@@ -301,9 +303,9 @@ impl Store for TapStore {
                 self.tap.died.set(true);
                 Box::pin(std::future::pending())
             }
-            _ => {
-                let context = "EIO by the test's rule".to_string();
-                Box::pin(std::future::ready(Err(meta::Error::new(meta::Kind::Io, context))))
+            fate => {
+                let kind = if fate == Fate::Full { meta::Kind::Full } else { meta::Kind::Io };
+                Box::pin(std::future::ready(Err(meta::Error::new(kind, "by the test's rule"))))
             }
         }
     }

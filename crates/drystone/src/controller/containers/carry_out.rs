@@ -155,7 +155,7 @@ impl Verbs {
             all.put(keys::container(container.id), container.encode())
         });
         let put_member = |all: Transaction, one: &MemberRecord| all.put(keys::member(one.vdisk), one.encode());
-        self.commit(members.iter().fold(all, put_member)).await?;
+        self.commit_to_make_room(members.iter().fold(all, put_member)).await?;
         containers.into_values().for_each(|container| self.containers.put(container));
         members.into_iter().for_each(|member| self.containers.put_member(member));
         Ok(())
