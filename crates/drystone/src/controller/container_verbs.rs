@@ -57,7 +57,13 @@ impl Verbs {
                         first; try again";
             return Err(Error::new(Kind::Unavailable, text));
         }
-        self.carry_out_behind(&all).await;
+        self.learn_from_logs(all).await.map_err(|error| {
+            let text = format!(
+                "the metadata store is of an earlier time than the disks, and what the logs say of containers cannot be put on \
+                 record: {error}"
+            );
+            Error::new(Kind::Unavailable, text)
+        })?;
         self.containers.is_known.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -181,6 +187,7 @@ impl Verbs {
 
     async fn new_container(&self, create: CreateContainer) -> Result<ContainerInfo> {
         rules::check_create(&create)?;
+        self.containers_are_known().await?;
         let _one = self.changing.lock().await;
         if self.containers.find(&create.name).is_some() {
             return Err(Error::container_exists(&create.name));

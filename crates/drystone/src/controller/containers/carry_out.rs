@@ -94,8 +94,20 @@ impl Verbs {
         }
     }
 
-    /// The caller holds the turn of containers.
-    async fn carry_out_some(&self, vdisks: &[VdiskId]) {
+    /// What the logs of those of these that are open say that is newer than what is on record is put there.
+    pub(in crate::controller) async fn learn_from_logs(&self, vdisks: Vec<VdiskId>) -> Result<()> {
+        let vdisks = vdisks.into_iter().map(|id| (id, ())).collect();
+        let all = self.on_each(vdisks, |shard, id, ()| async move { Ok(shard.is_open(id)) }).await;
+        let open: Vec<VdiskId> = all.into_iter().filter(|(_, is)| matches!(is, Ok(true))).map(|(id, _)| id).collect();
+        for some in open.chunks(AT_ONCE) {
+            let _turn = self.containers.turn.lock().await;
+            self.learn_from(&self.read(some).await).await?;
+        }
+        Ok(())
+    }
+
+    /// What fails is known to whoever asks for the container.
+    async fn read(&self, vdisks: &[VdiskId]) -> Vec<Said> {
         let mut read = Vec::with_capacity(vdisks.len());
         for (vdisk, said) in self.on_each(vdisks.iter().map(|id| (*id, ())).collect(), look).await {
             match said {
@@ -107,6 +119,12 @@ impl Verbs {
                 Err(error) => self.is_not_carried_out(vdisk, &error),
             }
         }
+        read
+    }
+
+    /// The caller holds the turn of containers.
+    async fn carry_out_some(&self, vdisks: &[VdiskId]) {
+        let read = self.read(vdisks).await;
         if let Err(error) = self.learn_from(&read).await {
             read.iter().for_each(|said| self.is_not_carried_out(said.vdisk, &error));
             return;

@@ -7,6 +7,8 @@ use control::{
     ListVdisks, MakeClones, NewVmVdisk, RewindControl, SetContainer, SetRewind, SnapshotControl, VdiskInfo, VmControl,
 };
 use meta::{ContainerNote, ContainerRecord, MemberRecord, Transaction, keys};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use vdisk::NoteKind;
 
 const HOUR: SetRewind = SetRewind { window_seconds: 3600, limit_bytes: 0 };
@@ -245,6 +247,38 @@ async fn a_log_that_knows_more_than_the_store_is_believed() {
     }
     assert_eq!(show(&rig, "gold").await.vdisks, 0);
     rig.stop().await;
+}
+
+/// Of a store of an earlier time that takes nothing: what would be changed is not what the logs know.
+#[tokio::test]
+async fn nothing_is_changed_before_what_the_logs_know_is_on_record() {
+    let mut rig = Rig::new().await;
+    rig.verbs().create_container(container("gold", Some(HOUR))).await.expect("a container");
+    let gold = rig.verbs().containers.find("gold").expect("a container");
+    vdisk(&rig, "one", "gold").await;
+    let one = rig.id("one");
+    let shard = super::shard_of(one);
+    let record = rig.verbs().shards.on(shard, move |on| {
+        Box::pin(async move {
+            let stored = on.store().get(&keys::shard(shard)).await.expect("it reads").expect("it is there");
+            Ok(meta::ShardRecord::decode(&stored).expect("it is whole"))
+        })
+    });
+    let record = record.await.expect("it runs");
+    let old = meta::ShardRecord { generation: record.generation - 1, ..record };
+    rig.restart_with(Transaction::new().put(keys::shard(shard), old.encode())).await;
+    let verbs = rig.verbs();
+    verbs.set_container("gold", window(Some(DAY))).await.expect("all is on record");
+    assert!(verbs.containers.is_known.load(Ordering::Relaxed));
+    // As of a store of before all that.
+    verbs.containers.is_known.store(false, Ordering::Relaxed);
+    verbs.containers.forget(one);
+    verbs.containers.put(ContainerRecord { serial: 1, ..gold });
+    rig.lose_store();
+    let refused = verbs.set_container("gold", window(None)).await.expect_err("the store takes nothing");
+    assert!(refused.kind == Kind::Unavailable && refused.message.contains("of an earlier time"), "{refused}");
+    assert!(!verbs.containers.is_known.load(Ordering::Relaxed), "nothing was learned");
+    rig.stop_without_store().await;
 }
 
 /// A container that a vDisk has left does not come back with what its log says still.
