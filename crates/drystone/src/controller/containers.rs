@@ -150,6 +150,21 @@ impl Containers {
         state.troubles.remove(&vdisk);
     }
 
+    /// Of new vDisks of which nothing is said there is nothing to carry out. The others.
+    fn said_of_new(&self, vdisks: &[VdiskId]) -> Vec<VdiskId> {
+        let mut state = self.lock();
+        let unsaid = Stamp { member: 0, container: 0 };
+        let mut said = Vec::new();
+        for vdisk in vdisks.iter().copied() {
+            if state.stamp(vdisk) == unsaid {
+                state.done.insert(vdisk, unsaid);
+            } else {
+                said.push(vdisk);
+            }
+        }
+        said
+    }
+
     /// What is on record of the vDisk, and of its container, is not known to be carried out.
     pub fn is_behind(&self, vdisk: VdiskId) -> bool {
         let state = self.lock();

@@ -395,7 +395,7 @@ impl Verbs {
             })
         });
         let made = made.await?;
-        self.carry_out_on(&made).await;
+        self.carry_out_on_new(&made).await;
         self.infos_of(listed.shard, made).await
     }
 

@@ -274,7 +274,7 @@ impl Verbs {
         });
         let record = record.await?;
         self.directory.put(&record);
-        self.carry_out_on(&[record.id]).await;
+        self.carry_out_on_new(&[record.id]).await;
         Ok(record.id)
     }
 

@@ -93,7 +93,7 @@ impl Verbs {
         for ids in join_all(cloned).await {
             match ids {
                 Ok(ids) => {
-                    self.carry_out_on(&ids).await;
+                    self.carry_out_on_new(&ids).await;
                     made.extend(ids);
                 }
                 Err(error) => failed = Some(error),

@@ -83,6 +83,11 @@ impl Verbs {
         self.learn_from(&[Said { vdisk, note, rewind }]).await
     }
 
+    /// The same on new ones. Without settings of containers they wait for nobody: a vDisk whose disk hangs may hold the turn.
+    pub(in crate::controller) async fn carry_out_on_new(&self, vdisks: &[VdiskId]) {
+        self.carry_out_on(&self.containers.said_of_new(vdisks)).await;
+    }
+
     /// What fails is known to whoever asks for the container.
     pub(in crate::controller) async fn carry_out_on(&self, vdisks: &[VdiskId]) {
         for some in vdisks.chunks(AT_ONCE) {

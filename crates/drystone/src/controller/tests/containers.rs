@@ -249,6 +249,26 @@ async fn a_log_that_knows_more_than_the_store_is_believed() {
     rig.stop().await;
 }
 
+/// As long as a window is changed on a disk that hangs.
+#[tokio::test]
+async fn what_has_no_settings_waits_for_no_container() {
+    let rig = Rig::new().await;
+    let verbs = rig.verbs();
+    {
+        let _turn = verbs.containers.turn.lock().await;
+        let made = async {
+            rig.vdisk("one").await;
+            verbs.make_clones("one", clones(&["two"])).await.expect("a clone");
+            rig.vm("web", &["root"]).await;
+            verbs.clone_vm("web", clones(&["web2"])).await.expect("a clone");
+        };
+        tokio::time::timeout(Duration::from_secs(60), made).await.expect("nothing is to be carried out");
+    }
+    let default = show(&rig, "default").await;
+    assert_eq!((default.vdisks, default.vdisks_behind), (4, 0));
+    rig.stop().await;
+}
+
 /// Of a store of an earlier time that takes nothing: what would be changed is not what the logs know.
 #[tokio::test]
 async fn nothing_is_changed_before_what_the_logs_know_is_on_record() {
