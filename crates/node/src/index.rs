@@ -197,20 +197,27 @@ impl MetaIndex {
         Ok(())
     }
 
-    /// A vDisk that never came to be: whatever of it is found later is to be freed. An attempt to put it on record may have
-    /// succeeded all the same: then its name is free again.
-    pub async fn put_deleted(&self, record: VdiskRecord) -> Result<()> {
+    /// vDisks that never came to be: whatever of them is found later is to be freed. An attempt to put them on record may have
+    /// succeeded all the same: then their names are free again. One commit, however many they are.
+    pub async fn put_deleted(&self, records: &[VdiskRecord]) -> Result<()> {
         let _turn = self.turn.acquire(1).await;
-        let record = VdiskRecord { deleted: true, ..record };
-        let (name, own) = (keys::name(&record.name), keys::vdisk(record.id));
-        let put = Transaction::new().put(own.clone(), record.encode()).delete(keys::member(record.id));
-        let has_name = self.store.get(&name).await?.is_some_and(|id| id == own);
-        let named = || put.clone().compare(name.clone(), Some(own.clone())).delete(name.clone());
-        // Another shard cannot have given it to anybody else meanwhile; if it all the same has, it stays his.
-        if !has_name || self.commit(named()).await? == Outcome::Conflict {
-            committed(self.commit(put.clone()).await?)?;
+        let records: Vec<VdiskRecord> =
+            records.iter().map(|one| VdiskRecord { deleted: true, ..one.clone() }).collect();
+        let put = records.iter().fold(Transaction::new(), |all, record| {
+            all.put(keys::vdisk(record.id), record.encode()).delete(keys::member(record.id))
+        });
+        let mut named = put.clone();
+        for record in &records {
+            let (name, own) = (keys::name(&record.name), keys::vdisk(record.id));
+            if self.store.get(&name).await?.is_some_and(|id| id == own) {
+                named = named.compare(name.clone(), Some(own)).delete(name);
+            }
         }
-        self.records.borrow_mut().insert(record.id, record);
+        // Another shard cannot have given one of them to anybody else meanwhile; if it all the same has, it stays his.
+        if self.commit(named).await? == Outcome::Conflict {
+            committed(self.commit(put).await?)?;
+        }
+        self.records.borrow_mut().extend(records.into_iter().map(|record| (record.id, record)));
         Ok(())
     }
 

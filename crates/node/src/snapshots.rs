@@ -320,12 +320,10 @@ impl Shard {
             // But for a name that is taken, they may be on record all the same.
             let may_be_there = all_born && error.kind != Kind::Exists;
             if may_be_there {
-                for record in records {
-                    self.refuse(record).await;
-                }
+                self.refuse(records).await;
             }
             match (single, first) {
-                (Some(unborn), _) if !gone && !may_be_there => self.refuse(unborn).await,
+                (Some(unborn), _) if !gone && !may_be_there => self.refuse(vec![unborn]).await,
                 (None, Some(first)) if gone => self.index.end_births(first).await?,
                 _ => {}
             }

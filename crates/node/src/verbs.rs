@@ -37,7 +37,7 @@ impl Shard {
         let vdisk = match created {
             Ok(vdisk) => vdisk,
             Err(error) => {
-                self.refuse(record).await;
+                self.refuse(vec![record]).await;
                 return Err(error.into());
             }
         };
@@ -49,7 +49,7 @@ impl Shard {
                 tracing::warn!(vdisk = %id, error = %also, "a vDisk that could not be put on record is not taken back");
             }
             if taken_back.is_err() || error.kind != Kind::Exists {
-                self.refuse(record).await;
+                self.refuse(vec![record]).await;
             }
             return Err(error);
         }
@@ -57,11 +57,13 @@ impl Shard {
         Ok(record)
     }
 
-    /// The birth of this one may be in the log all the same; no start must take it for a vDisk.
-    pub(crate) async fn refuse(&self, record: VdiskRecord) {
-        if let Err(error) = self.index.put_deleted(record.clone()).await {
-            tracing::warn!(vdisk = %record.id, %error, "a vDisk that could not be made is not noted as such yet; it is tried again");
-            self.refused.borrow_mut().push(record);
+    /// The births of these may be in the log all the same; no start must take them for vDisks.
+    pub(crate) async fn refuse(&self, records: Vec<VdiskRecord>) {
+        if let Err(error) = self.index.put_deleted(&records).await {
+            for VdiskRecord { id, .. } in &records {
+                tracing::warn!(vdisk = %id, %error, "a vDisk that could not be made is not noted as such yet; it is tried again");
+            }
+            self.refused.borrow_mut().extend(records);
         }
     }
 
@@ -69,15 +71,12 @@ impl Shard {
     pub(crate) async fn note_refused(&self) -> Result<()> {
         // Each is on the list until it is noted: who looks meanwhile, as a clean stop does, must not find none.
         let all = self.refused.borrow().clone();
-        let mut result = Ok(());
-        for record in all {
-            let noted = self.index.put_deleted(record.clone()).await;
-            if noted.is_ok() {
-                self.refused.borrow_mut().retain(|one| one.id != record.id);
-            }
-            result = result.and(noted);
+        if all.is_empty() {
+            return Ok(());
         }
-        result
+        self.index.put_deleted(&all).await?;
+        self.refused.borrow_mut().retain(|one| all.iter().all(|noted| noted.id != one.id));
+        Ok(())
     }
 
     pub async fn rename(self: &Rc<Self>, id: VdiskId, new_name: &str) -> Result<()> {

@@ -195,3 +195,33 @@ fn a_group_that_could_not_be_marked_as_free_keeps_the_tombstone() {
         assert_eq!((shard.records().len(), shard.context.pool.usage().slots_used), (0, 0), "seed {seed}");
     }
 }
+
+/// However many they are: all calls wait meanwhile.
+#[test]
+fn clones_that_are_refused_cost_one_commit() {
+    const CLONES: usize = 20;
+    let machine = Machine::new();
+    let vdisk = machine.vdisk();
+    machine.write_tags(&vdisk, 1..=8);
+    let (kept, id) = (machine.snapshot(vdisk.id, "s"), vdisk.id);
+    machine.checkpoint(&vdisk);
+    machine.tap.clear();
+    let has_failed = Cell::new(false);
+    machine.tap.set_rule(move |o| match o.verb {
+        Verb::Commit if o.file.as_bytes().starts_with(meta::keys::NAMES) && !has_failed.replace(true) => {
+            Fate::FailsWhole
+        }
+        _ => Fate::Happens,
+    });
+    let (shard, names) = (machine.shard(), (0..CLONES).map(|number| format!("c{number}")).collect());
+    let made = machine.run(async move { shard.clone_snapshot(id, kept, names, None).await });
+    made.expect_err("it is told to have failed");
+    let commits = machine.tap.take().into_iter().filter(|o| o.verb == Verb::Commit).count();
+    // Births, the clones, that there are none, and that no births are left.
+    assert!(commits <= 6, "{commits} commits");
+    machine.tap.clear();
+    machine.kill();
+    machine.open();
+    machine.settle();
+    assert_eq!(machine.shard().records().len(), 1);
+}

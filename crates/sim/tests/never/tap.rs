@@ -299,6 +299,13 @@ impl Store for TapStore {
         let operation = Operation { verb: Verb::Commit, file, offset: 0, len: 0, data: Bytes::new() };
         match self.tap.decide(operation) {
             Fate::Happens => self.inner.commit(transaction),
+            Fate::FailsWhole => {
+                let done = self.inner.commit(transaction);
+                Box::pin(async move {
+                    let _ = done.await?;
+                    Err(meta::Error::new(meta::Kind::Io, "by the test's rule, though it is done"))
+                })
+            }
             Fate::Dies => {
                 self.tap.died.set(true);
                 Box::pin(std::future::pending())

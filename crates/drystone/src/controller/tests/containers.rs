@@ -254,13 +254,14 @@ async fn a_log_that_knows_more_than_the_store_is_believed() {
 async fn what_has_no_settings_waits_for_no_container() {
     let rig = Rig::new().await;
     let verbs = rig.verbs();
+    let clone = |name: &str| MakeClones { snapshot: None, names: vec![name.to_string()] };
     {
         let _turn = verbs.containers.turn.lock().await;
         let made = async {
             rig.vdisk("one").await;
-            verbs.make_clones("one", clones(&["two"])).await.expect("a clone");
+            verbs.make_clones("one", clone("two")).await.expect("a clone");
             rig.vm("web", &["root"]).await;
-            verbs.clone_vm("web", clones(&["web2"])).await.expect("a clone");
+            verbs.clone_vm("web", clone("web2")).await.expect("a clone");
         };
         tokio::time::timeout(Duration::from_secs(60), made).await.expect("nothing is to be carried out");
     }
