@@ -51,6 +51,7 @@ pub(crate) async fn set(State(api): State<Api>, name: Name, request: Request) ->
 #[utoipa::path(delete, path = "/api/v1/vdisks/{name}/rewind", tag = "rewind", params(("name" = String, Path), NoWindowQuery), responses(
     (status = 200, description = "It has no window of its own, or none at all; durable", body = VdiskInfo),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "It is on record that it has none of its own, and is carried out when that can be", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn switch_off(
@@ -103,7 +104,8 @@ pub(crate) async fn snapshot(
     (status = 201, description = "Made, in the order in which they were named", body = Vec<VdiskInfo>),
     (status = 404, description = "No such vDisk", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "A name is taken", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "Too many, a name is refused, or the moment is outside of the window", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Too many, a name is refused, the moment is outside of the window, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "How much is in the container is not known yet", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn make_clones(
@@ -161,8 +163,8 @@ pub(crate) async fn snapshot_vm(
     (status = 201, description = "Made, in the order in which they were named", body = Vec<VmInfo>),
     (status = 404, description = "No such VM", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "A name is taken", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "Too many, a name is refused, the VM has no vDisks, or the time is outside of the window of one of them", body = Problem, content_type = "application/problem+json"),
-    (status = 503, description = "A rollback that concerns it is not complete", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Too many, a name is refused, the VM has no vDisks, the time is outside of the window of one of them, or the capacity of a container is used up", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "A rollback that concerns it is not complete, how much is in a container is not known yet, or the clones are on record and there when the metadata store can be written", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn make_vm_clones(

@@ -95,7 +95,8 @@ pub(crate) async fn delete(
     (status = 201, description = "Made, in the order in which they were named", body = Vec<VdiskInfo>),
     (status = 404, description = "No such vDisk or snapshot", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "A name is taken", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "Too many, or a name is refused", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Too many, a name is refused, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "How much is in the container is not known yet", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn make_clones(

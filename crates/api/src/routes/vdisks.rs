@@ -49,8 +49,8 @@ pub(crate) struct DeleteQuery {
     snapshots: bool,
 }
 
-/// What to change; what is absent stays. Checked as a whole, then done in this order: size, read-only,
-/// container, name.
+/// What to change; what is absent stays. Checked as a whole, then done in this order: container, which may be full, size,
+/// read-only, name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PatchVdisk {
@@ -123,6 +123,7 @@ pub(crate) async fn show(State(api): State<Api>, name: Name) -> Result<Json<Vdis
     (status = 404, description = "No such vDisk or container", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The new name is taken, or is for a vDisk of a VM that is being made, or such a VM is to have this one", body = Problem, content_type = "application/problem+json"),
     (status = 422, description = "Shrinking, a refused name or size, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "It is on record that it is in the container, which is carried out when that can be; or nothing is changed yet, as logs are read still", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) -> Result<Json<VdiskInfo>, Problem> {
@@ -138,14 +139,15 @@ pub(crate) async fn patch(State(api): State<Api>, name: Name, request: Request) 
     if let Some(container) = &patch.container {
         api.control.containers().show_container(container).await?;
     }
+    // First, as it may be refused still: what has grown cannot be made smaller again.
+    if let Some(container) = &patch.container {
+        info = api.control.containers().move_vdisk(&name, container).await?;
+    }
     if let Some(size_bytes) = patch.size_bytes {
         info = api.control.resize_vdisk(&name, size_bytes).await?;
     }
     if patch.read_only.is_some() {
         info = api.control.set_vdisk(&name, SetVdisk { read_only: patch.read_only }).await?;
-    }
-    if let Some(container) = &patch.container {
-        info = api.control.containers().move_vdisk(&name, container).await?;
     }
     if let Some(new_name) = &patch.name {
         info = api.control.rename_vdisk(&name, new_name).await?;

@@ -210,8 +210,8 @@ pub(crate) async fn delete_snapshot(
     (status = 201, description = "Made, in the order in which they were named", body = Vec<VmInfo>),
     (status = 404, description = "No such VM or snapshot", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "A name is taken", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "Too many, a name is refused, or the VM has no vDisks", body = Problem, content_type = "application/problem+json"),
-    (status = 503, description = "It is half rolled back (snapshots of it can be cloned), or the clones are on record and there when the metadata store can be written", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Too many, a name is refused, the VM has no vDisks, or the capacity of a container is used up", body = Problem, content_type = "application/problem+json"),
+    (status = 503, description = "It is half rolled back (snapshots of it can be cloned), how much is in a container is not known yet, or the clones are on record and there when the metadata store can be written", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn make_clones(

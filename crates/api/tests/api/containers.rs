@@ -1,6 +1,6 @@
 //! Containers: their life, what is refused, and the vDisks in them.
 
-use crate::client::Server;
+use crate::client::{Call, Server};
 use serde_json::{Value, json};
 
 async fn gold(server: &Server) -> Value {
@@ -71,6 +71,11 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         assert_eq!(answer.status, status, "{method} {path} {body}: {answer:?}");
         answer.problem(status, word);
     }
+    // It has more than gold may get. What was made larger would stay so.
+    let data = Call::new("PUT", "/api/v1/vdisks/web/data?offset=0").header("Content-Type", "application/octet-stream");
+    assert_eq!(server.send(data.body(vec![1; 12288])).await.status, 204);
+    let too_much = json!({"size_bytes": 2 << 20, "container": "gold"});
+    server.json("PATCH", "/api/v1/vdisks/web", too_much).await.problem(422, "invalid");
     assert_eq!(server.get("/api/v1/vdisks/web").await.json()["size_bytes"], 1 << 20);
     assert_eq!(server.get("/api/v1/containers").await.json().as_array().map(Vec::len), Some(2));
 }

@@ -3,11 +3,11 @@
 use super::errors::from_node;
 use super::snapshots::{Source, info, now_unix_ms};
 use super::verbs::Verbs;
-use base::utc;
+use base::{VdiskId, utc};
 use control::rules::rewind::{Wanted, check_rewind, moment};
 use control::rules::snapshots as rules;
 use control::{
-    ControlFuture, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RolledBack, SetRewind,
+    ControlFuture, Error, HistoryKind, HistoryPoint, MakeClones, Moment, Result, RewindControl, RolledBack, SetRewind,
     SnapshotInfo, VdiskInfo, VmInfo, VmRolledBack, VmSnapshotInfo,
 };
 use meta::{ContainerRewind, MemberRecord};
@@ -61,6 +61,26 @@ fn time(text: Option<&str>, without: u64) -> Result<u64> {
     }
 }
 
+impl Verbs {
+    /// Its own window could not be given to it. The error is passed on, with what is left of it.
+    async fn inherit_again(&self, vdisk: VdiskId, error: Error) -> Error {
+        let again = async {
+            let own = self.member_now(vdisk).await?;
+            self.store_member(MemberRecord { inherits: true, ..own }).await
+        };
+        match again.await {
+            Ok(()) => error,
+            Err(also) => {
+                let text = format!(
+                    "{error}; and the window that it has now is its own from here on, as that cannot be taken back: {also} \
+                     (`drystone vdisk set NAME --rewind inherit`)"
+                );
+                Error::new(error.kind, text)
+            }
+        }
+    }
+}
+
 impl Source {
     async fn snapshot_past(&self, name: &str, wanted: Wanted) -> Result<SnapshotInfo> {
         self.check_new(name).await?;
@@ -108,11 +128,7 @@ impl RewindControl for Verbs {
                 verbs.store_member(MemberRecord { inherits: false, ..before }).await?;
             }
             if let Err(error) = verbs.give_window(id, rewind).await {
-                if inherited {
-                    let own = verbs.member_now(id).await?;
-                    verbs.store_member(MemberRecord { inherits: true, ..own }).await?;
-                }
-                return Err(error);
+                return Err(if inherited { verbs.inherit_again(id, error).await } else { error });
             }
             verbs.info(&vdisk, &listed).await
         })

@@ -262,7 +262,10 @@ impl Verbs {
         match target {
             ScheduleTarget::Vdisk(id) => self.take_snapshot_of(*id, name, || self.is_taken_for(schedule, target)).await,
             ScheduleTarget::Vm(id) => {
-                let find = || self.vms.find_id(*id).ok_or_else(|| Error::no_vm(&id.to_string()));
+                let find = || {
+                    let found = self.vms.find_id(*id).filter(|_| self.is_taken_for(schedule, target));
+                    found.ok_or_else(|| Error::no_vm(&id.to_string()))
+                };
                 Ok(self.take_vm_set(find, name).await?.1.id)
             }
             ScheduleTarget::Group(group) => Ok(self.take_group_snapshot(group, name).await?.id),
