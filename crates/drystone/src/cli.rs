@@ -89,6 +89,7 @@ fn dispatch(cli: Cli) -> std::result::Result<(), Failure> {
         Command::Status => Ok(status::run(&Client::new(&connection)?, &printer)?),
         // Of files alone: it needs no controller and no token.
         Command::Vdisk { verb: args::Vdisk::VerifyBackup { files } } => Ok(backup::verify(&printer, &files)?),
+        Command::Vm { verb: args::vm::Vm::VerifyBackup { folders } } => Ok(vm_backup::verify(&printer, &folders)?),
         Command::Vdisk { verb } => Ok(vdisk::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Vm { verb } => Ok(vm::run(verb, &Client::new(&connection)?, &printer)?),
         Command::Container { verb } => Ok(container::run(verb, &Client::new(&connection)?, &printer)?),

@@ -215,7 +215,11 @@ pub fn verify(printer: &Printer, paths: &[PathBuf]) -> Result<()> {
     if files.len() > 1 {
         check_chain(paths, &files)?;
     }
-    let proven: Vec<Proven> = paths.iter().zip(&files).map(|(path, file)| proven(path, file)).collect();
+    print_sound(printer, paths, &files)
+}
+
+pub fn print_sound(printer: &Printer, paths: &[PathBuf], files: &[Verified]) -> Result<()> {
+    let proven: Vec<Proven> = paths.iter().zip(files).map(|(path, file)| proven(path, file)).collect();
     printer.print(&proven, |proven| {
         let rows: Vec<_> = proven
             .iter()

@@ -31,6 +31,7 @@ pub fn run(verb: Vm, client: &Client, printer: &Printer) -> Result<()> {
             let changed = vm_parts::set_rewind(client, &client.vm(&name)?, rewind)?;
             printer.print(&changed, |changed| vm_parts::rewind_table(changed))
         }
+        Vm::VerifyBackup { folders } => vm_backup::verify(printer, &folders),
         Vm::History { name, from, to } => vm_parts::history(client, printer, &name, from.as_deref(), to.as_deref()),
         Vm::Space { name } => vm_parts::space(client, printer, &name),
         Vm::Diff { name, from, to } => vm_parts::diff(client, printer, &name, from, to),

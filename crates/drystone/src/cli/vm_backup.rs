@@ -1,6 +1,6 @@
 //! `drystone vm backup` and `restore`: a folder with a backup file for each vDisk, and a manifest that says what belongs together.
 
-use super::backup::{Made, check_chain, make_file, prove};
+use super::backup::{Made, check_chain, make_file, print_sound, prove};
 use super::client::Client;
 use super::output::Printer;
 use super::restore::fill;
@@ -12,6 +12,7 @@ use base::crc::crc32c;
 use base::units::format_size;
 use control::rules;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -157,29 +158,64 @@ pub fn vdisk_name(vm: &str, label: &str) -> String {
     format!("{vm}-{label}")
 }
 
+/// Everything in the folders is read. Several have to be what can be restored in this order.
+pub fn verify(printer: &Printer, folders: &[PathBuf]) -> Result<()> {
+    let manifests = read_manifests(folders)?;
+    let labels: BTreeSet<&str> = manifests.iter().flat_map(|one| &one.vdisks).map(|entry| &*entry.label).collect();
+    let (mut paths, mut proven) = (Vec::new(), Vec::new());
+    for label in labels {
+        let disk = prove_disk(label, &manifests, folders)?;
+        if folders.len() > 1 {
+            disk.check()?;
+        }
+        paths.extend(disk.files);
+        proven.extend(disk.proven);
+    }
+    print_sound(printer, &paths, &proven)
+}
+
 fn prove_folders(folders: &[PathBuf]) -> Result<Vec<Disk>> {
+    let manifests = read_manifests(folders)?;
+    let last = manifests.last().context("a folder is needed")?;
+    let disks = last.vdisks.iter().map(|wanted| {
+        let disk = prove_disk(&wanted.label, &manifests, folders)?;
+        disk.check()?;
+        Ok(disk)
+    });
+    disks.collect()
+}
+
+/// All of one VM.
+fn read_manifests(folders: &[PathBuf]) -> Result<Vec<Manifest>> {
     let manifests = folders.iter().map(|folder| read_manifest(folder)).collect::<Result<Vec<_>>>()?;
     let last = manifests.last().context("a folder is needed")?;
     if let Some((other, folder)) = manifests.iter().zip(folders).find(|(manifest, _)| manifest.vm != last.vm) {
         bail!("{} is of VM {:?}, the last folder of {:?}", folder.display(), other.vm, last.vm);
     }
-    let disks = last.vdisks.iter().map(|wanted| {
-        let (mut files, mut proven) = (Vec::new(), Vec::new());
-        for (manifest, folder) in manifests.iter().zip(folders) {
-            let Some(entry) = manifest.vdisks.iter().find(|entry| entry.label == wanted.label) else { continue };
-            let path = folder.join(&entry.file);
-            let found = prove(std::slice::from_ref(&path))?.pop().context("one file was proven")?;
-            if hex(&found.digest) != entry.sha256 {
-                bail!("{} is refused: it is another file than the one that {MANIFEST} beside it names", path.display());
-            }
-            if found.header.from.is_none() {
-                (files, proven) = (Vec::new(), Vec::new());
-            }
-            files.push(path);
-            proven.push(found);
+    Ok(manifests)
+}
+
+/// From its last full file on; those before that are read too.
+fn prove_disk(label: &str, manifests: &[Manifest], folders: &[PathBuf]) -> Result<Disk> {
+    let (mut files, mut proven) = (Vec::new(), Vec::new());
+    for (manifest, folder) in manifests.iter().zip(folders) {
+        let Some(entry) = manifest.vdisks.iter().find(|entry| entry.label == label) else { continue };
+        let path = folder.join(&entry.file);
+        let found = prove(std::slice::from_ref(&path))?.pop().context("one file was proven")?;
+        if hex(&found.digest) != entry.sha256 {
+            bail!("{} is refused: it is another file than the one that {MANIFEST} beside it names", path.display());
         }
-        check_chain(&files, &proven)?;
-        Ok(Disk { label: wanted.label.clone(), files, proven })
-    });
-    disks.collect()
+        if found.header.from.is_none() {
+            (files, proven) = (Vec::new(), Vec::new());
+        }
+        files.push(path);
+        proven.push(found);
+    }
+    Ok(Disk { label: label.to_string(), files, proven })
+}
+
+impl Disk {
+    fn check(&self) -> Result<()> {
+        check_chain(&self.files, &self.proven)
+    }
 }

@@ -134,6 +134,14 @@ pub enum Vm {
         #[arg(long, value_name = "NAME")]
         container: Option<String>,
     },
+    /// Read backup folders of a VM to the end, and prove that everything in them is what was written
+    #[command(
+        after_help = "Several have to be a full one and the incremental ones that follow it, in their order. No controller is needed."
+    )]
+    VerifyBackup {
+        #[arg(required = true, num_args = 1.., value_name = "DIR")]
+        folders: Vec<PathBuf>,
+    },
     /// Make a VM of disk images: raw, and with the help of qemu-img qcow2, vmdk and vhdx
     #[command(after_help = "Examples:\n  \
         drystone vm import web01 --disk root=web01.vmdk --disk data=data.qcow2\n\n\
