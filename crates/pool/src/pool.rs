@@ -287,11 +287,11 @@ impl Pool {
         }
         let pool = self.rc();
         self.world.spawn(async move {
-            if let Err(error) = pool.ids.reserve_groups().await {
-                tracing::debug!(%error, "no ids in advance");
-            }
-            if let Err(error) = pool.prepare_slot().await {
-                tracing::debug!(%error, "no slot in advance");
+            let prepared = pool.ids.reserve_groups().await.and(pool.prepare_slot().await);
+            if let Err(error) = prepared
+                && error.kind != Kind::Full
+            {
+                tracing::warn!(%error, "the next extent groups are not prepared; what needs one tries again");
             }
             pool.preparing.set(false);
         });

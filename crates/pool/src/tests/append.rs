@@ -1,6 +1,7 @@
 //! Appends, syncs and their failures.
 
 use super::*;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
 use world::Completion;
@@ -57,6 +58,31 @@ fn a_group_is_open_at_once_since_ids_and_slots_are_prepared() {
     let opened = bench.open();
     assert!(opened.clean, "what is prepared does not undo a clean end");
     assert_eq!(opened.groups.len(), 2500);
+}
+
+/// Who needs a group does himself what could not be prepared, or what is just being prepared.
+#[test]
+fn a_slot_that_could_not_be_prepared_is_made_by_who_needs_it() {
+    for fails in [false, true] {
+        let bench = Bench::new(small());
+        let pool = bench.pool();
+        let mut groups: Vec<OpenGroup> = (0..3).map(|_| bench.group(&pool)).collect();
+        if fails {
+            bench.disk.faults.write_error.replace(Some("slab-0001".into()));
+        }
+        groups.push(bench.group(&pool));
+        if fails {
+            bench.turns.idle();
+            assert!(bench.disk.faults.write_error.borrow().is_none(), "it was tried");
+        }
+        groups.extend((0..2).map(|_| bench.group(&pool)));
+        groups.iter_mut().for_each(|group| bench.fill(group, 100));
+        assert_eq!(groups.iter().map(slab).collect::<BTreeSet<_>>(), BTreeSet::from([SlabId(0), SlabId(1)]));
+        bench.turns.run(pool.close()).expect("the disk works");
+        let opened = bench.open();
+        assert!(opened.clean && opened.quarantined.is_empty());
+        assert_eq!(opened.groups.len(), 6);
+    }
 }
 
 #[test]
