@@ -225,6 +225,14 @@ impl Error {
         Error::new(Kind::Busy, text)
     }
 
+    /// Of a vDisk that was made, or renamed, for a VM that could not be made.
+    pub fn vdisk_left(vdisk: &str, vm: &str) -> Self {
+        let text = format!(
+            "vDisk {vdisk:?} is left of VM {vm:?}, which could not be made; that is being undone (`drystone status` says what is in the way)"
+        );
+        Error::new(Kind::Busy, text)
+    }
+
     pub fn no_vm_group(name: &str) -> Self {
         let text = format!("there is no group {name:?} of VMs; `drystone group list` shows those there are");
         Error::new(Kind::NotFound, text)

@@ -62,7 +62,8 @@ impl Verbs {
     async fn change_groups(&self, vms: Vec<VmRecord>, sets: Vec<SetRecord>) -> Result<()> {
         let vms: Vec<VmRecord> = vms.into_iter().map(|vm| VmRecord { serial: vm.serial + 1, ..vm }).collect();
         let all = vms.iter().fold(Transaction::new(), |all, vm| all.put(keys::vm(vm.id), vm.encode()));
-        self.commit(sets.iter().fold(all, |all, set| all.put(keys::set(set.id), set.encode()))).await?;
+        // Leaving a group is among it, on a disk that is full, too.
+        self.commit_to_make_room(sets.iter().fold(all, |all, set| all.put(keys::set(set.id), set.encode()))).await?;
         vms.iter().for_each(|vm| self.vms.put(vm.clone()));
         sets.into_iter().for_each(|set| self.vms.put_set(set));
         self.note_vms(&vms).await;

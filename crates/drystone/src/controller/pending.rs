@@ -16,6 +16,8 @@ pub struct Pending {
     given_up: BTreeSet<VmId>,
     /// What is still to be undone of them, under the first plan of each call.
     made: BTreeMap<VmId, Made>,
+    /// Made for VMs that are not there yet: nobody connects to them.
+    kept_out: BTreeSet<VdiskId>,
     rollbacks: BTreeMap<VmId, RollingBack>,
     /// Why the last attempt did not carry it out, by VM. Of what a call is just doing for the first time there is none.
     troubles: BTreeMap<VmId, String>,
@@ -92,6 +94,15 @@ impl Vms {
     /// All that is still to be undone.
     pub fn set_made_for(&self, vm: VmId, made: Made) {
         self.lock().pending.made.insert(vm, made);
+    }
+
+    pub fn keep_out(&self, new: &[VdiskId]) {
+        self.lock().pending.kept_out.extend(new);
+    }
+
+    /// Whether it was kept out.
+    pub fn let_new_in(&self, vdisk: VdiskId) -> bool {
+        self.lock().pending.kept_out.remove(&vdisk)
     }
 
     pub fn is_given_up(&self, vm: VmId) -> bool {
@@ -187,6 +198,14 @@ impl Vms {
             .filter(|plan| !pending.given_up.contains(&plan.vm))
             .find(takes)
             .map(|plan| plan.name.clone())
+    }
+
+    /// The VM that could not be made, for which this vDisk was made or renamed, which is still to be undone.
+    pub fn undone_for(&self, vdisk: VdiskId) -> Option<String> {
+        let pending = &self.lock().pending;
+        let is_of = |made: &Made| made.new.contains(&vdisk) || made.existing.iter().any(|(id, _)| *id == vdisk);
+        let (vm, _) = pending.made.iter().find(|(_, made)| is_of(made))?;
+        pending.plans.get(vm).map(|plan| plan.name.clone())
     }
 
     /// vDisks with snapshots that something on record has to be made from.

@@ -199,7 +199,12 @@ impl Verbs {
 
     async fn store_schedule(&self, schedule: &Schedule) -> Result<()> {
         let record = &schedule.record;
-        self.commit(Transaction::new().put(keys::schedule(&record.name), record.encode())).await?;
+        let stored = Transaction::new().put(keys::schedule(&record.name), record.encode());
+        // One that is there makes room by what it deletes.
+        match self.schedules.find(&record.name) {
+            Ok(_) => self.commit_to_make_room(stored).await?,
+            Err(_) => self.commit(stored).await?,
+        }
         self.schedules.put(schedule.clone());
         Ok(())
     }

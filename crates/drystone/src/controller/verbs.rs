@@ -175,7 +175,7 @@ impl Verbs {
         let listed = self.find(name)?;
         if name != new_name {
             self.check_is_new(new_name)?;
-            self.check_not_taken(name, listed.id)?;
+            self.check_is_free(name, listed.id)?;
         }
         let new = new_name.to_string();
         self.change_listed(name, &listed, move |shard, id| Box::pin(async move { shard.rename(id, &new).await })).await
@@ -192,6 +192,12 @@ impl Verbs {
     /// No VM is to have it that is still being made.
     pub(super) fn check_not_taken(&self, name: &str, id: base::VdiskId) -> Result<()> {
         self.vms.taken_for(id).map_or(Ok(()), |vm| Err(Error::vdisk_taken(name, &vm)))
+    }
+
+    /// The same, and it is no rest of a VM that could not be made: that goes, or gets its old name back.
+    pub(super) fn check_is_free(&self, name: &str, id: base::VdiskId) -> Result<()> {
+        self.check_not_taken(name, id)?;
+        self.vms.undone_for(id).map_or(Ok(()), |vm| Err(Error::vdisk_left(name, &vm)))
     }
 
     /// One block request, to a vDisk or to `NAME@SNAPSHOT`.
@@ -212,7 +218,10 @@ impl Verbs {
                 })
                 .await;
         }
-        let held = Error::new(Kind::Unavailable, format!("vDisk {name:?} is being rolled back; try again later"));
+        let held = Error::new(
+            Kind::Unavailable,
+            format!("vDisk {name:?} is being rolled back, or made for a VM; try again later"),
+        );
         if listed.held {
             return Err(held);
         }

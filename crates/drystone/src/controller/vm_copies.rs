@@ -68,7 +68,9 @@ impl Verbs {
             }
             match planned.source {
                 Source::Empty { size_bytes, sector_bytes } => {
-                    made.push(self.make_vdisk(&planned.name, size_bytes, sector_bytes, container).await?);
+                    let id = self.make_vdisk(&planned.name, size_bytes, sector_bytes, container).await?;
+                    made.push(id);
+                    self.keep_out(&[id]).await;
                 }
                 Source::Existing { vdisk } => self.take_vdisk(vdisk, &planned.name).await?,
                 Source::Snapshot { vdisk, snapshot } => {
@@ -93,6 +95,7 @@ impl Verbs {
         for ids in join_all(cloned).await {
             match ids {
                 Ok(ids) => {
+                    self.keep_out(&ids).await;
                     self.carry_out_on_new(&ids).await;
                     made.extend(ids);
                 }
@@ -182,7 +185,22 @@ impl Verbs {
         vms.iter().for_each(|vm| self.vms.put(vm.clone()));
         self.vms.remove_plans(plans);
         self.note_vms(&vms).await;
+        self.let_new_in(vms.iter().flat_map(|vm| &vm.vdisks).map(|member| member.vdisk)).await;
         Ok(vms)
+    }
+
+    /// Nobody connects to what is made for VMs before they are there: what is written to it could be undone, or keep them from
+    /// being made.
+    async fn keep_out(&self, new: &[VdiskId]) {
+        self.vms.keep_out(new);
+        self.hold(new).await;
+    }
+
+    async fn let_new_in(&self, vdisks: impl Iterator<Item = VdiskId>) {
+        let new: Vec<VdiskId> = vdisks.filter(|id| self.vms.let_new_in(*id)).collect();
+        if !new.is_empty() {
+            self.let_in(&new).await;
+        }
     }
 
     /// Of an attempt that failed, which its caller is told. This run never carries them out; if a crash comes in between, the
@@ -192,38 +210,50 @@ impl Verbs {
         self.end_plans(plans, true).await;
     }
 
-    /// What was made for plans that are given up goes, then they do. What fails is tried again. `force`: nobody can have begun to
-    /// use it.
+    /// What was made for plans that are given up goes, then they do. What fails is tried again, and keeps back no other.
+    /// `force`: nobody can have begun to use it.
     pub(super) async fn end_plans(&self, plans: &[PlanRecord], force: bool) {
-        let ended = async {
-            self.undo(plans, force).await?;
-            self.forget_plans(plans).await
-        };
-        if let Err(error) = ended.await {
-            plans.iter().for_each(|plan| self.is_left(plan.vm, &error));
+        let mut undone = Vec::new();
+        for plan in plans {
+            match self.undo(plan, force).await {
+                Ok(()) => undone.push(plan.clone()),
+                Err(error) => self.is_left(plan.vm, &error),
+            }
+        }
+        if let Err(error) = self.forget_plans(&undone).await {
+            undone.iter().for_each(|plan| self.is_left(plan.vm, &error));
         }
     }
 
-    async fn undo(&self, plans: &[PlanRecord], force: bool) -> Result<()> {
+    async fn undo(&self, plan: &PlanRecord, force: bool) -> Result<()> {
         let mut result = Ok(());
-        for plan in plans {
-            let Made { new, existing } = self.vms.made_for(plan.vm);
-            let mut left = Made::default();
-            for (id, before) in existing {
-                if let Err(error) = self.name_as_before(id, &before).await {
-                    left.existing.push((id, before));
-                    result = result.and(Err(error));
-                }
+        let Made { new, existing } = self.vms.made_for(plan.vm);
+        let mut left = Made::default();
+        for (id, before) in existing {
+            if let Err(error) = self.name_as_before(id, &before).await {
+                left.existing.push((id, before));
+                result = result.and(Err(error));
             }
-            for id in new {
-                let Some((name, listed)) = self.directory.find_id(id) else { continue };
-                if let Err(error) = self.delete_listed(&name, &listed, force).await {
+        }
+        for id in new {
+            let Some((name, listed)) = self.directory.find_id(id) else { continue };
+            if let Some(vm) = self.vms.of_vdisk(id) {
+                tracing::error!(
+                    vdisk = name,
+                    vm = vm.name,
+                    "it was made for a VM that could not be made, and is in another one: it stays"
+                );
+                continue;
+            }
+            match self.delete_listed(&name, &listed, force).await {
+                Ok(()) => drop(self.vms.let_new_in(id)),
+                Err(error) => {
                     left.new.push(id);
                     result = result.and(Err(error));
                 }
             }
-            self.vms.set_made_for(plan.vm, left);
         }
+        self.vms.set_made_for(plan.vm, left);
         result
     }
 

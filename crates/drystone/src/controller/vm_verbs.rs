@@ -136,7 +136,7 @@ impl Verbs {
         if let Some(planned) = self.vms.planned_for(vdisk).filter(|planned| planned != vm) {
             return Err(Error::planned(vdisk, &planned));
         }
-        self.check_not_taken(vdisk, listed.id)?;
+        self.check_is_free(vdisk, listed.id)?;
         if self.vms.rollback_of(listed.id).is_some() {
             return Err(Error::rollback_pending(vdisk));
         }
@@ -246,7 +246,7 @@ impl Verbs {
         if let Some(planned) = self.vms.planned_for(&attach.vdisk) {
             return Err(Error::planned(&attach.vdisk, &planned));
         }
-        self.check_not_taken(&attach.vdisk, listed.id)?;
+        self.check_is_free(&attach.vdisk, listed.id)?;
         // It would be closed with the others.
         self.check_whole(&vm)?;
         // Of one that no VM has any more this is the way to a name by which it can be given up.

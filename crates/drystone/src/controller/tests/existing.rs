@@ -3,7 +3,7 @@
 use super::{Rig, SIZE_BYTES, missing};
 use crate::controller::pending::Made;
 use base::{ContainerId, VdiskId, VmId};
-use control::{AttachVdisk, Control, CreateVm, DeleteVdisk, ExistingVdisk, Kind, VmControl};
+use control::{AttachVdisk, Control, CreateVm, DeleteVdisk, Error, ExistingVdisk, Kind, VmControl};
 use meta::{PlanRecord, PlannedVdisk, Source, Transaction, VmRecord, keys};
 
 /// vDisks of these names, with 1, 2, ... in them.
@@ -168,22 +168,74 @@ async fn what_could_not_be_undone_at_once_is_undone_later() {
     rig.stop().await;
 }
 
-/// Somebody was faster than the VM's record.
+/// Until it is undone nothing else is made of it: it would be deleted, or named as before, under whoever has it then.
 #[tokio::test]
-async fn what_was_just_made_is_the_vms_though_it_is_written_already() {
+async fn what_is_left_of_a_vm_that_could_not_be_made_is_nobodys() {
+    let rig = Rig::new().await;
+    let ids = vdisks(&rig, &["a"]).await;
+    let verbs = rig.verbs();
+    verbs.create_vm(of("db", &[])).await.expect("a VM");
+    let empty = Source::Empty { size_bytes: SIZE_BYTES, sector_bytes: 512 };
+    let plan = plan(vec![planned("root", Source::Existing { vdisk: ids[0] }), planned("data", empty)]);
+    let plans = std::slice::from_ref(&plan);
+    verbs.vms.put_plans(plans);
+    let mut made = Made { existing: vec![(ids[0], "a".into())], ..Made::default() };
+    verbs.make_vdisks(plans, &mut made.new).await.expect("made");
+    verbs.vms.give_up(plans, made);
+    assert_eq!(rig.write("web-data", 7).await.expect_err("nobody gets in").kind, Kind::Unavailable);
+    for left in ["web-root", "web-data"] {
+        let refused = |error: Error, kind| assert_eq!(error.kind, kind, "{left}: {error}");
+        refused(verbs.rename_vdisk(left, "prod").await.expect_err("renamed"), Kind::Busy);
+        let attach = AttachVdisk { vdisk: left.into(), label: None };
+        refused(verbs.attach_vdisk("db", attach).await.expect_err("attached"), Kind::Exists);
+        refused(verbs.create_vm(of("web", &[(&left[4..], left)])).await.expect_err("made a VM of"), Kind::Busy);
+    }
+    verbs.finish_pending().await;
+    assert_eq!((rig.id("a"), verbs.find("web-data").is_err(), verbs.vms.is_settled()), (ids[0], true, true));
+    verbs.rename_vdisk("a", "prod").await.expect("it is free");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_undone_keeps_back_no_other() {
+    let rig = Rig::new().await;
+    let [busy, idle] = [rig.vdisk("busy").await, rig.vdisk("idle").await];
+    let verbs = rig.verbs();
+    let plans = [("one", busy), ("two", idle)].map(|(name, left)| {
+        let vm = VmId::new(1, 0x3ff_fff0 + (name == "two") as u32);
+        let plan = PlanRecord { vm, name: name.into(), ..plan(Vec::new()) };
+        verbs.vms.put_plans(std::slice::from_ref(&plan));
+        verbs.vms.give_up(std::slice::from_ref(&plan), Made { new: vec![left], ..Made::default() });
+        plan
+    });
+    let client = rig.connect(busy, None).await;
+    verbs.finish_pending().await;
+    assert_eq!(verbs.vms.plans(), plans[..1]);
+    assert!(verbs.find("idle").is_err() && verbs.find("busy").is_ok());
+    client.leaves().await;
+    verbs.finish_pending().await;
+    assert!(verbs.find("busy").is_err() && verbs.vms.is_settled());
+    rig.stop().await;
+}
+
+/// Nobody is faster than the VM's record, and then everybody may connect.
+#[tokio::test]
+async fn what_was_just_made_is_kept_for_its_vm() {
     let rig = Rig::new().await;
     let verbs = rig.verbs();
     let plan = plan(vec![planned("root", Source::Empty { size_bytes: SIZE_BYTES, sector_bytes: 512 })]);
     let plans = std::slice::from_ref(&plan);
-    // What a start goes on with comes behind this.
-    let one = verbs.changing.lock().await;
     verbs.vms.put_plans(plans);
     let mut made = Vec::new();
-    verbs.make_vdisks(plans, &mut made).await.expect("made");
+    {
+        // What a start goes on with comes behind this.
+        let _one = verbs.changing.lock().await;
+        verbs.make_vdisks(plans, &mut made).await.expect("made");
+        assert_eq!(rig.write("web-root", 7).await.expect_err("nobody gets in").kind, Kind::Unavailable);
+    }
+    verbs.finish_pending().await;
+    assert_eq!(members(&verbs.find_vm("web").expect("made")), [("root", made[0])]);
     rig.write("web-root", 7).await.expect("a write");
-    assert_eq!(verbs.commit_vms(plans, &[]).await.expect_err("it is not empty").kind, Kind::Exists);
-    let vms = verbs.commit_vms(plans, &made).await.expect("a VM");
-    drop(one);
-    assert_eq!((members(&vms[0]), rig.first("web-root").await), (vec![("root", made[0])], Ok(7)));
+    rig.connect(made[0], None).await.leaves().await;
     rig.stop().await;
 }
