@@ -1,4 +1,4 @@
-//! Linux's own NBD client, over two connections: a file system that is written, flushed, verified, trimmed, and grows.
+//! Linux's own NBD client, over two connections: a file system that is written, flushed, verified and trimmed.
 
 use super::{M, Scene};
 use crate::nbd::Address;

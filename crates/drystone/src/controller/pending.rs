@@ -14,9 +14,9 @@ pub struct Pending {
     plans: BTreeMap<VmId, PlanRecord>,
     /// Of these plans the calls were told that they failed: they are to be forgotten, never carried out.
     given_up: BTreeSet<VmId>,
-    /// What is still to be undone of them, under the first plan of each call.
+    /// What is still to be undone of them.
     made: BTreeMap<VmId, Made>,
-    /// Made for VMs that are not there yet: nobody connects to them.
+    /// Made by this run for VMs that are not there yet: nobody connects to them.
     kept_out: BTreeSet<VdiskId>,
     rollbacks: BTreeMap<VmId, RollingBack>,
     /// Why the last attempt did not carry it out, by VM. Of what a call is just doing for the first time there is none.
@@ -80,11 +80,11 @@ impl Vms {
         }
     }
 
-    /// They are kept until what was made for them is undone, and the metadata store, too, has forgotten them.
-    pub fn give_up(&self, plans: &[PlanRecord], made: Made) {
+    /// It is kept until what was made for it is undone, and the metadata store, too, has forgotten them.
+    pub fn give_up(&self, plan: &PlanRecord, made: Made) {
         let pending = &mut self.lock().pending;
-        pending.given_up.extend(plans.iter().map(|plan| plan.vm));
-        pending.made.extend(plans.first().map(|first| (first.vm, made)));
+        pending.given_up.insert(plan.vm);
+        pending.made.insert(plan.vm, made);
     }
 
     pub fn made_for(&self, vm: VmId) -> Made {
@@ -100,9 +100,16 @@ impl Vms {
         self.lock().pending.kept_out.extend(new);
     }
 
-    /// Whether it was kept out.
-    pub fn let_new_in(&self, vdisk: VdiskId) -> bool {
-        self.lock().pending.kept_out.remove(&vdisk)
+    pub fn kept_out(&self) -> Vec<VdiskId> {
+        self.lock().pending.kept_out.iter().copied().collect()
+    }
+
+    pub fn is_kept_out(&self, vdisk: VdiskId) -> bool {
+        self.lock().pending.kept_out.contains(&vdisk)
+    }
+
+    pub fn are_let_in(&self, new: &[VdiskId]) {
+        self.lock().pending.kept_out.retain(|id| !new.contains(id));
     }
 
     pub fn is_given_up(&self, vm: VmId) -> bool {

@@ -194,10 +194,16 @@ impl Verbs {
         self.vms.taken_for(id).map_or(Ok(()), |vm| Err(Error::vdisk_taken(name, &vm)))
     }
 
-    /// The same, and it is no rest of a VM that could not be made: that goes, or gets its old name back.
+    /// The same, and it was not made for such a VM, nor for one that could not be made: that goes, or gets its old name back.
     pub(super) fn check_is_free(&self, name: &str, id: base::VdiskId) -> Result<()> {
         self.check_not_taken(name, id)?;
-        self.vms.undone_for(id).map_or(Ok(()), |vm| Err(Error::vdisk_left(name, &vm)))
+        if let Some(vm) = self.vms.undone_for(id) {
+            return Err(Error::vdisk_left(name, &vm));
+        }
+        match self.vms.planned_for(name).filter(|_| self.vms.is_kept_out(id)) {
+            Some(vm) => Err(Error::vdisk_taken(name, &vm)),
+            None => Ok(()),
+        }
     }
 
     /// One block request, to a vDisk or to `NAME@SNAPSHOT`.

@@ -184,8 +184,8 @@ impl Verbs {
         // In this order: a vDisk of theirs is never taken for one that is nobody's.
         vms.iter().for_each(|vm| self.vms.put(vm.clone()));
         self.vms.remove_plans(plans);
+        self.let_new_in().await;
         self.note_vms(&vms).await;
-        self.let_new_in(vms.iter().flat_map(|vm| &vm.vdisks).map(|member| member.vdisk)).await;
         Ok(vms)
     }
 
@@ -196,9 +196,17 @@ impl Verbs {
         self.hold(new).await;
     }
 
-    async fn let_new_in(&self, vdisks: impl Iterator<Item = VdiskId>) {
-        let new: Vec<VdiskId> = vdisks.filter(|id| self.vms.let_new_in(*id)).collect();
+    /// What was kept out for VMs that are there by now, or for plans that are no more.
+    async fn let_new_in(&self) {
+        let waits = |id: VdiskId| {
+            let is_planned = |(name, _): (String, Listed)| self.vms.planned_for(&name).is_some();
+            let is_to_be_had = self.vms.of_vdisk(id).is_none() && self.directory.find_id(id).is_some_and(is_planned);
+            is_to_be_had || self.vms.undone_for(id).is_some()
+        };
+        let mut new = self.vms.kept_out();
+        new.retain(|id| !waits(*id));
         if !new.is_empty() {
+            self.vms.are_let_in(&new);
             self.let_in(&new).await;
         }
     }
@@ -206,7 +214,17 @@ impl Verbs {
     /// Of an attempt that failed, which its caller is told. This run never carries them out; if a crash comes in between, the
     /// next start does.
     async fn take_back(&self, plans: &[PlanRecord], made: Made) {
-        self.vms.give_up(plans, made);
+        for plan in plans {
+            let is_planned = |id: &VdiskId| {
+                let is_of = |(name, _): (String, Listed)| plan.vdisks.iter().any(|planned| planned.name == name);
+                self.directory.find_id(*id).is_some_and(is_of)
+            };
+            let takes =
+                |id: VdiskId| plan.vdisks.iter().any(|planned| planned.source == Source::Existing { vdisk: id });
+            let new = made.new.iter().copied().filter(is_planned).collect();
+            let existing = made.existing.iter().filter(|(id, _)| takes(*id)).cloned().collect();
+            self.vms.give_up(plan, Made { new, existing });
+        }
         self.end_plans(plans, true).await;
     }
 
@@ -246,7 +264,7 @@ impl Verbs {
                 continue;
             }
             match self.delete_listed(&name, &listed, force).await {
-                Ok(()) => drop(self.vms.let_new_in(id)),
+                Ok(()) => {}
                 Err(error) => {
                     left.new.push(id);
                     result = result.and(Err(error));
@@ -273,6 +291,7 @@ impl Verbs {
         }
         self.commit(plans.iter().fold(Transaction::new(), |all, plan| all.delete(keys::plan(plan.vm)))).await?;
         self.vms.remove_plans(plans);
+        self.let_new_in().await;
         Ok(())
     }
 

@@ -159,7 +159,7 @@ async fn what_could_not_be_undone_at_once_is_undone_later() {
     let mut made = Made { existing: vec![(ids[0], "a".into())], ..Made::default() };
     verbs.make_vdisks(plans, &mut made.new).await.expect("made");
     assert_eq!((rig.id("web-root"), made.new.len()), (ids[0], 1));
-    verbs.vms.give_up(plans, made);
+    verbs.vms.give_up(&plan, made);
     verbs.finish_pending().await;
     assert_eq!((rig.id("a"), rig.first("a").await), (ids[0], Ok(1)));
     assert!(verbs.find("web-root").is_err() && verbs.find("web-data").is_err() && verbs.find_vm("web").is_err());
@@ -181,7 +181,7 @@ async fn what_is_left_of_a_vm_that_could_not_be_made_is_nobodys() {
     verbs.vms.put_plans(plans);
     let mut made = Made { existing: vec![(ids[0], "a".into())], ..Made::default() };
     verbs.make_vdisks(plans, &mut made.new).await.expect("made");
-    verbs.vms.give_up(plans, made);
+    verbs.vms.give_up(&plan, made);
     assert_eq!(rig.write("web-data", 7).await.expect_err("nobody gets in").kind, Kind::Unavailable);
     for left in ["web-root", "web-data"] {
         let refused = |error: Error, kind| assert_eq!(error.kind, kind, "{left}: {error}");
@@ -205,7 +205,7 @@ async fn one_that_cannot_be_undone_keeps_back_no_other() {
         let vm = VmId::new(1, 0x3ff_fff0 + (name == "two") as u32);
         let plan = PlanRecord { vm, name: name.into(), ..plan(Vec::new()) };
         verbs.vms.put_plans(std::slice::from_ref(&plan));
-        verbs.vms.give_up(std::slice::from_ref(&plan), Made { new: vec![left], ..Made::default() });
+        verbs.vms.give_up(&plan, Made { new: vec![left], ..Made::default() });
         plan
     });
     let client = rig.connect(busy, None).await;
@@ -237,5 +237,33 @@ async fn what_was_just_made_is_kept_for_its_vm() {
     assert_eq!(members(&verbs.find_vm("web").expect("made")), [("root", made[0])]);
     rig.write("web-root", 7).await.expect("a write");
     rig.connect(made[0], None).await.leaves().await;
+    rig.stop().await;
+}
+
+/// The way out of a plan that cannot be carried out is a VM of that name: what was made is its owner's then.
+#[tokio::test]
+async fn what_was_made_for_a_plan_that_is_no_more_is_let_in() {
+    let rig = Rig::new().await;
+    let ids = vdisks(&rig, &["a"]).await;
+    let verbs = rig.verbs();
+    let clone = Source::Snapshot { vdisk: ids[0], snapshot: missing() };
+    let empty = Source::Empty { size_bytes: SIZE_BYTES, sector_bytes: 512 };
+    let plan = plan(vec![planned("root", empty), planned("data", clone)]);
+    let plans = std::slice::from_ref(&plan);
+    verbs.vms.put_plans(plans);
+    let mut made = Vec::new();
+    {
+        let _one = verbs.changing.lock().await;
+        verbs.make_vdisks(plans, &mut made).await.expect_err("there is no such snapshot");
+    }
+    let renamed = verbs.rename_vdisk("web-root", "prod").await;
+    assert_eq!(renamed.expect_err("it is planned").kind, Kind::Busy);
+    verbs.create_vm(of("web", &[])).await.expect("a VM");
+    verbs.finish_pending().await;
+    rig.write("web-root", 7).await.expect("it is nobody's");
+    let attach = AttachVdisk { vdisk: "web-root".into(), label: None };
+    verbs.attach_vdisk("web", attach).await.expect("it is free");
+    rig.connect(made[0], None).await.leaves().await;
+    assert!(verbs.vms.kept_out().is_empty() && verbs.vms.is_settled());
     rig.stop().await;
 }

@@ -362,7 +362,7 @@ async fn a_plan_that_was_given_up_is_forgotten_and_never_carried_out() {
     let verbs = rig.verbs();
     verbs.commit(put_plan(&plan)).await.expect("a commit");
     verbs.vms.put_plans(std::slice::from_ref(&plan));
-    verbs.vms.give_up(std::slice::from_ref(&plan), Default::default());
+    verbs.vms.give_up(&plan, Default::default());
     let reserved = MakeClones { snapshot: None, names: vec!["copy-root".into()] };
     assert_eq!(verbs.make_clones("source", reserved).await.expect_err("planned").kind, Kind::Exists);
     verbs.finish_pending().await;
