@@ -143,15 +143,15 @@ impl Initiator {
             }
             let end = self.portal.connect();
             end.tell(self.notify.clone());
-            if !self.log_in(&end).await {
+            let Some(behind) = self.log_in(&end).await else {
                 self.world.clock.sleep(1_000_000).await;
                 continue;
-            }
+            };
             // Now nothing of the old session is under way any more.
             for outstanding in lost.drain(..) {
                 outstanding.answer.send(Answer::Unknown("the connection was lost"));
             }
-            self.serve(&end).await;
+            self.serve(&end, behind).await;
             end.lose();
             let mut state = self.state.borrow_mut();
             lost.extend(std::mem::take(&mut state.under_way).into_values());
@@ -159,8 +159,8 @@ impl Initiator {
         }
     }
 
-    /// False: the connection was lost meanwhile.
-    async fn log_in(&self, end: &End) -> bool {
+    /// What came behind the answer, as a message about a resize may. `None`: the connection was lost meanwhile.
+    async fn log_in(&self, end: &End) -> Option<Vec<u8>> {
         let weather = self.portal.weather();
         let choose = |bound| weather.below(bound);
         let (header, data) = weather.digests.unwrap_or_else(|| (choose(3) != 0, choose(3) != 0));
@@ -196,20 +196,19 @@ impl Initiator {
             match self.digests.get().decode(&mut buffer) {
                 Some(answer) => break answer.expect("nothing damages a login"),
                 None if end.has_bytes() => {}
-                None if end.is_lost() => return false,
+                None if end.is_lost() => return None,
                 None => self.notify.notified().await,
             }
         };
-        assert!(buffer.is_empty() && answer.0.0[36..38] == [0, 0], "the login was refused");
+        assert_eq!(answer.0.0[36..38], [0, 0], "the login was refused");
         self.digests.set(Digests { header, data });
         self.unsolicited.set(!initial_r2t);
         self.noted(&answer.0);
-        true
+        Some(buffer)
     }
 
     /// Until the connection is lost, or something that arrived is damaged.
-    async fn serve(&self, end: &End) {
-        let mut buffer = Vec::new();
+    async fn serve(&self, end: &End, mut buffer: Vec<u8>) {
         loop {
             self.manage_if_due(end);
             self.send_what_may_be_sent(end);
