@@ -466,6 +466,15 @@ impl Machine {
     }
 
     /// Served read-only, and says why.
+    /// No vDisk comes back, neither from the logs alone nor by a start, and no slot is used.
+    pub fn assert_nothing_is_left(&self, seed: u64) {
+        let rebuilt = self.rebuild(2);
+        assert!(rebuilt.vdisks.is_empty() && rebuilt.lost.is_empty(), "seed {seed}: {rebuilt:?}");
+        let shard = self.open();
+        self.idle(1_000_000_000);
+        assert_eq!((shard.records().len(), shard.context.pool.usage().slots_used), (0, 0), "seed {seed}");
+    }
+
     pub fn assert_damaged(&self, vdisk: &Rc<Vdisk>, why: &str) {
         match vdisk.health() {
             Health::Damaged(reason) => assert!(reason.contains(why), "{reason}"),
