@@ -218,13 +218,18 @@ fn engine_counters(engine: &EngineMetrics) -> [Single; 12] {
     ]
 }
 
-fn engine_gauges(engine: &EngineMetrics) -> [Single; 13] {
+fn engine_gauges(engine: &EngineMetrics) -> [Single; 14] {
     [
         ("drystone_log_bytes", "Log that a crash now would replay.", engine.log_bytes),
         ("drystone_map_cache_bytes", "Memory of cached map pages.", engine.map_cache_bytes),
         ("drystone_ram_cache_bytes", "Memory of cached extents.", engine.ram_cache_bytes),
         ("drystone_slabs_poisoned", "Slabs whose sync failed.", engine.slabs_poisoned),
         ("drystone_groups_quarantined", "Extent groups that nobody knows.", engine.groups_quarantined),
+        (
+            "drystone_space_held_up",
+            "vDisks that keep space of others from coming free: what they need is not known.",
+            engine.space_held_up,
+        ),
         ("drystone_connections", "NBD connections and iSCSI sessions.", engine.connections),
         ("drystone_vms", "VMs, templates among them.", engine.vms),
         ("drystone_iscsi_sessions", "iSCSI sessions.", engine.iscsi_sessions),

@@ -1,6 +1,8 @@
 //! The trait between front-ends and engines.
 
-use crate::{Reply, Request, Result};
+use crate::{Error, Kind, Reply, Request, Result};
+use std::any::Any;
+use std::rc::Rc;
 use world::Completion;
 
 /// Sizes in bytes. May change while connected: `size_bytes` grows on resize, `read_only` can be switched.
@@ -23,4 +25,20 @@ pub trait BlockDevice {
     fn geometry(&self) -> Geometry;
     /// Takes the request at once, in order of calls; dropping the completion does not cancel it.
     fn submit(&self, request: Request) -> Completion<Result<Reply>>;
+    /// What the range of at most [`LEND_BYTES_MAX`] holds, without reading it, for [`BlockDevice::take`] of a device of the same
+    /// engine. It stays as it is while what is lent is kept. A copy that finds this `Unsupported`, or `take`, moves the bytes.
+    fn lend(&self, _offset: u64, _len: u32) -> Completion<Result<Lent>> {
+        Completion::Ready(Err(Error::new(Kind::Unsupported, "the device lends nothing")))
+    }
+    /// As a write of what was lent: taken at once, all or nothing.
+    fn take(&self, _offset: u64, _lent: Lent) -> Completion<Result<()>> {
+        Completion::Ready(Err(Error::new(Kind::Unsupported, "the device takes nothing over")))
+    }
 }
+
+/// 16 MiB: what a copy that is aborted still does.
+pub const LEND_BYTES_MAX: u32 = 16 << 20;
+
+/// Extents of an engine, which alone knows what they are.
+#[derive(Clone)]
+pub struct Lent(pub Rc<dyn Any>);

@@ -7,6 +7,6 @@ mod device;
 mod error;
 mod request;
 
-pub use device::{BlockDevice, Geometry};
+pub use device::{BlockDevice, Geometry, LEND_BYTES_MAX, Lent};
 pub use error::{Error, Kind, Result};
 pub use request::{Allocation, Reply, Request, Segment, Status, WriteZeroes};

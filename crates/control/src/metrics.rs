@@ -80,10 +80,12 @@ pub enum OperationKind {
     BlockStatus,
     CompareAndWrite,
     OrWrite,
+    Lend,
+    Take,
 }
 
 impl OperationKind {
-    pub const ALL: [OperationKind; 9] = [
+    pub const ALL: [OperationKind; 11] = [
         OperationKind::Read,
         OperationKind::Write,
         OperationKind::Flush,
@@ -93,6 +95,8 @@ impl OperationKind {
         OperationKind::BlockStatus,
         OperationKind::CompareAndWrite,
         OperationKind::OrWrite,
+        OperationKind::Lend,
+        OperationKind::Take,
     ];
 
     /// Value of the label `operation`.
@@ -107,6 +111,8 @@ impl OperationKind {
             OperationKind::BlockStatus => "block_status",
             OperationKind::CompareAndWrite => "compare_and_write",
             OperationKind::OrWrite => "or_write",
+            OperationKind::Lend => "lend",
+            OperationKind::Take => "take",
         }
     }
 }
@@ -169,6 +175,8 @@ pub struct EngineMetrics {
     pub slabs_poisoned: u64,
     /// Gauge: extent groups that nobody knows, kept aside.
     pub groups_quarantined: u64,
+    /// Gauge: vDisks that keep space of others from coming free, since what they need is not known.
+    pub space_held_up: u64,
     /// Extents whose checksum failed when read.
     pub checksum_errors: u64,
     /// Gauge: NBD connections and iSCSI sessions.

@@ -40,8 +40,8 @@ impl From<vdisk::Error> for Error {
             vdisk::Kind::Io => Kind::Io,
             vdisk::Kind::Corrupt => Kind::Damaged,
             vdisk::Kind::ReadOnly => Kind::ReadOnly,
-            // No verb compares.
-            vdisk::Kind::Invalid | vdisk::Kind::Miscompare => Kind::Invalid,
+            // No verb compares, or copies extents.
+            vdisk::Kind::Invalid | vdisk::Kind::Miscompare | vdisk::Kind::Unsupported => Kind::Invalid,
             vdisk::Kind::Closed => Kind::Unavailable,
         };
         Error::new(kind, error.context)

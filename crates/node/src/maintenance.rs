@@ -2,6 +2,10 @@
 //! metadata store has still to be told.
 
 use crate::Shard;
+use crate::recover::Asking;
+use crate::shard::Entry;
+use base::VdiskId;
+use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 use vdisk::{Health, Leftover, Vdisk, free_deleted};
 use world::local::oneshot;
@@ -25,6 +29,8 @@ impl Shard {
         self.context.world.spawn(async move { this.collect_when_full().await });
         let this = self.clone();
         self.context.world.spawn(async move { this.free_leftovers().await });
+        let this = self.clone();
+        self.context.world.spawn(async move { this.hear_again().await });
         loop {
             self.context.load.over_limit.notified().await;
             if self.stopping.get() {
@@ -108,6 +114,7 @@ impl Shard {
             if self.stopping.get() {
                 return;
             }
+            self.context.references.forget_copies();
             for vdisk in self.open_vdisks() {
                 vdisk.room_may_have_come();
             }
@@ -155,7 +162,10 @@ impl Shard {
             let moved = self.moved_bytes();
             let mut gave = self.give_up_histories().await;
             let mut looked_ns = self.context.world.now().0;
-            for vdisk in self.online_vdisks() {
+            // Some may have to read all of their map: small ones first.
+            let mut online = self.online_vdisks();
+            online.sort_by_key(|vdisk| (vdisk.space().mapped_bytes, vdisk.id));
+            for vdisk in online {
                 // This takes long with many: whoever finds the disk full meanwhile is not to wait for all of them.
                 let is_wanted = self.open_vdisks().iter().any(|vdisk| vdisk.wants_room());
                 if is_wanted && self.context.world.now().0 >= looked_ns + LOOK_SOON_NS {
@@ -224,6 +234,36 @@ impl Shard {
         let mut open = self.open_vdisks();
         open.retain(|vdisk| vdisk.health() == Health::Online);
         open
+    }
+
+    /// Until it is known what somebody needs nothing comes free that may be that, and mostly no client asks for such a vDisk.
+    async fn hear_again(self: Rc<Self>) {
+        loop {
+            self.context.world.clock.sleep(LOOK_NS).await;
+            if self.stopping.get() {
+                return;
+            }
+            // Who was heard because the disk was full is made sure of all the same.
+            let open = self.open_vdisks().into_iter().filter(|vdisk| vdisk.has_open_end()).map(|vdisk| vdisk.id);
+            let unheard = self.context.references.unheard().into_iter().map(|(id, _)| id);
+            for id in open.chain(unheard).collect::<BTreeSet<VdiskId>>() {
+                if self.leaving.borrow().contains(&id) {
+                    continue;
+                }
+                let entry = self.entries.borrow().get(&id).cloned();
+                match entry {
+                    Some(Entry::Broken { retry: true, .. }) if self.context.pool.is_sharing() => {
+                        drop(self.open_vdisk(id, Asking::Start).await);
+                    }
+                    Some(Entry::Open(vdisk)) => self.hear(&vdisk).await,
+                    _ => {}
+                }
+            }
+            if self.context.pool.is_sharing() {
+                // What could not be read then may be readable now.
+                self.context.references.released.notify();
+            }
+        }
     }
 
     async fn watch_space(&self) {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use vdisk::{Context, Load, Settings};
+use world::local::Semaphore;
 use world::{Disk, World};
 
 /// vDisks whose logs are read at once in the background: enough to keep a disk busy, few enough that one asked for is not
@@ -22,6 +23,9 @@ const RECOVER_AT_ONCE: usize = 4;
 const RECOVERIES_MAX: usize = 64;
 /// Bytes of such ends, all of them in memory.
 const STORING_AGAIN_MAX: u64 = 16 << 20;
+/// vDisks that find out at once what they need of others. Each has a commit of the metadata store, one after the other, and a client
+/// that wants one meanwhile waits for as many.
+const HEARING_AT_ONCE: u64 = 4;
 
 #[derive(Clone)]
 pub struct ShardConfig {
@@ -92,8 +96,11 @@ impl Shard {
         if !hints_are_good {
             index.forget_hints().await?;
         }
-        let generation = opened.pool.epoch().0;
-        index.put_shard(ShardRecord { disk: identity.disk, generation, clean: false }).await?;
+        let unread = unread(&opened.quarantined);
+        let may_hide = !hints_are_good && unread.is_some() && opened.pool.is_sharing();
+        // To the next start the store is older then, too.
+        let noted_generation = opened.pool.epoch().0 - u64::from(may_hide);
+        index.put_shard(ShardRecord { disk: identity.disk, generation: noted_generation, clean: false }).await?;
         for place in &opened.quarantined {
             tracing::warn!(?place, "a slot cannot be read; it is kept and not used");
         }
@@ -111,7 +118,10 @@ impl Shard {
             entries: Default::default(),
             headers: by_vdisk(opened.groups).into(),
             hints_are_good,
-            unread: unread(&opened.quarantined),
+            unread,
+            may_hide,
+            noted_generation,
+            hearing: Semaphore::new(HEARING_AT_ONCE),
             generation_before: opened.generation_before,
             opened: Default::default(),
             attachments: Default::default(),
@@ -150,10 +160,16 @@ impl Shard {
             entries.insert(id, Entry::Closed);
         }
         let references = &self.context.references;
+        if self.may_hide {
+            references.expect(VdiskId::NONE, None);
+        }
         for id in entries.keys() {
             match records.get(id) {
                 None => references.expect(*id, None),
-                Some(VdiskRecord { deleted: false, clone: Some(clone), .. }) => {
+                Some(VdiskRecord { deleted: true, .. }) => {}
+                // Any of them may have copied from any other.
+                Some(_) if self.context.pool.is_sharing() => references.expect(*id, None),
+                Some(VdiskRecord { clone: Some(clone), .. }) => {
                     references.expect(*id, Some(clone.family));
                 }
                 Some(_) => {}
@@ -240,18 +256,23 @@ impl Shard {
         self.stopping.set(true);
         self.attachments.end(None);
         let mut first_error = None;
+        let mut all_known = self.to_recover.get() == 0;
         let epoch = self.context.pool.epoch();
         for vdisk in self.open_vdisks() {
             match vdisk.close().await {
                 // The next start is to find what this one found.
                 Ok(_) if is_damaged(&vdisk) => {}
                 Ok(closed) => {
+                    all_known &= closed.tail.is_some();
                     let noted = self
                         .index
                         .update(vdisk.id, |record| {
                             record.checkpoint = closed.checkpoint.map(crate::index::hint);
-                            let tail = synced_tail(base::GroupId::NONE, closed.tail);
-                            record.tail = Some(TailHint { clean: true, ..tail });
+                            let clean = closed.tail.map(|tail| synced_tail(base::GroupId::NONE, tail));
+                            record.tail = match clean {
+                                Some(tail) => Some(TailHint { clean: true, ..tail }),
+                                None => record.tail.map(|tail| TailHint { clean: false, ..tail }),
+                            };
                             record.epoch = epoch;
                         })
                         .await;
@@ -273,8 +294,7 @@ impl Shard {
             return Err(error);
         }
         let identity = self.context.pool.identity();
-        let generation = self.context.pool.epoch().0;
-        let all_known = self.to_recover.get() == 0;
+        let generation = self.noted_generation;
         self.index.put_shard(ShardRecord { disk: identity.disk, generation, clean: all_known }).await
     }
 

@@ -8,7 +8,7 @@ use base::{Sequence, VdiskId};
 use meta::{ContainerNote, VdiskRecord};
 use pool::GroupHeader;
 use std::rc::Rc;
-use vdisk::{Found, Health, Leftover, NoteKind, Recovered, Vdisk};
+use vdisk::{Found, Health, Leftover, NoteKind, Recovered, Vdisk, free_deleted};
 
 /// Who wants a vDisk to be open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,8 +56,15 @@ impl Shard {
                         // Whoever looked for room before has not seen it.
                         vdisk.history_grows();
                     }
-                    if !self.may_still_hold(id, result.as_ref().ok().and_then(Option::as_ref)) {
-                        self.context.references.heard(id);
+                    match &result {
+                        // It is served meanwhile.
+                        Ok(Some(vdisk)) if vdisk.has_open_end() || vdisk.may_need_more() => {
+                            let (shard, vdisk) = (self.clone(), vdisk.clone());
+                            self.context.world.spawn(async move { shard.hear(&vdisk).await });
+                        }
+                        // Nobody knows what it needs.
+                        Err(_) if !self.index.is_unborn(id) => {}
+                        _ => self.context.references.heard(id),
                     }
                     self.opened.notify();
                     match result {
@@ -165,10 +172,15 @@ impl Shard {
         if expected || vdisk.health() != Health::Online {
             return Err(Error::new(Kind::Damaged, format!("the birth record of vDisk {} cannot be read", vdisk.id)));
         }
-        for header in headers {
-            self.context.pool.free(header.group).await?;
+        let groups = headers.iter().map(|header| header.group).collect();
+        let mut leftover = Leftover::new(vdisk.id, None, groups, None);
+        // It is none, and needs nothing.
+        self.context.references.heard(vdisk.id);
+        if free_deleted(&self.context, &mut leftover).await? {
+            self.forget(vdisk.id).await?;
+        } else {
+            self.leave(leftover).await?;
         }
-        self.forget(vdisk.id).await?;
         Ok(None)
     }
 
@@ -279,16 +291,18 @@ impl Shard {
         Ok(true)
     }
 
-    /// Could the vDisk hold groups of others, and has it not said so?
-    fn may_still_hold(&self, id: VdiskId, vdisk: Option<&Rc<Vdisk>>) -> bool {
-        let broken = matches!(self.entries.borrow().get(&id), Some(Entry::Broken { .. }));
-        (broken && !self.index.is_unborn(id)) || vdisk.is_some_and(|vdisk| vdisk.may_need_more())
+    pub(crate) async fn hear(&self, vdisk: &Rc<Vdisk>) {
+        // Each costs a commit of the metadata store, and clients wait for theirs.
+        let _turn = self.hearing.acquire(1).await;
+        if vdisk.becomes_sure().await {
+            self.context.references.heard(vdisk.id);
+        }
     }
 
     /// A clone that an earlier run began to make and never put on record: nobody has heard of it. (The store alone is not
     /// believed: it may be of a time before the clone was put on record in another one, and written to since.)
     fn was_born_unseen(&self, recovered: &Recovered) -> bool {
-        let only_birth = recovered.checkpoint.is_none() && recovered.vdisk.sequence() <= Sequence(1);
+        let only_birth = recovered.checkpoint.is_none() && recovered.end <= Sequence(1);
         only_birth && self.index.is_unborn(recovered.vdisk.id)
     }
 }

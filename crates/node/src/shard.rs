@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use vdisk::{Attributes, Context, Health, Leftover, Recovered, Space, Vdisk};
-use world::local::Notify;
+use world::local::{Notify, Semaphore};
 
 /// Hears of vDisks whose record changed for another reason than a verb: found, renamed back, gone.
 pub type Listener = Rc<dyn Fn(VdiskId, Option<Told<'_>>)>;
@@ -51,6 +51,10 @@ pub struct Shard {
     pub(crate) hints_are_good: bool,
     /// A place whose header could not be read at the start.
     pub(crate) unread: Option<String>,
+    /// vDisks may be there that no record names, and that need groups of others: the metadata store is older than the disk.
+    pub(crate) may_hide: bool,
+    /// As which the metadata store knows this run.
+    pub(crate) noted_generation: u64,
     /// Of the run before this one.
     pub(crate) generation_before: u64,
     pub(crate) opened: Rc<Notify>,
@@ -72,6 +76,8 @@ pub struct Shard {
     pub(crate) hold_times: Cell<HoldTimes>,
     pub(crate) listener: Listener,
     pub(crate) stopping: Cell<bool>,
+    /// How many find out at once what they need of others.
+    pub(crate) hearing: Rc<Semaphore>,
     pub quarantined: usize,
     /// Still to be recovered in the background.
     pub(crate) to_recover: Cell<usize>,
@@ -173,8 +179,8 @@ impl Shard {
             .collect()
     }
 
-    /// A deleted vDisk: its groups come free when nobody needs them, then its record goes. First the record says that it
-    /// is deleted: once the groups are gone, nothing else does.
+    /// A deleted vDisk, which holds nothing any more: its groups come free when nobody needs them, then its record goes. First the
+    /// record says that it is deleted: once the groups are gone, nothing else does.
     pub(crate) async fn leave(&self, leftover: Leftover) -> Result<()> {
         let id = leftover.vdisk;
         self.headers.borrow_mut().remove(&id);
@@ -183,6 +189,8 @@ impl Shard {
             self.index.tombstone(id).await?;
         }
         self.leftovers.borrow_mut().insert(id, leftover);
+        // It may have been one that could not say what it needs.
+        self.context.references.heard(id);
         self.context.references.released.notify();
         Ok(())
     }
@@ -231,6 +239,31 @@ impl Shard {
     /// The same of what makes room though it deletes nothing itself. Refused only when the reserve is used up, too.
     pub async fn commit_to_make_room(&self, transaction: meta::Transaction) -> Result<()> {
         self.index.commit_all(transaction).await
+    }
+
+    /// Sentences on those who keep space from coming free, since what they need of others is not known.
+    pub fn holding_up(&self) -> Vec<String> {
+        let entries = self.entries.borrow();
+        let unheard = self.context.references.unheard().into_iter().filter_map(|(id, family)| {
+            let why = match entries.get(&id)? {
+                Entry::Closed | Entry::Opening => return None,
+                Entry::Broken { reason, .. } => reason.clone(),
+                Entry::Open(vdisk) => match vdisk.health() {
+                    Health::Damaged(reason) | Health::Failed(reason) => reason,
+                    // That has only begun.
+                    _ if !vdisk.is_unheard() => return None,
+                    Health::Online | Health::Deleted => "not all that it has could be read and synced yet".to_string(),
+                },
+            };
+            // Others are told of as such.
+            let name = self.index.record(id).filter(|record| !record.deleted)?.name;
+            let of_whom = if family.is_none() { "on its disk" } else { "that its family needs" };
+            Some(format!("no space comes free {of_whom} before vDisk {name} is read or deleted: {why}"))
+        });
+        let hides = self.unread.iter().filter(|_| self.may_hide).map(|unread| {
+            format!("no space comes free on its disk before a start can read all of it: the metadata store is older, and {unread}")
+        });
+        unheard.chain(hides).collect()
     }
 
     /// For what belongs to no vDisk.

@@ -8,7 +8,7 @@ use base::VdiskId;
 use bytes::Bytes;
 use meta::{ContainerNote, ContainerRecord, MemberRecord, VdiskRecord};
 use std::rc::Rc;
-use vdisk::{Attributes, NoteKind, Notes, Vdisk};
+use vdisk::{Attributes, Health, NoteKind, Notes, Vdisk};
 
 /// How long a forced deletion waits for connections to end, ns: 5 s, in steps of 10 ms.
 const END_WAIT_NS: u64 = 5_000_000_000;
@@ -136,7 +136,11 @@ impl Shard {
         }
         match self.vdisk(id).await {
             Ok(vdisk) => {
-                vdisk.delete().await?;
+                let deleted = vdisk.delete().await;
+                let gives_up = force && matches!(vdisk.health(), Health::Failed(_));
+                if !gives_up {
+                    deleted?;
+                }
                 self.end_views(|_, view| view.id == id);
                 self.index.tombstone(id).await?;
                 self.entries.borrow_mut().remove(&id);
@@ -145,14 +149,19 @@ impl Shard {
                 self.gone.set(gone);
                 let shard = self.clone();
                 self.context.world.spawn(async move {
+                    if gives_up {
+                        vdisk.give_up().await;
+                        (shard.listener)(id, None);
+                        return shard.context.references.heard(id);
+                    }
                     let leftover = vdisk.leave().await;
                     if let Err(error) = shard.leave(leftover).await {
                         tracing::error!(vdisk = %id, %error, "space of a deleted vDisk is not free yet; the next start goes on");
                     }
                 });
             }
-            // Beyond reading: the record alone says that it is to go; groups without a chain stay in quarantine.
-            Err(error) if error.kind == Kind::Damaged && force => {
+            // Beyond reading, for now or for good: the record alone says that it is to go; groups without a chain stay in quarantine.
+            Err(_) if force && self.is_broken(id) => {
                 self.index.tombstone(id).await?;
                 self.entries.borrow_mut().remove(&id);
                 self.context.references.heard(id);
@@ -160,6 +169,11 @@ impl Shard {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Not even a read-only view can be had of it.
+    pub fn is_broken(&self, id: VdiskId) -> bool {
+        matches!(self.entries.borrow().get(&id), Some(Entry::Broken { .. }))
     }
 
     /// Under which its readers and writers, and the readers of its snapshots, are counted.

@@ -27,6 +27,8 @@ pub(crate) struct Ids {
     vdisk_next: Cell<u32>,
     /// Nothing is reserved in advance any more.
     closing: Cell<bool>,
+    /// Both copies say so.
+    is_sharing: Cell<bool>,
 }
 
 /// Which of the two counters.
@@ -51,6 +53,7 @@ impl Ids {
         Ids {
             file,
             identity: RefCell::new(Rc::new(superblock.identity.clone())),
+            is_sharing: Cell::new(superblock.is_sharing),
             superblock: RefCell::new(superblock),
             writing: Semaphore::new(1),
             group_next: Cell::new(group_next),
@@ -176,6 +179,26 @@ impl Pool {
         ids.vdisk_next.set(FIRST);
         let identity = ids.superblock.borrow().identity.clone();
         ids.identity.replace(Rc::new(identity));
+        Ok(())
+    }
+
+    /// vDisks that are no family may need each other's groups, or may have needed them once.
+    pub fn is_sharing(&self) -> bool {
+        self.ids.is_sharing.get()
+    }
+
+    /// From here on they may: who does not know what that means refuses the disk. Durable when it completes, in both copies,
+    /// so that it is known whichever is lost.
+    pub async fn begin_sharing(&self) -> Result<()> {
+        let ids = &self.ids;
+        let _turn = ids.writing.acquire(1).await;
+        if self.is_sharing() {
+            return Ok(());
+        }
+        for _copy in 0..2 {
+            ids.write(|s| s.is_sharing = true).await?;
+        }
+        ids.is_sharing.set(true);
         Ok(())
     }
 

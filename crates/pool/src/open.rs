@@ -41,6 +41,7 @@ impl Pool {
             generation: 0,
             group_size: config.group_size,
             clean: true,
+            is_sharing: false,
             groups_reserved: FIRST,
             vdisks_reserved: FIRST,
             created_wall_ns: world.clock.wall().0,
@@ -143,10 +144,15 @@ impl Started {
         self.group_next = beyond(self.group_next, highest.group_count);
         self.vdisk_next = beyond(self.vdisk_next, highest.vdisk_count);
         self.superblock.generation = generation.max(highest.epoch.0 + 1);
-        self.superblock.serial += 1;
+        // The newer one may have said so.
+        self.superblock.is_sharing = true;
         self.superblock.groups_reserved = (self.group_next + BATCH).min(COUNTER_END);
         self.superblock.vdisks_reserved = (self.vdisk_next + BATCH).min(COUNTER_END);
-        self.file.write(&self.superblock).await?;
+        // In both copies, or whichever is left of them may be the one that does not say so.
+        for _copy in 0..2 {
+            self.superblock.serial += 1;
+            self.file.write(&self.superblock).await?;
+        }
         Ok((self, true))
     }
 }
@@ -213,6 +219,8 @@ impl Pool {
             generation: 0,
             group_size: header.group_size,
             clean: false,
+            // The one that was lost may have said so.
+            is_sharing: true,
             groups_reserved: FIRST,
             vdisks_reserved: FIRST,
             created_wall_ns: world.clock.wall().0,

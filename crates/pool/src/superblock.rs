@@ -6,14 +6,14 @@
 //! | offset | field |
 //! |---|---|
 //! | 0 | magic `DRYSUPER` |
-//! | 8 | format version u32 = 1 |
+//! | 8 | format version u32 = 1, or 2 with flag bit 1 |
 //! | 12 | node number u16 |
 //! | 14 | shard u16 |
 //! | 16 | disk id u64 |
 //! | 24 | serial u64: counts the writes of the superblock |
 //! | 32 | generation u64: counts the starts; the epoch of everything written during one |
 //! | 40 | group size u32, bytes |
-//! | 44 | flags u32: bit 0 = closed cleanly |
+//! | 44 | flags u32: bit 0 = closed cleanly, bit 1 = any vDisk may need groups of any other |
 //! | 48 | group counter u32: ids below may have been used |
 //! | 52 | vDisk counter u32: ids below may have been used |
 //! | 56 | created u64, ns since 1970 |
@@ -34,8 +34,11 @@ use world::{Disk, File};
 pub(crate) const NAME: &str = "superblock";
 const PAGE: usize = 4096;
 const MAGIC: [u8; 8] = *b"DRYSUPER";
-pub(crate) const VERSION: u32 = 1;
-const CLEAN: u32 = 1;
+const VERSION: u32 = 1;
+/// Of a disk whose vDisks share extents. Builds from before there was that would free what others need: they refuse it.
+pub(crate) const SHARING: u32 = 2;
+const FLAG_CLEAN: u32 = 1;
+const FLAG_SHARING: u32 = 2;
 /// Six texts of this length fit into a page many times over; longer names are somebody's mistake.
 pub(crate) const TEXT_LEN_MAX: usize = 255;
 
@@ -46,6 +49,8 @@ pub(crate) struct Superblock {
     pub generation: u64,
     pub group_size: u32,
     pub clean: bool,
+    /// vDisks that are no family may need each other's groups. Never taken back.
+    pub is_sharing: bool,
     pub groups_reserved: u32,
     pub vdisks_reserved: u32,
     pub created_wall_ns: u64,
@@ -63,9 +68,11 @@ impl Superblock {
     pub fn encode(&self) -> Bytes {
         let id = &self.identity;
         let mut w = Writer::with_capacity(PAGE);
-        w.put(&MAGIC).u32_le(VERSION).u16_le(id.node).u16_le(id.shard).u64_le(id.disk.0);
+        let version = if self.is_sharing { SHARING } else { VERSION };
+        w.put(&MAGIC).u32_le(version).u16_le(id.node).u16_le(id.shard).u64_le(id.disk.0);
         w.u64_le(self.serial).u64_le(self.generation).u32_le(self.group_size);
-        w.u32_le(if self.clean { CLEAN } else { 0 });
+        let sharing = if self.is_sharing { FLAG_SHARING } else { 0 };
+        w.u32_le(sharing | if self.clean { FLAG_CLEAN } else { 0 });
         w.u32_le(self.groups_reserved).u32_le(self.vdisks_reserved).u64_le(self.created_wall_ns);
         for text in [&id.pool, &id.tier, &id.domains.disk, &id.domains.node, &id.domains.rack, &id.domains.site] {
             w.u16_le(text.len() as u16).put(text.as_bytes());
@@ -90,7 +97,7 @@ fn decode_body(body: &[u8]) -> std::result::Result<Page, Truncated> {
         return Ok(Page::Damaged);
     }
     let version = r.u32_le()?;
-    if version != VERSION {
+    if !matches!(version, VERSION | SHARING) {
         return Ok(Page::Newer(version));
     }
     let (node, shard, disk) = (r.u16_le()?, r.u16_le()?, DiskId(r.u64_le()?));
@@ -102,7 +109,11 @@ fn decode_body(body: &[u8]) -> std::result::Result<Page, Truncated> {
         let Ok(read) = std::str::from_utf8(r.take(len)?) else { return Ok(Page::Damaged) };
         *text = read.to_string();
     }
-    if flags & !CLEAN != 0 || crate::config::check_group_size(group_size).is_err() || groups_reserved > COUNTER_END {
+    let sharing = if version == SHARING { FLAG_SHARING } else { 0 };
+    if flags & !FLAG_CLEAN != sharing
+        || crate::config::check_group_size(group_size).is_err()
+        || groups_reserved > COUNTER_END
+    {
         return Ok(Page::Damaged);
     }
     let [pool, tier, disk_domain, node_domain, rack, site] = texts;
@@ -112,7 +123,8 @@ fn decode_body(body: &[u8]) -> std::result::Result<Page, Truncated> {
         serial,
         generation,
         group_size,
-        clean: flags & CLEAN != 0,
+        clean: flags & FLAG_CLEAN != 0,
+        is_sharing: version == SHARING,
         groups_reserved,
         vdisks_reserved,
         created_wall_ns,
@@ -165,7 +177,7 @@ impl SuperblockFile {
             return Err(Error::new(
                 Kind::UnsupportedFormat,
                 format!(
-                    "the disk was written in format version {version}; this build reads version {VERSION}: \
+                    "the disk was written in format version {version}; this build reads up to {SHARING}: \
                      start it with a build at least as new as the one that wrote it"
                 ),
             ));

@@ -106,18 +106,18 @@ impl Call {
 
     /// One of several requests of a command; nothing is submitted for a task that has been aborted.
     pub(crate) async fn request(&self, request: Request, offset: u64) -> Result<Reply, Fault> {
-        let result = self.request_of(&*self.unit.device, request).await?;
+        let result = self.request_of(&*self.unit.device, |device| device.submit(request)).await?;
         self.judge(result, offset)
     }
 
     /// The same to a device that may be another one.
-    pub(crate) async fn request_of(
+    pub(crate) async fn request_of<T: 'static>(
         &self,
         device: &dyn BlockDevice,
-        request: Request,
-    ) -> Result<block::Result<Reply>, Fault> {
+        begin: impl FnOnce(&dyn BlockDevice) -> Completion<block::Result<T>>,
+    ) -> Result<block::Result<T>, Fault> {
         self.proceed()?;
-        Ok(match device.submit(request) {
+        Ok(match begin(device) {
             Completion::Ready(result) => result,
             pending => UnderWay::new(&self.unit, self.key, pending).await,
         })

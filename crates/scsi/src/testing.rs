@@ -1,7 +1,7 @@
 //! What the tests share: a device in memory, a host, and an initiator that talks to a logical unit.
 
 use crate::{Attribute, Command, Ended, Host, Identity, LogicalUnit, Nexus, Response, Sense, Status, Target, Task};
-use block::{Allocation, BlockDevice, Error, Geometry, Kind, Reply, Request, Segment};
+use block::{Allocation, BlockDevice, Error, Geometry, Kind, LEND_BYTES_MAX, Lent, Reply, Request, Segment};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +25,10 @@ pub(crate) struct Memory {
     /// Every request fails with this.
     pub fails: RefCell<Option<Error>>,
     pub requests: RefCell<Vec<Request>>,
+    /// It lends and takes: what it has lent, and taken over.
+    pub lends: Cell<bool>,
+    pub lent: RefCell<Vec<(u64, u32)>>,
+    pub taken: RefCell<Vec<(u64, usize)>>,
 }
 
 impl Memory {
@@ -45,6 +49,9 @@ impl Memory {
             waiting: RefCell::default(),
             fails: RefCell::default(),
             requests: RefCell::default(),
+            lends: Cell::new(false),
+            lent: RefCell::default(),
+            taken: RefCell::default(),
         })
     }
 
@@ -161,6 +168,25 @@ impl BlockDevice for Handle {
             receiver.await;
             memory.carry_out(request)
         })
+    }
+    fn lend(&self, offset: u64, len: u32) -> Completion<block::Result<Lent>> {
+        if !self.0.lends.get() {
+            return Completion::Ready(Err(Error::new(Kind::Unsupported, "not here")));
+        }
+        assert!(offset % 4096 == 0 && len % 4096 == 0 && len > 0 && len <= LEND_BYTES_MAX, "{offset}+{len}");
+        self.0.lent.borrow_mut().push((offset, len));
+        let bytes = self.0.content.borrow()[offset as usize..][..len as usize].to_vec();
+        Completion::Ready(Ok(Lent(Rc::new(bytes))))
+    }
+    fn take(&self, offset: u64, lent: Lent) -> Completion<block::Result<()>> {
+        if !self.0.lends.get() {
+            return Completion::Ready(Err(Error::new(Kind::Unsupported, "not here")));
+        }
+        let bytes = lent.0.downcast::<Vec<u8>>().expect("lent by another one like this");
+        assert!(offset % 4096 == 0, "{offset}");
+        self.0.taken.borrow_mut().push((offset, bytes.len()));
+        self.0.content.borrow_mut()[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+        Completion::Ready(Ok(()))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::path::PathId;
 use crate::reservation::initiator_name;
 use crate::task_set::TaskKey;
 use crate::unit::LogicalUnit;
-use block::{BlockDevice, Error, Geometry, Kind, Reply, Request, Result};
+use block::{BlockDevice, Error, Geometry, Kind, Lent, Reply, Request, Result};
 use std::cell::Cell;
 use std::rc::Rc;
 use world::Completion;
@@ -58,6 +58,25 @@ impl BlockDevice for Visit {
     }
 
     fn submit(&self, request: Request) -> Completion<Result<Reply>> {
+        let writes = !matches!(request, Request::Read { .. });
+        self.begin(writes, |device| device.submit(request))
+    }
+
+    fn lend(&self, offset: u64, len: u32) -> Completion<Result<Lent>> {
+        self.begin(false, move |device| device.lend(offset, len))
+    }
+
+    fn take(&self, offset: u64, lent: Lent) -> Completion<Result<()>> {
+        self.begin(true, move |device| device.take(offset, lent))
+    }
+}
+
+impl Visit {
+    fn begin<T: 'static>(
+        &self,
+        writes: bool,
+        begin: impl FnOnce(&dyn BlockDevice) -> Completion<Result<T>> + 'static,
+    ) -> Completion<Result<T>> {
         let entered = self.unit.tasks.borrow_mut().enter(self.visitor.id, 0, Attribute::Simple);
         let Some(key) = entered else {
             return Completion::Ready(Err(Error::new(Kind::Unavailable, "the task set is full")));
@@ -65,13 +84,13 @@ impl BlockDevice for Visit {
         let stay = Stay { unit: self.unit.clone(), visitor: self.visitor.clone(), key };
         let may_go = self.unit.tasks.borrow().may_visit(key);
         if may_go {
-            return stay.carry_out(request);
+            return stay.carry_out(writes, begin);
         }
         // Taken all the same: it does not depend on whether anybody waits for it.
         let (answer, answered) = oneshot();
         self.unit.host.spawn(Box::pin(async move {
             stay.turn().await;
-            answer.send(stay.carry_out(request).await);
+            answer.send(stay.carry_out(writes, begin).await);
         }));
         Completion::pending(async move { answered.await.unwrap_or_else(|| Err(stopped())) })
     }
@@ -102,16 +121,19 @@ impl Stay {
         }
     }
 
-    fn carry_out(self, request: Request) -> Completion<Result<Reply>> {
+    fn carry_out<T: 'static>(
+        self,
+        writes: bool,
+        begin: impl FnOnce(&dyn BlockDevice) -> Completion<Result<T>>,
+    ) -> Completion<Result<T>> {
         if self.visitor.stopped.get() {
             return Completion::Ready(Err(stopped()));
         }
-        let writes = !matches!(request, Request::Read { .. });
         if !self.unit.admits_copy(&self.visitor.port, writes) {
             return Completion::Ready(Err(Error::new(Kind::ReadOnly, "the vDisk is reserved or being sanitized")));
         }
         self.unit.tasks.borrow_mut().runs(self.key);
-        match self.unit.device.submit(request) {
+        match begin(&*self.unit.device) {
             Completion::Ready(result) => Completion::Ready(result),
             pending => {
                 let under_way = UnderWay::new(&self.unit, self.key, pending);

@@ -124,6 +124,8 @@ pub trait Node {
     fn groups_used(&self) -> u64;
     /// Clean: whatever was acknowledged is durable, and the next open replays nothing.
     fn shutdown(&self) -> LocalFuture<Result<()>>;
+    /// From here on part of the writes are copies of what was written elsewhere.
+    fn begin_copies(&self) {}
     /// Asserts the node's invariants; called between events.
     fn check(&self) {}
 }

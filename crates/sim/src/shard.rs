@@ -1,6 +1,7 @@
 //! The engine under test that matters: the same `node::Shard` that production runs, on the simulated world, with
 //! limits so small that groups change, checkpoints are taken and space is reclaimed within hundreds of requests.
 
+mod quarry;
 mod rewind;
 mod sets;
 mod snapshots;
@@ -13,6 +14,7 @@ use block::{BlockDevice, Error, Kind, Result};
 use bytes::Bytes;
 use meta::MemStore;
 use node::{Shard, ShardConfig};
+use quarry::Quarry;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -119,7 +121,7 @@ impl ShardEngine {
                 }
             }
             sets::resolve(&shard, rebuild).await?;
-            Ok(Rc::new(ShardNode { shard }) as Rc<dyn Node>)
+            Ok(Rc::new(ShardNode { shard, quarry: RefCell::default() }) as Rc<dyn Node>)
         })
     }
 }
@@ -159,6 +161,8 @@ fn to_block(error: node::Error) -> Error {
 
 struct ShardNode {
     shard: Rc<Shard>,
+    /// Of runs with copies.
+    quarry: RefCell<Option<Rc<Quarry>>>,
 }
 
 fn id_of(id: u64) -> Result<VdiskId> {
@@ -224,7 +228,8 @@ impl Node for ShardNode {
                 damaged,
             }
         };
-        let infos: Vec<VdiskInfo> = self.shard.records().into_iter().map(info).collect();
+        let shown = self.shard.records().into_iter().filter(|record| !quarry::is_quarry(record));
+        let infos: Vec<VdiskInfo> = shown.map(info).collect();
         let shard = self.shard.clone();
         Box::pin(async move {
             let mut listed = Vec::new();
@@ -246,7 +251,11 @@ impl Node for ShardNode {
 
     fn device(&self, id: u64) -> LocalFuture<Result<Rc<dyn BlockDevice>>> {
         // The hold of a connection is let go at once: a deletion need not wait for the clients here.
-        self.verb(id, |shard, id| async move { Ok(shard.attach(id).await?.device) })
+        let quarry = self.quarry.borrow().clone();
+        self.verb(id, |shard, id| async move {
+            let device = shard.attach(id).await?.device;
+            Ok(quarry.map_or(device.clone(), |quarry| quarry.serve(device)))
+        })
     }
 
     fn rename(&self, id: u64, name: String) -> LocalFuture<Result<()>> {
@@ -267,7 +276,11 @@ impl Node for ShardNode {
     }
 
     fn delete(&self, id: u64) -> LocalFuture<Result<()>> {
-        self.verb(id, |shard, id| async move { shard.delete(id, false).await })
+        let quarry = self.quarry.borrow().clone();
+        self.verb(id, |shard, id| async move {
+            shard.delete(id, false).await?;
+            if let Some(quarry) = quarry { quarry.deleted().await } else { Ok(()) }
+        })
     }
 
     fn snapshots(&self, id: u64) -> LocalFuture<Result<Vec<SnapshotInfo>>> {
@@ -320,6 +333,10 @@ impl Node for ShardNode {
 
     fn release(&self, set: u64) {
         self.shard.release(snapshots::snapshot_of(set).expect("the number came from here"));
+    }
+
+    fn begin_copies(&self) {
+        self.quarry.replace(Some(Quarry::new(&self.shard)));
     }
 
     fn groups_used(&self) -> u64 {

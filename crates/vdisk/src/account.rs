@@ -15,6 +15,8 @@ pub struct GroupAccount {
     /// Bytes given back by punching.
     pub punched: u32,
     pub last_sequence: Sequence,
+    /// The last frame that took extents of it over from elsewhere: they may be at blocks that its own frames do not name.
+    pub copied_at: Option<Sequence>,
 }
 
 impl GroupAccount {
@@ -23,6 +25,10 @@ impl GroupAccount {
     }
     pub fn occupied(&self) -> u64 {
         u64::from(self.len.saturating_sub(self.punched))
+    }
+    /// Something is in it, or may be though the counters say nothing.
+    pub fn is_needed(&self) -> bool {
+        self.live() > 0 || self.copied_at.is_some()
     }
     /// Of another vDisk: nothing was ever appended to it here.
     pub fn is_foreign(&self) -> bool {
@@ -128,6 +134,19 @@ impl Accounts {
     }
     pub fn data_live(&mut self, group: GroupId, bytes: u32) {
         self.change(group, |account| account.data += bytes);
+    }
+    /// Extents of it are somewhere else, too.
+    pub fn copied(&mut self, group: GroupId, bytes: u32, at: Sequence) {
+        self.change(group, |account| {
+            account.data += bytes;
+            account.copied_at = account.copied_at.max(Some(at));
+        });
+    }
+    /// None of them is any more.
+    pub fn copies_gone(&mut self, group: GroupId) {
+        if self.groups.contains_key(&group) {
+            self.change(group, |account| account.copied_at = None);
+        }
     }
     pub fn page_dead(&mut self, group: GroupId, bytes: u32) {
         self.change(group, |account| account.pages = account.pages.saturating_sub(bytes));

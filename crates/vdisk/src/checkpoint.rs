@@ -171,14 +171,16 @@ impl Vdisk {
             data: then.groups.get(&group).map_or(0, |then| then.data),
             pages: account.pages,
             punched: account.punched,
+            is_copied: account.copied_at.or_else(|| then.groups.get(&group)?.copied_at).is_some(),
         };
         // Groups of others that the map has let go of since, and this one still has.
         let since = then.groups.iter().filter(|(group, account)| {
-            account.is_foreign() && account.live() > 0 && !state.accounts.groups.contains_key(group)
+            account.is_foreign() && account.is_needed() && !state.accounts.groups.contains_key(group)
         });
         let since = since.map(|(&group, then)| {
-            let GroupAccount { last_sequence, data, pages, .. } = *then;
-            GroupEntry { group, len: 0, last_sequence, data, pages, punched: 0 }
+            let GroupAccount { last_sequence, data, pages, copied_at, .. } = *then;
+            let is_copied = copied_at.is_some();
+            GroupEntry { group, len: 0, last_sequence, data, pages, punched: 0, is_copied }
         });
         let mut groups: Vec<GroupEntry> = since.chain(all.map(entry)).collect();
         // (Runs that are in order each.)
@@ -298,8 +300,11 @@ impl State {
 impl CheckpointRecord {
     /// What its map needs.
     pub(crate) fn needed(&self) -> NeededGroups {
-        let needed = |entry: &GroupEntry| Needed { group: entry.group, data: entry.data, pages: entry.pages };
-        let living = self.groups.iter().filter(|entry| entry.data > 0 || entry.pages > 0);
+        let needed = |entry: &GroupEntry| {
+            let GroupEntry { group, data, pages, is_copied, .. } = *entry;
+            Needed { group, data, pages, is_copied }
+        };
+        let living = self.groups.iter().filter(|entry| entry.data > 0 || entry.pages > 0 || entry.is_copied);
         let mut list: Vec<Needed> = living.map(needed).collect();
         list.sort_by_key(|needed| needed.group);
         list.into()
@@ -314,6 +319,7 @@ pub(crate) fn accounts_of(record: &CheckpointRecord) -> Accounts {
         pages: entry.pages,
         punched: entry.punched,
         last_sequence: entry.last_sequence,
+        copied_at: entry.is_copied.then_some(record.covers.sequence),
     };
     record.groups.iter().map(|entry| (entry.group, account(entry))).collect()
 }

@@ -1,5 +1,6 @@
 //! The vDisk as a block device: requests in, replies out, each one measured.
 
+use crate::copy::Extents;
 use crate::lifecycle::gone;
 use crate::log::Combine;
 use crate::stats::OperationKind;
@@ -7,7 +8,7 @@ use crate::vdisk::{Health, Vdisk};
 use crate::write::{TRANSFER_BYTES_MAX, acknowledged, all_acknowledged};
 use crate::{Error, Kind, Result};
 use base::units::BLOCK;
-use block::{BlockDevice, Geometry, Reply, Request};
+use block::{BlockDevice, Geometry, Lent, Reply, Request};
 use std::future::Future;
 use std::rc::Rc;
 use world::Completion;
@@ -24,12 +25,12 @@ impl Vdisk {
         Rc::new(Device(self.clone()))
     }
 
-    pub(crate) fn pending(
+    pub(crate) fn pending<T: 'static>(
         self: &Rc<Self>,
         kind: OperationKind,
         bytes: u64,
-        work: impl Future<Output = Result<Reply>> + 'static,
-    ) -> Completion<block::Result<Reply>> {
+        work: impl Future<Output = Result<T>> + 'static,
+    ) -> Completion<block::Result<T>> {
         let this = self.clone();
         let started = self.context.world.now();
         let in_flight = InFlight::new(this.clone());
@@ -42,7 +43,7 @@ impl Vdisk {
         })
     }
 
-    fn refused(&self, kind: OperationKind, error: Error) -> Completion<block::Result<Reply>> {
+    fn refused<T>(&self, kind: OperationKind, error: Error) -> Completion<block::Result<T>> {
         self.stats.record(kind, 0, 0, false);
         Completion::Ready(Err(self.told(error)))
     }
@@ -198,6 +199,20 @@ impl BlockDevice for Device {
                     Ok(Reply::Status(this.block_status(offset, len, extents_max).await?))
                 })
             }
+        }
+    }
+
+    fn lend(&self, offset: u64, len: u32) -> Completion<block::Result<Lent>> {
+        let this = self.0.clone();
+        self.0.pending(OperationKind::Lend, len.into(), async move { Ok(Lent(Rc::new(this.lend(offset, len).await?))) })
+    }
+
+    fn take(&self, offset: u64, lent: Lent) -> Completion<block::Result<()>> {
+        let lent = lent.0.downcast::<Extents>().ok();
+        let bytes = lent.as_ref().map_or(0, |lent| lent.len_bytes());
+        match self.0.queue_take(offset, lent) {
+            Ok(queued) => self.0.pending(OperationKind::Take, bytes, acknowledged(queued)),
+            Err(error) => self.0.refused(OperationKind::Take, error),
         }
     }
 }

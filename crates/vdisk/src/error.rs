@@ -16,6 +16,8 @@ pub enum Kind {
     Miscompare,
     /// The vDisk is being closed or was deleted.
     Closed,
+    /// Nothing was done; there is another way.
+    Unsupported,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,6 +63,7 @@ impl From<Error> for block::Error {
             Kind::Invalid => block::Kind::Invalid,
             Kind::Miscompare => block::Kind::Miscompare,
             Kind::Closed => block::Kind::Unavailable,
+            Kind::Unsupported => block::Kind::Unsupported,
         };
         block::Error { kind, context: error.context, at: error.at }
     }

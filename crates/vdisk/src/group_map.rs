@@ -7,7 +7,7 @@ use crate::account::GroupAccount;
 use base::GroupId;
 use std::rc::Rc;
 
-/// Entries of a run: 36 bytes each, so that a copy of a run is cheap, and few enough runs.
+/// Entries of a run: 48 bytes each, so that a copy of a run is cheap, and few enough runs.
 const RUN_MAX: usize = 128;
 
 #[derive(Clone, Default)]

@@ -2,7 +2,7 @@
 
 use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
-use base::{GroupId, SnapshotId, VdiskId};
+use base::{GroupId, Sequence, SnapshotId, VdiskId};
 use std::cell::{LazyCell, OnceCell};
 use std::rc::Rc;
 
@@ -14,8 +14,9 @@ pub struct Image {
     pub groups: NeededGroups,
 }
 
-/// What an image needs of each group, in order of ids, none of them empty. One list for all who need the same, made when
-/// somebody looks at it: for a terabyte it has 16,000 entries, and a snapshot of that is to take no longer.
+/// What an image needs of each group, in order of ids, none of them empty but for those of which extents were taken over. One
+/// list for all who need the same, made when somebody looks at it: for a terabyte it has 16,000 entries, and a snapshot of that
+/// is to take no longer.
 #[derive(Clone)]
 pub struct NeededGroups(Rc<Listing>);
 
@@ -35,7 +36,7 @@ impl NeededGroups {
         NeededGroups(Rc::new(Listing { needed, accounts: OnceCell::new() }))
     }
 
-    /// What whoever has this image of others holds of each group. All who ask share the entries.
+    /// What whoever has this image of others holds of each group, but for the marks of copies. All who ask share the entries.
     fn accounts(&self) -> Accounts {
         let of = |needed: &Needed| GroupAccount { data: needed.data, pages: needed.pages, ..GroupAccount::default() };
         let accounts = || self.iter().map(|needed| (needed.group, of(needed))).collect();
@@ -85,6 +86,8 @@ pub struct Needed {
     pub group: GroupId,
     pub data: u32,
     pub pages: u32,
+    /// Extents of it may be at blocks that its own frames do not name.
+    pub is_copied: bool,
 }
 
 /// Where a clone comes from; a part of its birth record.
@@ -96,15 +99,25 @@ pub struct Origin {
     pub image: Image,
 }
 
+impl Image {
+    pub(crate) fn has_copies(&self) -> bool {
+        self.groups.iter().any(|needed| needed.is_copied)
+    }
+}
+
 impl Accounts {
     /// What the live map and the last checkpoint need, as an image has it.
     pub(crate) fn needed(&self) -> Vec<Needed> {
-        let living = self.groups.iter().filter(|(_, account)| account.live() > 0);
-        living.map(|(group, account)| Needed { group: *group, data: account.data, pages: account.pages }).collect()
+        let needed = self.groups.iter().filter(|(_, account)| account.is_needed());
+        let of = |(&group, account): (&GroupId, &GroupAccount)| {
+            let is_copied = account.copied_at.is_some();
+            Needed { group, data: account.data, pages: account.pages, is_copied }
+        };
+        needed.map(of).collect()
     }
 
-    /// The map becomes that of an image: of what the groups hold only that lives. Groups of others come and go with it.
-    pub(crate) fn become_image(&mut self, groups: &NeededGroups) {
+    /// The map becomes that of an image, by the frame `at`: of what the groups hold only that lives. Groups of others come and go with it.
+    pub(crate) fn become_image(&mut self, groups: &NeededGroups, at: Sequence) {
         let mut accounts = groups.accounts();
         let mut all = |group: GroupId, before: GroupAccount, is_absent: bool| match accounts.groups.get(&group).copied()
         {
@@ -116,6 +129,8 @@ impl Accounts {
         };
         self.groups.iter().for_each(|(group, before)| all(*group, *before, false));
         self.absent().iter().for_each(|(group, before)| all(*group, *before, true));
+        // Who shares the entries has other frames, so the marks are not among them.
+        groups.iter().filter(|needed| needed.is_copied).for_each(|needed| accounts.copied(needed.group, 0, at));
         *self = accounts;
     }
 }

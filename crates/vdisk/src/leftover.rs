@@ -59,6 +59,12 @@ pub async fn free_deleted(context: &Context, leftover: &mut Leftover) -> Result<
     if !leftover.groups.is_empty() || !context.references.may_free(leftover.family) {
         return Ok(false);
     }
+    let is_held = |group: &GroupId| context.pool.knows(*group) && context.references.is_held(*group);
+    if let Some(tombstone) = leftover.tombstone.filter(is_held) {
+        // It is looked at again whenever anybody lets anything go: not at the price of a sync.
+        context.references.becomes_hollow(tombstone, true);
+        return Ok(false);
+    }
     context.pool.sync_all().await?;
     match leftover.tombstone {
         Some(tombstone) => free_one(context, leftover, tombstone).await,
@@ -75,6 +81,7 @@ async fn free_one(context: &Context, leftover: &Leftover, group: GroupId) -> Res
         return Ok(is_gone());
     }
     if references.is_held(group) || !references.may_free(leftover.family) {
+        references.becomes_hollow(group, true);
         return Ok(false);
     }
     let roots = references.roots_of(leftover.vdisk, Sequence(0));

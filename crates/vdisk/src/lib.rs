@@ -9,6 +9,7 @@ mod account;
 pub mod address;
 mod checkpoint;
 mod contents;
+mod copy;
 mod device;
 mod difference;
 mod error;
@@ -33,6 +34,7 @@ mod stored;
 mod vdisk;
 mod write;
 
+pub use copy::Extents;
 pub use difference::DifferenceDevice;
 pub use error::{Error, Kind, Result};
 pub use image::{Image, Needed, NeededGroups, Origin};

@@ -17,7 +17,8 @@ use std::rc::Rc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
     pub checkpoint: Option<meta_hint::Place>,
-    pub tail: Sequence,
+    /// The last frame. `None`: others may be on the disk behind those that are known, so that the log is to be read again.
+    pub tail: Option<Sequence>,
 }
 
 impl Vdisk {
@@ -121,11 +122,7 @@ impl Vdisk {
     /// Ends a deleted vDisk and gives up what it holds of others. What is left of it is to be freed by [`free_deleted`].
     pub async fn leave(self: &Rc<Self>) -> Leftover {
         assert_eq!(self.health(), Health::Deleted, "only a deleted vDisk gives up its groups");
-        self.stop().await;
-        // A checkpoint or a reclaim that was under way has been told that the log task is gone; let it end. A reclaim may be
-        // about to take a checkpoint, so it comes first.
-        let _no_reclaim = self.one_reclaim.acquire(1).await;
-        let _no_checkpoint = self.one_checkpoint.acquire(1).await;
+        self.end().await;
         let last = self.state.borrow().tombstone.expect("a deleted vDisk has its tombstone");
         let mut groups = self.groups();
         groups.extend(self.state.borrow_mut().superseded.drain(..).map(|(_, group)| group));
@@ -137,6 +134,22 @@ impl Vdisk {
         self.need_nothing();
         let family = self.family().unwrap_or(self.id);
         Leftover::new(self.id, Some(family), groups, Some(last))
+    }
+
+    /// Ends a vDisk whose log takes nothing any more, its deletion neither: the metadata store says that it is to go, and the next
+    /// start frees its groups.
+    pub async fn give_up(self: &Rc<Self>) {
+        self.state.borrow_mut().health = Health::Deleted;
+        self.end().await;
+        self.need_nothing();
+    }
+
+    /// A checkpoint or a reclaim that was under way has been told that the log task is gone; lets it end. A reclaim may be
+    /// about to take a checkpoint, so it comes first.
+    async fn end(self: &Rc<Self>) {
+        self.stop().await;
+        let _no_reclaim = self.one_reclaim.acquire(1).await;
+        let _no_checkpoint = self.one_checkpoint.acquire(1).await;
     }
 
     /// A group that is no part of the log comes free with the next reclaim, or with what is left of the vDisk.
@@ -160,7 +173,11 @@ impl Vdisk {
         self.closing.set(true);
         // What is under way ends first: a checkpoint of its own would be newer than the one reported here, and what that
         // one made free would be missing.
+        let _no_hearing = self.one_hearing.acquire(1).await;
         let _no_reclaim = self.one_reclaim.acquire(1).await;
+        if let Err(error) = self.fence().await {
+            tracing::warn!(vdisk = %self.id, %error, "closed before the end of its log is sure");
+        }
         let result = match self.health() {
             Health::Online => match self.checkpoint().await {
                 Err(error) if error.kind == Kind::Full => {
@@ -176,7 +193,10 @@ impl Vdisk {
         self.stop().await;
         result.and(flushed)?;
         let state = self.state.borrow();
-        Ok(Closed { checkpoint: state.checkpoint.map(|checkpoint| checkpoint.place), tail: state.position.sequence })
+        let is_synced = state.durable.sequence >= state.position.sequence && state.to_rewrite.is_empty();
+        let ends = is_synced && !self.has_open_end() && !self.copy_is_in_doubt();
+        let tail = ends.then_some(state.position.sequence);
+        Ok(Closed { checkpoint: state.checkpoint.map(|checkpoint| checkpoint.place), tail })
     }
 
     /// Ends the tasks without writing anything.

@@ -4,10 +4,12 @@
 //! found out by looking up every extent that the group's frames name. Extents are moved by appending them again in this
 //! vDisk's own log, if the map still says what it said.
 
+mod copies;
 mod empty;
 mod free;
 mod view;
 
+pub(crate) use copies::CopiesTrouble;
 pub(crate) use free::{find_any_in, list};
 
 use crate::account::GroupAccount;
@@ -150,7 +152,8 @@ impl Vdisk {
         self.urgent.set(true);
         let done = async {
             self.checkpoint_if_it_fits().await?;
-            self.make_room().await
+            self.make_room().await?;
+            self.empty_copies().await
         };
         let result = done.await;
         self.urgent.set(false);

@@ -14,11 +14,12 @@ mod read;
 pub(crate) mod replay;
 mod void;
 
-use crate::Result;
 use crate::flush::groups_of;
 use crate::log::frame::FrameKind;
-use crate::log::{CheckpointRecord, GroupWalk, Record, Step};
+use crate::log::{CheckpointRecord, GroupWalk, Item, Record, Step};
 use crate::vdisk::{Attributes, Context, Health, Index, Vdisk, meta_hint};
+use crate::{Kind, Result};
+use base::units::BLOCK;
 use base::{GroupId, Sequence, VdiskId};
 use pool::GroupHeader;
 use read::{Read, Recovery};
@@ -50,10 +51,21 @@ pub struct Recovered {
     pub vdisk: Rc<Vdisk>,
     /// Groups of this vDisk that nothing needs any more; to be freed in this order.
     pub void: Vec<GroupId>,
+    /// The last frame that was found.
+    pub end: Sequence,
     pub replayed_frames: u64,
     pub replayed_bytes: u64,
     pub checkpoint: Option<meta_hint::Place>,
     pub attributes: Attributes,
+}
+
+/// The end of a log behind which there may be frames. If this start could not read them and the next one can, what they have taken
+/// over comes back, which nobody holds then.
+#[derive(Clone, Copy)]
+pub(crate) struct OpenEnd {
+    pub sequence: Sequence,
+    /// Something could not be read, and may be of them.
+    pub is_unread: bool,
 }
 
 /// How often a log is read when it changes under the reader.
@@ -101,6 +113,7 @@ impl Vdisk {
                 break read;
             }
         };
+        let is_complete = read.is_complete();
         let Read { record, start, mut frames, proven, stored, unproven, state, damage, tombstone } = read;
         frames.truncate(stored + unproven.len());
         let end = frames.last().map_or(start.sequence, |frame| frame.sequence);
@@ -115,6 +128,7 @@ impl Vdisk {
         {
             let mut state = vdisk.state.borrow_mut();
             let at = |count: usize| frames[..count].last().map_or(start, |frame| frame.at);
+            state.data_through = end;
             (state.position, state.durable, state.acknowledged) = (at(stored), at(proven.min(stored)), end);
             state.to_rewrite = unproven;
             if tombstone.is_some() {
@@ -131,6 +145,8 @@ impl Vdisk {
         load.set(load.get() + vdisk.state.borrow().log_bytes);
         vdisk.stats.replayed_bytes.set(bytes);
         vdisk.start();
+        // A disk that does not take the rest of the log is just one that may not have given all of it.
+        let needs_fence = vdisk.needs_fence(&found);
         if stored < frames.len() {
             let bytes = frames[stored..].iter().map(Replayed::len).sum();
             let _waits = StoringAgain::new(&context, &found, bytes);
@@ -140,22 +156,82 @@ impl Vdisk {
                 vdisk.sync_in_place().await;
             }
         }
+        if needs_fence {
+            let is_unread = !is_complete || found.unread.is_some();
+            vdisk.open_end.set(Some(OpenEnd { sequence: end, is_unread }));
+        }
         vdisk.stats.replay_ns.set(context.world.now().since_ns(started));
         let mut void = vdisk.void_groups(&found, tombstone);
         if vdisk.health() == Health::Online && vdisk.state.borrow().durable.sequence < end {
             void = vdisk.keep_needed(void, &found, &frames[stored..]).await;
+        }
+        if vdisk.health() == Health::Online && vdisk.context.pool.is_sharing() {
+            // Whoever may need them is to be heard first.
+            std::mem::take(&mut void).into_iter().for_each(|group| vdisk.free_later(group));
         }
         if found.clean_tail.is_none() && vdisk.state.borrow().log_bytes > 0 {
             vdisk.arm_quiet_checkpoint();
         }
         Ok(Recovered {
             void,
+            end,
             replayed_frames: count,
             replayed_bytes: bytes,
             checkpoint: record.map(|(_, place)| place),
             attributes: vdisk.attributes(),
             vdisk,
         })
+    }
+
+    fn needs_fence(&self, found: &Found) -> bool {
+        let is_writable = self.health() == Health::Online && self.size_blocks() > 0 && !found.look_only;
+        is_writable && found.clean_tail.is_none() && self.context.pool.is_sharing()
+    }
+
+    /// Something can be done for it to be known what it needs of others.
+    pub fn has_open_end(&self) -> bool {
+        self.open_end.get().is_some()
+    }
+
+    /// Does what it can for that. `true`: it holds all that it may need.
+    pub async fn becomes_sure(self: &Rc<Self>) -> bool {
+        let _one = self.one_hearing.acquire(1).await;
+        let is_sure = !self.closing.get() && self.finds_what_it_needs().await;
+        self.is_unheard.set(!is_sure);
+        is_sure
+    }
+
+    /// That was tried, and failed.
+    pub fn is_unheard(&self) -> bool {
+        self.is_unheard.get()
+    }
+
+    async fn finds_what_it_needs(self: &Rc<Self>) -> bool {
+        self.hold_snapshots_again().await;
+        let fenced = match self.fence().await {
+            Ok(()) => true,
+            // What was read is held. No room would come if others waited for this.
+            Err(error) if error.kind == Kind::Full => self.open_end.get().is_none_or(|end| !end.is_unread),
+            Err(error) => {
+                tracing::warn!(vdisk = %self.id, %error, "the end of the log could not be made sure yet; it is tried again");
+                false
+            }
+        };
+        fenced && !self.may_need_more()
+    }
+
+    /// A synced frame takes the number of any that lies behind the end: such a one does not continue the log any more.
+    pub(crate) async fn fence(self: &Rc<Self>) -> Result<()> {
+        let Some(end) = self.open_end.get() else { return Ok(()) };
+        if self.state.borrow().durable.sequence <= end.sequence {
+            let sequence = self.ask(|done| Item::Proof { done }).await??;
+            self.flush_through(sequence).await?;
+            // A checkpoint lets go of the group that it is in.
+            self.count_log_bytes(BLOCK);
+            self.arm_quiet_checkpoint();
+        }
+        self.open_end.set(None);
+        Ok(())
     }
 
     /// What could not be written once more is read by clients from where it is: it is to be there after a power loss as

@@ -1,4 +1,4 @@
-//! Who needs the extent groups of a shard, besides the vDisk that writes them: snapshots, and clones.
+//! Who needs the extent groups of a shard, besides the vDisk that writes them: snapshots, clones, and copies.
 //!
 //! Counts say which groups are not to be touched; roots are where it is looked up before a group is freed. Both are told
 //! by those whom they concern, each of what is its own: no vDisk sees another.
@@ -19,13 +19,17 @@ pub struct References {
     /// How many hold each group: everybody, but for changes of `lists` that nobody has asked about yet.
     holds: RefCell<HashMap<GroupId, u32, FixedState>>,
     lists: RefCell<Lists>,
+    /// Groups of which copies have taken anything over, as long as anybody holds them.
+    copied: RefCell<BTreeSet<GroupId>>,
+    /// Those of them in which whoever wrote them had nothing any more when it was last seen: only for choosing.
+    hollow: RefCell<BTreeSet<GroupId>>,
     roots: RefCell<BTreeMap<RootKey, Root>>,
     /// Clones that were not heard yet, each with its family, if that is known.
     unheard: RefCell<BTreeMap<VdiskId, Option<VdiskId>>>,
     tellers: Cell<u64>,
     /// Groups that were let go, one by one, by whoever held them.
     releases: Cell<u64>,
-    /// Rung when a group is held by nobody any more, or somebody was heard.
+    /// Rung when a group was let go, or somebody was heard.
     pub released: Notify,
 }
 
@@ -78,6 +82,43 @@ impl References {
         !self.counted().is_empty()
     }
 
+    /// Extents of the group, which is held, may be in maps of anybody.
+    pub(crate) fn becomes_copied(&self, group: GroupId) {
+        self.copied.borrow_mut().insert(group);
+    }
+
+    /// Groups of which that can be said.
+    pub(crate) fn copied_groups(&self) -> BTreeSet<GroupId> {
+        self.copied.borrow().clone()
+    }
+
+    pub(crate) fn is_any_copied(&self) -> bool {
+        !self.copied.borrow().is_empty()
+    }
+
+    /// Of groups that nobody holds any more nothing is left of copies. To be called when something was let go, though not in that
+    /// step, since it counts all lists. (Who looks at maps holds what is in them meanwhile.)
+    pub fn forget_copies(&self) {
+        if self.is_any_copied() {
+            let counted = self.counted();
+            self.copied.borrow_mut().retain(|group| counted.contains_key(group));
+            self.hollow.borrow_mut().retain(|group| counted.contains_key(group));
+        }
+    }
+
+    /// Whoever wrote the group has nothing in it, or has again.
+    pub(crate) fn becomes_hollow(&self, group: GroupId, is_hollow: bool) {
+        if is_hollow && self.copied.borrow().contains(&group) {
+            self.hollow.borrow_mut().insert(group);
+        } else if !is_hollow {
+            self.hollow.borrow_mut().remove(&group);
+        }
+    }
+
+    pub(crate) fn is_hollow(&self, group: GroupId) -> bool {
+        self.hollow.borrow().contains(&group)
+    }
+
     /// Grows with every hold that is given up.
     pub(crate) fn releases(&self) -> u64 {
         self.releases.get()
@@ -92,6 +133,11 @@ impl References {
     /// of it descends from; `None`: not known, so it may be any.
     pub fn expect(&self, clone: VdiskId, family: Option<VdiskId>) {
         self.unheard.borrow_mut().insert(clone, family);
+    }
+
+    /// Those whom nobody has heard yet.
+    pub fn unheard(&self) -> Vec<(VdiskId, Option<VdiskId>)> {
+        self.unheard.borrow().iter().map(|(id, family)| (*id, *family)).collect()
     }
 
     /// It was read and holds what it needs, or is gone for good.
@@ -131,12 +177,11 @@ impl References {
 
     fn release_list(&self, groups: &NeededGroups) {
         self.releases.set(self.releases.get() + 1);
-        if self.change_list(groups, |holders| *holders -= 1) == 0 {
-            self.released.notify();
-        }
+        self.change_list(groups, |holders| *holders -= 1);
+        self.released.notify();
     }
 
-    fn change_list(&self, groups: &NeededGroups, change: impl FnOnce(&mut u32)) -> u32 {
+    fn change_list(&self, groups: &NeededGroups, change: impl FnOnce(&mut u32)) {
         let mut lists = self.lists.borrow_mut();
         let number = groups.number();
         let new = || HeldList { groups: groups.clone(), holders: 0, counted: 0 };
@@ -151,7 +196,6 @@ impl References {
         if holders == 0 && counted == 0 {
             lists.known.remove(&number);
         }
-        holders
     }
 
     fn hold(&self, group: GroupId) {
@@ -160,13 +204,14 @@ impl References {
 
     fn release<'a>(&self, groups: impl IntoIterator<Item = &'a GroupId>) {
         let mut holds = self.holds.borrow_mut();
-        let mut any_free = false;
+        let before = self.releases.get();
         for group in groups {
             self.releases.set(self.releases.get() + 1);
-            any_free |= change(&mut holds, *group, 1, 0) == 0;
+            change(&mut holds, *group, 1, 0);
         }
         drop(holds);
-        if any_free {
+        // Whether anybody else holds it is for whoever looks: here lists may not be counted yet.
+        if self.releases.get() > before {
             self.released.notify();
         }
     }
@@ -185,15 +230,13 @@ impl References {
     }
 }
 
-/// Some holders become more or fewer; how many there are then.
-fn change(holds: &mut HashMap<GroupId, u32, FixedState>, group: GroupId, fewer: u32, more: u32) -> u32 {
+/// Some holders become more or fewer.
+fn change(holds: &mut HashMap<GroupId, u32, FixedState>, group: GroupId, fewer: u32, more: u32) {
     let count = holds.entry(group).or_default();
     *count = (*count + more).checked_sub(fewer).expect("only what is held is released");
-    let left = *count;
-    if left == 0 {
+    if *count == 0 {
         holds.remove(&group);
     }
-    left
 }
 
 /// Groups that one image needs; they are released when it goes.
@@ -315,7 +358,7 @@ mod tests {
     }
 
     fn list(counters: impl IntoIterator<Item = u32>) -> NeededGroups {
-        let needed = |counter| Needed { group: id(counter), data: 4096, pages: 0 };
+        let needed = |counter| Needed { group: id(counter), data: 4096, pages: 0, is_copied: false };
         counters.into_iter().map(needed).collect::<Vec<_>>().into()
     }
 
@@ -345,6 +388,28 @@ mod tests {
         drop(third);
         assert!(!references.is_any_held());
         assert!(references.lists.borrow().known.is_empty());
+    }
+
+    /// Who holds a group besides is not counted yet when the last hold of its own goes.
+    #[test]
+    fn whatever_is_let_go_rings_and_counts_no_lists() {
+        let references = Rc::new(References::default());
+        let groups = list([1, 2]);
+        let mut own = Holds::new(&references, [id(1)]);
+        references.becomes_copied(id(1));
+        let listed = Holds::of_list(&references, &groups);
+        assert_eq!(counts(&references), [2, 1, 0, 0, 0]);
+        let rings = |references: &References| {
+            let mut bell = Box::pin(references.released.notified());
+            bell.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+        };
+        drop(listed);
+        assert!(rings(&references) && !references.lists.borrow().changed.is_empty());
+        own.remove(id(1));
+        assert!(rings(&references) && !references.lists.borrow().changed.is_empty(), "of both the last one is gone");
+        assert_eq!(references.copied_groups(), BTreeSet::from([id(1)]));
+        references.forget_copies();
+        assert_eq!(references.copied_groups(), BTreeSet::new());
     }
 
     #[test]

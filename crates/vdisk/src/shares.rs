@@ -1,7 +1,8 @@
 //! Which bytes a vDisk's maps reach alone, and which others reach as well: exact, by walking stored maps side by side.
 //!
 //! An extent or a page is at one place only in whatever map has it, so that maps are compared place by place: what has the
-//! same address there is one thing, and what several vDisks share is not looked into.
+//! same address there is one thing, and what several vDisks share is not looked into. (But for what was copied: where else that is nobody
+//! can say, so that all data in the group counts as shared.)
 
 use crate::account::Accounts;
 use crate::address::Address;
@@ -14,7 +15,8 @@ use crate::snapshot::{Pin, Snapshot};
 use crate::stored::page_bytes;
 use crate::vdisk::{Checkpoint, Context, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
-use base::{SnapshotId, VdiskId};
+use base::{GroupId, SnapshotId, VdiskId};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Bytes of extents that maps refer to. (Headers, control records and what is dead are in none of them.)
@@ -128,9 +130,10 @@ pub async fn shares(
     maps: &[StoredMap],
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<Shares> {
-    let is_alone = maps.iter().all(|map| map.vdisk == vdisk);
+    let copied = context.references.copied_groups();
+    let is_alone = maps.iter().all(|map| map.vdisk == vdisk) && copied.is_empty();
     let unique = vec![Reached::default(); maps.len()];
-    let mut walk = Walk { context, is_wanted, unique, alone: Reached::default(), is_alone };
+    let mut walk = Walk { context, is_wanted, unique, alone: Reached::default(), is_alone, copied };
     let mut roots = Vec::with_capacity(maps.len());
     for (index, map) in maps.iter().enumerate().filter(|(_, map)| map.root.is_stored()) {
         let owners = match map.whole {
@@ -204,6 +207,8 @@ struct Walk<'a> {
     is_wanted: &'a dyn Fn() -> bool,
     unique: Vec<Reached>,
     alone: Reached,
+    /// Groups of which anybody may have anything.
+    copied: BTreeSet<GroupId>,
     /// No other vDisk has maps: what is reached now is reached by this vDisk alone, and known without a walk.
     is_alone: bool,
 }
@@ -228,7 +233,12 @@ impl Walk<'_> {
             for (slot, things) in children.into_iter().enumerate() {
                 let things = joined(things);
                 if place.level == 0 {
-                    things.iter().for_each(|extent| self.count(*extent, |reached| &mut reached.data));
+                    for extent in things {
+                        if self.copied.contains(&extent.address.group()) {
+                            continue;
+                        }
+                        self.count(extent, |reached| &mut reached.data);
+                    }
                 } else if !things.is_empty() || place.is_first && slot == 0 {
                     let is_first = place.is_first && slot == 0;
                     todo.push(Place { level: place.level - 1, is_first, pages: things });

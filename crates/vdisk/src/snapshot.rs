@@ -297,15 +297,25 @@ impl Vdisk {
             let state = self.state.borrow();
             state.snapshots.iter().filter_map(|(id, snapshot)| Some((*id, snapshot.kept()?))).collect()
         };
+        let mut unsure = false;
         for (id, kept) in stored {
             match needed_at(&self.context, self.id, kept.place).await {
-                Ok(needed) => self.holds(id, kept, &needed),
-                Err(error) => self.hold_all(id, kept, &error),
+                Ok(needed) => {
+                    let copied = needed.iter().filter(|needed| needed.is_copied);
+                    copied.for_each(|needed| self.context.references.becomes_copied(needed.group));
+                    self.holds(id, kept, &needed);
+                }
+                Err(error) => {
+                    self.hold_all(id, kept, &error);
+                    unsure = true;
+                }
             }
         }
+        // One that was deleted meanwhile lets go of no more than was known before.
+        self.unsure.set(unsure || self.unsure.get() && !self.state.borrow().letting_go.is_empty());
     }
 
-    /// What the snapshot needs cannot be said, so everything is kept for it that there is.
+    /// What the snapshot needs cannot be said, of others least of all, so everything is kept for it that there is.
     fn hold_all(&self, id: SnapshotId, kept: Kept, error: &Error) {
         tracing::error!(vdisk = %self.id, snapshot = %id, %error, "the record of a snapshot cannot be read; no group comes free before it is deleted");
         let mut groups = self.groups();
@@ -316,8 +326,6 @@ impl Vdisk {
             drop(state);
             self.tell_kept(id, kept);
         }
-        // What it needs of others nobody can say.
-        self.unsure.set(true);
     }
 
     /// Its pages were stored up to the checkpoint's record, its data before.
@@ -326,9 +334,18 @@ impl Vdisk {
         self.maps.set(id, Root { address: kept.root, height: kept.height, lineage: self.lineage(), until });
     }
 
-    /// It may need groups of others without holding them: a record of it could not be read.
+    /// It may need groups of others without holding them: a record of it could not be read, or frames with what it has copied.
     pub fn may_need_more(&self) -> bool {
-        self.unsure.get() && self.family().is_some()
+        let may_have_copied = self.context.pool.is_sharing();
+        let is_damaged = matches!(self.health(), Health::Damaged(_));
+        self.unsure.get() && (self.family().is_some() || may_have_copied) || is_damaged && may_have_copied
+    }
+
+    /// Records that could not be read are read again. Of a deleted snapshot that only counts when no checkpoint has it.
+    pub(crate) async fn hold_snapshots_again(&self) {
+        if self.unsure.get() && self.state.borrow().letting_go.is_empty() {
+            self.hold_snapshots().await;
+        }
     }
 
     /// Where the last checkpoint is.
@@ -343,13 +360,20 @@ impl Vdisk {
         self.maps.set(SnapshotId::NONE, Root { address, height, lineage: self.lineage(), until: None });
     }
 
-    /// Groups of others that the map refers to are held, the live map's and the last checkpoint's.
+    /// Groups of others that the map refers to are held, the live map's and the last checkpoint's; and all of which extents
+    /// were taken over, its own among them.
     pub(crate) fn hold_foreign(&self) {
         let state = self.state.borrow();
         let both = state.accounts.groups.iter().chain(state.checkpoint_accounts.groups.iter());
         let foreign = both.filter(|(_, account)| account.is_foreign() && account.live() > 0);
         let mut holds = self.foreign.borrow_mut();
         foreign.for_each(|(group, _)| holds.add(*group));
+        let all = state.accounts.groups.iter().chain(state.accounts.absent());
+        let copied = all.filter(|(_, account)| account.copied_at.is_some());
+        copied.for_each(|(group, _)| {
+            holds.add(*group);
+            self.context.references.becomes_copied(*group);
+        });
     }
 
     /// Where its map is stored; that comes first if it is not yet.
@@ -415,7 +439,9 @@ impl Vdisk {
     pub async fn rollback(self: &Rc<Self>, id: SnapshotId) -> Result<()> {
         self.changeable()?;
         // What is emptied or punched meanwhile was looked up in the map that goes.
+        self.rollback_waits.set(true);
         let _no_reclaim = self.one_reclaim.acquire(1).await;
+        self.rollback_waits.set(false);
         let (_, Origin { image, .. }, _pin) = self.origin_of(id).await?;
         loop {
             // A checkpoint whose start a recovery would go back behind has been proven, and none is under way: their
@@ -438,25 +464,27 @@ impl Vdisk {
     }
 
     /// What the log task does about a rollback.
-    pub(crate) fn roll_back_to(&self, image: &Image) {
-        self.become_image(image);
+    pub(crate) fn roll_back_to(&self, image: &Image, at: Sequence) {
+        self.become_image(image, at);
         // Those among them that were not needed for a while are held again, before the snapshot may go.
         self.hold_foreign();
     }
 
-    fn become_image(&self, image: &Image) {
+    fn become_image(&self, image: &Image, at: Sequence) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.tree = Tree::new(image.root, image.height, self.context.load.map.clone());
         state.tree.grow(state.attributes.size_bytes / BLOCK);
-        state.accounts.become_image(&image.groups);
+        state.accounts.become_image(&image.groups, at);
     }
 
     /// What the log task does about the birth of a clone.
-    pub(crate) fn become_clone(&self, origin: &Origin) {
+    pub(crate) fn become_clone(&self, origin: &Origin, at: Sequence) {
         // All groups are of others.
         self.foreign.replace(Holds::of_list(&self.context.references, &origin.image.groups));
-        self.become_image(&origin.image);
+        self.become_image(&origin.image, at);
+        let copied = origin.image.groups.iter().filter(|needed| needed.is_copied);
+        copied.for_each(|needed| self.context.references.becomes_copied(needed.group));
         self.state.borrow_mut().lineage = origin.lineage.clone();
         let Image { root, height, .. } = origin.image;
         self.maps.set(SnapshotId::NONE, Root { address: root, height, lineage: self.lineage(), until: None });

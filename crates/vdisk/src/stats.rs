@@ -15,9 +15,11 @@ pub enum OperationKind {
     BlockStatus = 6,
     CompareAndWrite = 7,
     OrWrite = 8,
+    Lend = 9,
+    Take = 10,
 }
 
-pub const KINDS: usize = 9;
+pub const KINDS: usize = 11;
 
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Histogram {

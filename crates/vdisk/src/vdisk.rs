@@ -12,6 +12,8 @@ use crate::lifecycle::gone;
 use crate::log::{Position, Queue, Room, Unsynced};
 use crate::map::{FANOUT, MapMemory, NeedPage, Tree, decode_page};
 use crate::notes::Notes;
+use crate::reclaim::CopiesTrouble;
+use crate::recovery::OpenEnd;
 use crate::references::{Holds, References, ToldMaps};
 use crate::rewind::History;
 use crate::snapshot::{LettingGo, Snapshot};
@@ -160,6 +162,8 @@ pub(crate) struct State {
     pub checkpoint: Option<Checkpoint>,
     /// Frames up to this one are synced, and a synced frame says so: who has nothing but the log knows it too.
     pub proof_logged: Sequence,
+    /// The last frame that may have stored data.
+    pub data_through: Sequence,
     /// The last try failed after it may have stored pages.
     pub checkpoint_failed: bool,
     /// What the groups held as of `checkpoint`: a group that it still needs is not free, whatever has happened since.
@@ -234,6 +238,16 @@ pub struct Vdisk {
     pub(crate) maps: ToldMaps,
     /// The record of a snapshot could not be read: what it needs is not known.
     pub(crate) unsure: Cell<bool>,
+    /// Until a frame of this start is synced, on a disk with copies, behind a log that was not closed.
+    pub(crate) open_end: Cell<Option<OpenEnd>>,
+    /// One who finds out what it needs at a time, and none while it is closed.
+    pub(crate) one_hearing: Rc<Semaphore>,
+    /// The last who tried to has failed.
+    pub(crate) is_unheard: Cell<bool>,
+    /// Why what was copied does not come free.
+    pub(crate) copies_trouble: RefCell<Option<CopiesTrouble>>,
+    /// A rollback waits for a reclaim that is under way.
+    pub(crate) rollback_waits: Cell<bool>,
     /// Of points that are being read.
     pub(crate) history_pins: RefCell<Vec<Sequence>>,
     /// Where what is kept of the log begins, but for pins.
@@ -306,7 +320,10 @@ impl Vdisk {
         if !state.unreadable.is_empty() {
             return Some(format!("{} extent groups cannot be read and never come free", state.unreadable.len()));
         }
-        state.checkpoint_failed.then(|| "the last checkpoint failed; it is being tried again".to_string())
+        if state.checkpoint_failed {
+            return Some("the last checkpoint failed; it is being tried again".to_string());
+        }
+        self.copies_trouble.borrow().as_ref().map(|trouble| trouble.text.clone())
     }
     pub fn sequence(&self) -> Sequence {
         self.state.borrow().position.sequence
@@ -416,6 +433,7 @@ impl State {
             new_sector: true,
             checkpoint: None,
             proof_logged: Sequence(0),
+            data_through: Sequence(0),
             checkpoint_failed: false,
             checkpoint_accounts: Accounts::default(),
             log_bytes: 0,
@@ -471,6 +489,11 @@ impl Vdisk {
             foreign,
             maps,
             unsure: Default::default(),
+            open_end: Default::default(),
+            one_hearing: world::local::Semaphore::new(1),
+            is_unheard: Default::default(),
+            copies_trouble: Default::default(),
+            rollback_waits: Default::default(),
             history_pins: Default::default(),
             history_edge: Default::default(),
             last_point_ns: Cell::new(now_ns as i64),

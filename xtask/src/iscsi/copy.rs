@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("a copy between vDisks", between),
+    ("a copy of 1 GiB that moves nothing", shared),
     ("a copy that a reservation keeps out", reserved),
     ("a copy to a vDisk of others", of_others),
     ("a copy whose destination is reset", interrupted),
@@ -114,6 +115,42 @@ fn between(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// Between vDisks of one shard, and within one: neither bytes of data nor time.
+fn shared(bench: &mut Bench) -> Result<()> {
+    const PIECE: usize = 1 << 20;
+    const WHOLE: u64 = 1 << 30;
+    let (source, destinations) = family(bench, "shared")?;
+    let near = &destinations[0];
+    for vdisk in [&source, near] {
+        bench.server.run(&["vdisk", "resize", vdisk, "--size", "2GiB"])?;
+    }
+    let mut from = ready(bench, OWNER, &source)?;
+    for at in (0..WHOLE).step_by(PIECE) {
+        from.write(at, &vec![(at >> 20) as u8 | 1; PIECE])?.good()?;
+    }
+    let mut to = ready(bench, OWNER, near)?;
+    let targets = [descriptor(&mut from)?, descriptor(&mut to)?];
+    let written = |bench: &Bench| bench.server.metric("drystone_written_bytes_total{class=\"data\"}");
+    let (before, began) = (written(bench)?, std::time::Instant::now());
+    let blocks = WHOLE / BLOCK as u64;
+    let part = |at: u64, to: u64| segment(at, to + at, 32_768);
+    let whole = |to: u64| (0..blocks).step_by(32_768).map(|at| part(at, to)).collect::<Vec<_>>();
+    copy(&mut from, &targets, &whole(0))?.good()?;
+    copy(&mut from, &[targets[0].clone(), targets[0].clone()], &whole(blocks))?.good()?;
+    let (moved, took) = (written(bench)? - before, began.elapsed());
+    ensure!(moved < PIECE as f64, "two copies of 1 GiB have written {moved} bytes of data");
+    ensure!(took < Duration::from_secs(5), "two copies of 1 GiB took {took:?}");
+    let expect = |at: u64| vec![(at >> 20) as u8 | 1; PIECE];
+    from.write(0, &vec![0xee; 4 * PIECE])?.good()?;
+    drop(to);
+    bench.server.run(&["vdisk", "delete", near, "--force"])?;
+    ensure!(from.read(WHOLE, PIECE)?.good()? == expect(0), "what was copied has changed with its source");
+    let last = WHOLE - PIECE as u64;
+    ensure!(from.read(WHOLE + last, PIECE)?.good()? == expect(last), "the end of the copy is something else");
+    println!("  two copies of 1 GiB: {took:?}, {moved} bytes of data");
+    Ok(())
+}
+
 fn reserved(bench: &mut Bench) -> Result<()> {
     let (source, destinations) = family(bench, "kept-out")?;
     let mut from = ready(bench, OWNER, &source)?;
@@ -152,13 +189,13 @@ fn interrupted(bench: &mut Bench) -> Result<()> {
     for destination in &destinations {
         let mut from = ready(bench, OWNER, &source)?;
         let data = vec![9; 16 * BLOCK];
-        // Data and holes by turns, so that it takes its time; the same blocks over and over.
+        // Data and holes by turns, and off the blocks, so that it takes its time; the same over and over.
         for at in (0..(32 << 20)).step_by(256 * BLOCK) {
             from.write(at, &data)?.good()?;
         }
         let mut to = ready(bench, OTHER, destination)?;
         let targets = [descriptor(&mut from)?, descriptor(&mut to)?];
-        let copying = std::thread::spawn(move || copy(&mut from, &targets, &vec![segment(0, 0, 0xffff); 250]));
+        let copying = std::thread::spawn(move || copy(&mut from, &targets, &vec![segment(0, 1, 0xffff); 250]));
         std::thread::sleep(Duration::from_millis(300));
         ensure!(!copying.is_finished(), "{destination}: the copy was over too soon");
         to.reset_unit()?;

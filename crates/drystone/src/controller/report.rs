@@ -102,6 +102,7 @@ pub(super) struct ShardReport {
     replay_ns: u64,
     pub(super) quarantined: usize,
     pub(super) troubles: Vec<String>,
+    holding_up: u64,
 }
 
 fn report(shard: &Shard, containers: &Containers, with_metrics: bool) -> ShardReport {
@@ -122,6 +123,7 @@ fn report(shard: &Shard, containers: &Containers, with_metrics: bool) -> ShardRe
         replay_ns: shard.replay_ns.get(),
         quarantined: shard.quarantined,
         troubles: troubles(shard),
+        holding_up: shard.holding_up().len() as u64,
     }
 }
 
@@ -130,7 +132,7 @@ fn troubles(shard: &Shard) -> Vec<String> {
         let trouble = vdisk.trouble()?;
         Some(format!("vDisk {}: {trouble}", vdisk.attributes().name))
     });
-    of_vdisks.chain(shard.broken_unknown()).collect()
+    of_vdisks.chain(shard.broken_unknown()).chain(shard.holding_up()).collect()
 }
 
 fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {
@@ -310,6 +312,7 @@ impl Verbs {
             repack_freed_bytes: sum(|r| r.totals.bytes_freed + r.totals.bytes_punched),
             slabs_poisoned: sum(|r| r.usage.poisoned_slabs as u64),
             groups_quarantined: sum(|r| r.usage.slots_quarantined),
+            space_held_up: sum(|r| r.holding_up),
             checksum_errors: sum(|r| r.totals.checksum_failures),
             connections: sum(|r| r.summary.connections.into()),
             connections_accepted: sum(|r| r.summary.accepted),

@@ -68,7 +68,7 @@ fn find(vdisk: &str, snapshots: &[SnapshotSummary], name: &str) -> Result<Snapsh
 async fn count(shard: &Rc<Shard>, id: VdiskId, vms: &Vms, force: bool) -> Result<usize> {
     match listed(shard, id, vms).await {
         Ok(snapshots) => Ok(snapshots.len()),
-        Err(error) if force && error.kind == control::Kind::Damaged => Ok(0),
+        Err(_) if force && shard.is_broken(id) => Ok(0),
         Err(error) => Err(error),
     }
 }
@@ -84,7 +84,7 @@ pub(super) async fn delete_with_snapshots(shard: &Rc<Shard>, id: VdiskId, vdisk:
                 shard.delete_snapshot(id, snapshot.id, true).await.map_err(from_node)?;
             }
         }
-        Err(error) if force && error.kind == node::Kind::Damaged => {}
+        Err(_) if force && shard.is_broken(id) => {}
         Err(error) => return Err(from_node(error)),
     }
     shard.delete(id, force).await.map_err(|error| match (error.kind, shard.summary_of(id)) {

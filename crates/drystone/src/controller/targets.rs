@@ -8,7 +8,7 @@ use super::shards::here;
 use crate::frontend::{Attach, Attached, Found, Job, Workers};
 use crate::iscsi::{FoundTarget, FoundUnit, PORTS_OF_VMS, Targets, Unit, Units};
 use base::{VdiskId, VmId};
-use block::{BlockDevice, Geometry, Reply, Request};
+use block::{BlockDevice, Geometry, Lent, Reply, Request};
 use control::rules::snapshots::SEPARATOR;
 use control::{
     ChapSecret, IscsiAccess, TARGET_OF_SNAPSHOT, TARGET_OF_VM, TARGET_PREFIX, snapshot_target_name, target_name,
@@ -342,6 +342,20 @@ impl BlockDevice for Visiting {
     fn submit(&self, request: Request) -> Completion<block::Result<Reply>> {
         match &*self.open.borrow() {
             Some((device, _)) => device.submit(request),
+            None => Completion::Ready(Err(gone())),
+        }
+    }
+
+    fn lend(&self, offset: u64, len: u32) -> Completion<block::Result<Lent>> {
+        match &*self.open.borrow() {
+            Some((device, _)) => device.lend(offset, len),
+            None => Completion::Ready(Err(gone())),
+        }
+    }
+
+    fn take(&self, offset: u64, lent: Lent) -> Completion<block::Result<()>> {
+        match &*self.open.borrow() {
+            Some((device, _)) => device.take(offset, lent),
             None => Completion::Ready(Err(gone())),
         }
     }

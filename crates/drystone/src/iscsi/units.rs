@@ -2,7 +2,7 @@
 //! unit attentions are common to all paths.
 
 use super::seam::{FoundUnit, Unit, Units};
-use block::{BlockDevice, Geometry, Kind, Reply, Request};
+use block::{BlockDevice, Geometry, Kind, Lent, Reply, Request};
 use scsi::{LogicalUnit, Visit};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -68,6 +68,12 @@ impl BlockDevice for Visited {
     }
     fn submit(&self, request: Request) -> Completion<block::Result<Reply>> {
         self.visit.submit(request)
+    }
+    fn lend(&self, offset: u64, len: u32) -> Completion<block::Result<Lent>> {
+        self.visit.lend(offset, len)
+    }
+    fn take(&self, offset: u64, lent: Lent) -> Completion<block::Result<()>> {
+        self.visit.take(offset, lent)
     }
 }
 

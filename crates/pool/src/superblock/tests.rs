@@ -17,6 +17,7 @@ fn example() -> Superblock {
         generation: 4,
         group_size: 64 << 20,
         clean: true,
+        is_sharing: false,
         groups_reserved: 1025,
         vdisks_reserved: 2049,
         created_wall_ns: 0x0102_0304_0506_0708,
@@ -37,10 +38,24 @@ fn golden_bytes() {
 }
 
 #[test]
+fn a_disk_whose_vdisks_share_extents_is_of_a_later_version() {
+    let page = Superblock { is_sharing: true, ..example() }.encode();
+    assert_eq!((page[8], page[44]), (2, 3));
+    for (at, value) in [(8, 1), (8, 3), (44, 1), (44, 7)] {
+        let mut other = page.to_vec();
+        other[at] = value;
+        let crc = base::crc::crc32c(&other[..4092]).to_le_bytes();
+        other[4092..].copy_from_slice(&crc);
+        let expect = if value == 3 { Page::Newer(3) } else { Page::Damaged };
+        assert_eq!(decode(&other), expect, "{value} at {at}");
+    }
+}
+
+#[test]
 fn pages_come_back() {
     let long = "ü".repeat(TEXT_LEN_MAX / 2);
     let domains = FaultDomains { disk: long.clone(), node: long.clone(), rack: long.clone(), site: long.clone() };
-    let mut other = Superblock { clean: false, ..example() };
+    let mut other = Superblock { clean: false, is_sharing: true, ..example() };
     other.identity = Identity { pool: long.clone(), tier: long, domains, ..other.identity };
     for superblock in [example(), other] {
         assert_eq!(decode(&superblock.encode()), Page::Valid(Box::new(superblock)));
@@ -68,7 +83,7 @@ fn impossible_fields_are_refused() {
         page[4092..].copy_from_slice(&crc.to_le_bytes());
         decode(&page)
     };
-    assert_eq!(forged(8, &[2]), Page::Newer(2));
+    assert_eq!(forged(8, &[3]), Page::Newer(3));
     assert_eq!(forged(0, b"X"), Page::Damaged);
     assert_eq!(forged(40, &[1]), Page::Damaged, "group size");
     assert_eq!(forged(44, &[2]), Page::Damaged, "flags");

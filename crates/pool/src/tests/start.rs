@@ -175,14 +175,43 @@ fn counters_that_end_say_so() {
 fn a_newer_format_is_refused_with_what_this_build_reads() {
     let bench = Bench::new(small());
     let mut page = bench.disk.bytes("superblock", 4096, 4096);
-    page[8] = 2;
+    page[8] = 3;
     let crc = base::crc::crc32c(&page[..4092]);
     page[4092..].copy_from_slice(&crc.to_le_bytes());
     bench.disk.overwrite("superblock", 4096, &page);
     let error = bench.try_open().err().expect("an error");
     assert_eq!(error.kind, Kind::UnsupportedFormat);
-    assert!(error.to_string().contains("format version 2; this build reads version 1"), "{error}");
+    assert!(error.to_string().contains("format version 3; this build reads up to 2"), "{error}");
     assert_eq!(kind(bench.format()), Kind::UnsupportedFormat, "and is not formatted over");
+}
+
+#[test]
+fn that_vdisks_share_extents_is_known_whichever_copy_rots_and_when_none_can_be_believed() {
+    let is_sharing_again = |bench: &Bench| bench.pool().is_sharing();
+    for copy in [0, 4096] {
+        let bench = Bench::new(small());
+        let pool = bench.pool();
+        assert!(!pool.is_sharing());
+        bench.turns.run(pool.begin_sharing()).expect("the disk works");
+        assert!(pool.is_sharing());
+        bench.disk.crash(&disk::Numbers::new(1));
+        bench.disk.overwrite("superblock", copy + 100, b"rot");
+        assert!(is_sharing_again(&bench) && is_sharing_again(&bench));
+    }
+    // One that is one start older than the disk, and of which a copy rots then.
+    for copy in [0, 4096] {
+        let bench = Bench::new(small());
+        let backup = bench.disk.durable_file("superblock");
+        let pool = bench.pool();
+        let mut group = bench.group(&pool);
+        bench.fill(&mut group, 1);
+        assert!(!pool.is_sharing());
+        drop((group, pool));
+        bench.disk.overwrite("superblock", 0, &backup);
+        assert!(is_sharing_again(&bench));
+        bench.disk.overwrite("superblock", copy + 100, b"rot");
+        assert!(is_sharing_again(&bench), "{copy}");
+    }
 }
 
 /// The copy that rotted may have been the newer one: no id of the batch that only it knew is given out again.

@@ -6,9 +6,10 @@ use crate::call::Call;
 use crate::fault::Fault;
 use crate::medium;
 use crate::sense::{Code, Condition, Key};
-use block::{BlockDevice, Reply, Request, WriteZeroes};
+use block::{BlockDevice, Kind, LEND_BYTES_MAX, Reply, Request, WriteZeroes};
 use bytes::Bytes;
 use std::rc::Rc;
+use world::Completion;
 
 /// A device of the copy, and whether it is the one that carries it out.
 #[derive(Clone)]
@@ -82,28 +83,73 @@ fn plan(segment: &Segment, source: &Place, destination: &Place) -> Option<Move> 
 }
 
 async fn run(call: &Call, source: &Place, destination: &Place, whole: &Move, failed: Fault) -> Result<(), Fault> {
-    let piece_bytes =
-        medium::piece_bytes(&source.device.geometry()).min(medium::piece_bytes(&destination.device.geometry()));
-    let mut pieces: Vec<(u64, u32)> = medium::pieces(0, whole.len, piece_bytes).collect();
+    let mut parts = parts(source, destination, whole);
     // Where the ranges overlap, the end of the source must not be overwritten before it was read. One disk may have been
     // named in two ways, so that it is done for all: between two disks the order does not matter.
     if whole.from < whole.to {
+        parts.reverse();
+    }
+    let mut shares = true;
+    for (part, is_whole_blocks) in parts {
+        if shares && is_whole_blocks {
+            shares = share(call, source, destination, &part, failed).await?;
+            if shares {
+                continue;
+            }
+        }
+        move_bytes(call, source, destination, &part, failed).await?;
+    }
+    Ok(())
+}
+
+/// In their order, each with whether it is of whole blocks at both places.
+fn parts(source: &Place, destination: &Place, whole: &Move) -> Vec<(Move, bool)> {
+    let block = u64::from(source.device.geometry().preferred_bytes.max(destination.device.geometry().preferred_bytes));
+    let part = |at: u64, len: u64| Move { from: whole.from + at, to: whole.to + at, len };
+    let head = (whole.from.next_multiple_of(block) - whole.from).min(whole.len);
+    if whole.from % block != whole.to % block {
+        return vec![(part(0, whole.len), false)];
+    }
+    let tail = (whole.len - head) % block;
+    let middle = medium::pieces(head, whole.len - head - tail, LEND_BYTES_MAX);
+    let edges = [(part(0, head), false), (part(whole.len - tail, tail), false)];
+    let [head, tail] = edges;
+    let all = [head].into_iter().chain(middle.map(|(at, len)| (part(at, len.into()), true))).chain([tail]);
+    all.filter(|(part, _)| part.len > 0).collect()
+}
+
+/// The destination refers to what the source has. `false`: the bytes have to be moved.
+async fn share(call: &Call, source: &Place, destination: &Place, part: &Move, failed: Fault) -> Result<bool, Fault> {
+    let Ok(lent) = ask(call, source, |device| device.lend(part.from, part.len as u32)).await? else { return Ok(false) };
+    match ask(call, destination, |device| device.take(part.to, lent)).await? {
+        Ok(()) => Ok(true),
+        // A write waits for room, if there may be any.
+        Err(error) if matches!(error.kind, Kind::Unsupported | Kind::Full) => Ok(false),
+        Err(_) => Err(failed),
+    }
+}
+
+async fn move_bytes(call: &Call, source: &Place, destination: &Place, part: &Move, failed: Fault) -> Result<(), Fault> {
+    let piece_bytes =
+        medium::piece_bytes(&source.device.geometry()).min(medium::piece_bytes(&destination.device.geometry()));
+    let mut pieces: Vec<(u64, u32)> = medium::pieces(0, part.len, piece_bytes).collect();
+    if part.from < part.to {
         pieces.reverse();
     }
     for (at, len) in pieces {
-        let read = Request::Read { offset: whole.from + at, len };
-        let data = match ask(call, source, read).await? {
+        let read = Request::Read { offset: part.from + at, len };
+        let data = match ask(call, source, |device| device.submit(read)).await? {
             Ok(Reply::Data(data)) => data,
             Ok(other) => panic!("the device answered a read with {other:?}"),
             Err(_) => return Err(failed),
         };
-        let mut offset = whole.to + at;
+        let mut offset = part.to + at;
         for segment in merged(data) {
             let (len, request) = match segment {
                 Piece::Zeros(len) => (len, Request::WriteZeroes { offset, len, how: WriteZeroes::Unmap, fua: false }),
                 Piece::Bytes(data) => (data.len() as u64, Request::Write { offset, data, fua: false }),
             };
-            if ask(call, destination, request).await?.is_err() {
+            if ask(call, destination, |device| device.submit(request)).await?.is_err() {
                 return Err(failed);
             }
             offset += len;
@@ -113,9 +159,13 @@ async fn run(call: &Call, source: &Place, destination: &Place, whole: &Move, fai
 }
 
 /// What is under way at another logical unit is a task there: here it holds up nothing.
-async fn ask(call: &Call, place: &Place, request: Request) -> Result<block::Result<Reply>, Fault> {
+async fn ask<T: 'static>(
+    call: &Call,
+    place: &Place,
+    begin: impl FnOnce(&dyn BlockDevice) -> Completion<block::Result<T>>,
+) -> Result<block::Result<T>, Fault> {
     call.unit.tasks.borrow_mut().is_elsewhere(call.key, !place.own);
-    let asked = call.request_of(&*place.device, request).await;
+    let asked = call.request_of(&*place.device, begin).await;
     call.unit.tasks.borrow_mut().is_elsewhere(call.key, false);
     asked
 }

@@ -91,6 +91,43 @@ fn large_overlapping_copies_go_in_the_right_direction() {
     assert!((0..10000).all(|at| number(10 + at) == at as u32));
 }
 
+/// Blocks of 4 KiB that fall on such blocks; the edges, and all that does not, are read and written.
+#[test]
+fn whole_blocks_are_shared_by_those_that_can_and_moved_by_others() {
+    const LBAS: usize = 48 << 11;
+    // From, to, and where what is shared begins, in sectors.
+    for (from, to, shared) in [(3u64, 1003u64, Some(8u64)), (1003, 3, Some(1008)), (0, 4096, Some(0)), (0, 1001, None)]
+    {
+        for lends in [true, false] {
+            let bench = Bench::with(Memory::new(LBAS * 512, 512), Default::default(), &[]);
+            bench.memory.lends.set(lends);
+            for (lba, bytes) in bench.memory.content.borrow_mut().chunks_mut(512).enumerate() {
+                bytes[..4].copy_from_slice(&(lba as u32).to_le_bytes());
+            }
+            let initiator = bench.initiator("iqn.a,i,0x1");
+            let own = target(&identity(7).naa());
+            copies(&initiator, &list(1, 0, &[own], &[segment(2, (0, from), (0, to), 0xfff1)]));
+            let content = bench.memory.content.borrow();
+            let number = |lba: u64| u32::from_le_bytes(content[lba as usize * 512..][..4].try_into().expect("four"));
+            assert!((0..0xfff1).all(|at| u64::from(number(to + at)) == from + at), "{from} {to} {lends}");
+            let mut lent = bench.memory.lent.borrow().clone();
+            lent.sort_unstable();
+            let Some(shared) = shared.filter(|_| lends) else {
+                assert_eq!(lent, []);
+                continue;
+            };
+            let whole = (0xfff1 - (shared - from)) / 8 * 8 * 512;
+            let first = shared * 512;
+            let pieces = [(first, 16 << 20), (first + (16 << 20), (whole - (16 << 20)) as u32)];
+            assert_eq!(lent, pieces, "{from} {to}");
+            assert_eq!(bench.memory.taken.borrow().len(), 2);
+            let moved =
+                bench.memory.requests.borrow().iter().filter(|r| matches!(r, block::Request::Write { .. })).count();
+            assert!(moved <= 2, "{moved} writes");
+        }
+    }
+}
+
 #[test]
 fn blocks_are_copied_between_disks_and_holes_stay_holes() {
     let bench = Bench::new();

@@ -37,7 +37,8 @@ pub enum Verb {
 pub struct Common {
     /// One of calm, crash, deep, wide, sync, error, full, corrupt, metadata, iscsi, iscsi-cut, iscsi-manage,
     /// iscsi-damage, or one of the first nine with snapshots (snap-calm
-    /// and so on), or snap-often, or with the past as well (rewind-calm and so on); by default the seed chooses.
+    /// and so on), or snap-often, or with the past as well (rewind-calm and so on), or with copies
+    /// (copies-crash and so on); by default the seed chooses.
     #[arg(long)]
     pub profile: Option<String>,
     /// What to test: node, or toy (which is correct and only proves the simulation itself).

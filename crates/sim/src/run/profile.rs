@@ -35,6 +35,8 @@ pub struct Profile {
     pub snapshots: Chance,
     /// Of a step to be about the past.
     pub rewinds: Chance,
+    /// Whether part of the writes are copies that share extents.
+    pub copies: bool,
     pub loses_metadata: bool,
     /// Clients reach their vDisks over iSCSI, on such a network.
     pub over_iscsi: Option<Network>,
@@ -46,7 +48,7 @@ pub struct Profile {
     pub steps_per_round_max: u64,
 }
 
-pub const NAMES: [&str; 29] = [
+pub const NAMES: [&str; 35] = [
     "calm",
     "crash",
     "deep",
@@ -76,6 +78,12 @@ pub const NAMES: [&str; 29] = [
     "rewind-error",
     "rewind-full",
     "rewind-metadata",
+    "copies-crash",
+    "copies-deep",
+    "copies-sync",
+    "copies-error",
+    "copies-full",
+    "copies-metadata",
 ];
 
 /// Of a step to be about snapshots, in the profiles that are one of the others with them.
@@ -95,6 +103,7 @@ fn crash() -> Profile {
         verbs: true,
         snapshots: Chance::NEVER,
         rewinds: Chance::NEVER,
+        copies: false,
         loses_metadata: false,
         over_iscsi: None,
         vdisks_max: 3,
@@ -120,6 +129,10 @@ impl Profile {
         if let Some(of) = name.strip_prefix("rewind-") {
             let name = NAMES.into_iter().find(|with| *with == name)?;
             return Some(Profile { name, snapshots: SNAPSHOTS, rewinds: REWINDS, ..Profile::named(of)? });
+        }
+        if let Some(of) = name.strip_prefix("copies-") {
+            let name = NAMES.into_iter().find(|with| *with == name)?;
+            return Some(Profile { name, snapshots: SNAPSHOTS, copies: true, ..Profile::named(of)? });
         }
         let base = crash();
         let profile = match name {

@@ -107,6 +107,9 @@ impl Simulation {
                     // the same disk without errors.
                     return Ok(Opened::Refused);
                 }
+                if self.model.borrow().profile.copies {
+                    node.begin_copies();
+                }
                 self.node = Some(node);
                 Ok(Opened::Serving)
             }

@@ -272,9 +272,15 @@ fn one_clone_of_a_stored_snapshot_is_one_sync_and_one_commit() {
 #[test]
 fn clones_that_nobody_was_told_of_go_however_often_a_start_is_cut_short() {
     let ends: [fn(&Machine); 2] = [Machine::kill, Machine::lose_power];
-    for (second, third) in [(0, 0), (1, 1), (0, 1), (1, 0)] {
+    // On a disk with copies a start also writes to what it finds.
+    let all = [(0, 0, false), (1, 1, false), (0, 1, false), (1, 0, false), (0, 0, true), (1, 1, true)];
+    for (second, third, is_sharing) in all {
         for at in 0.. {
             let machine = Machine::new();
+            if is_sharing {
+                let pool = machine.shard().context.pool.clone();
+                machine.run(async move { pool.begin_sharing().await }).expect("the disk works");
+            }
             let id = births_without_record(&machine);
             machine.kill();
             let groups = machine.groups();

@@ -2,7 +2,7 @@
 //! random work, failing syncs and crashes.
 
 use crate::keeper::RETURNS;
-use crate::machine::{Machine, manual};
+use crate::machine::{Machine, homed, manual};
 use crate::tap::{Fate, Verb};
 use base::units::{BLOCK, KIB, MIB};
 use base::{GroupId, SnapshotId, VdiskId};
@@ -33,6 +33,8 @@ pub struct History {
     next: u64,
     node: u16,
     pub context: String,
+    /// Extents are shared between any of them, also those that are no family.
+    copies: bool,
 }
 
 fn mapped(content: &Content) -> u64 {
@@ -45,7 +47,19 @@ impl History {
         let machine = Machine::with(config(&mut rng), seed);
         let id = machine.id("v");
         let subject = Subject { id, now: vec![0; BLOCKS as usize], snapshots: Vec::new() };
-        History { machine, rng, subjects: vec![subject], next: 1, node: 2, context: format!("seed {seed}") }
+        History {
+            machine,
+            rng,
+            subjects: vec![subject],
+            next: 1,
+            node: 2,
+            context: format!("seed {seed}"),
+            copies: false,
+        }
+    }
+
+    fn with_copies(seed: u64) -> History {
+        History { copies: true, ..History::new(seed) }
     }
 
     pub fn vdisk(&self, index: usize) -> Rc<Vdisk> {
@@ -63,12 +77,26 @@ impl History {
         (count > 0).then(|| (index, self.rng.below(count) as usize))
     }
 
+    /// Of what is written to the block.
+    fn tag(&mut self, block: u64) -> u64 {
+        let tag = self.fresh();
+        if self.copies { homed(block, tag) } else { tag }
+    }
+
     fn fresh(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 
     pub fn step(&mut self) {
+        if self.copies && self.rng.below(3) == 0 {
+            match self.rng.below(10) {
+                0 => self.stranger(),
+                1 => self.fail_sync_of_copy(),
+                _ => self.copy(),
+            }
+            return self.check_live();
+        }
         let index = self.any();
         match self.rng.below(100) {
             0..2 => self.grow(index),
@@ -90,7 +118,7 @@ impl History {
         let count = self.rng.between(1, 20);
         let end = if self.rng.below(2) == 0 { BLOCKS / 10 } else { BLOCKS };
         let first = self.rng.below(end.saturating_sub(count).max(1));
-        let tags: Vec<u64> = (0..count).map(|_| self.fresh()).collect();
+        let tags: Vec<u64> = (first..first + count).map(|block| self.tag(block)).collect();
         self.machine.try_write(&self.vdisk(index), first, &tags).expect("it lives").expect("room");
         for (block, tag) in (first..).zip(tags) {
             self.subjects[index].now[block as usize] = tag;
@@ -102,6 +130,46 @@ impl History {
         let first = self.rng.below(BLOCKS - count);
         self.machine.trim(&self.vdisk(index), first, count);
         self.subjects[index].now[first as usize..(first + count) as usize].fill(0);
+    }
+
+    /// A vDisk that descends from none.
+    fn stranger(&mut self) {
+        if self.subjects.len() < VDISKS_MAX {
+            let (shard, name) = (self.machine.shard(), format!("n{}", self.fresh()));
+            let made = self.machine.run(async move { shard.create(&name, 4 * MIB, 512, None).await }).expect("room");
+            self.subjects.push(Subject { id: made.id, now: vec![0; BLOCKS as usize], snapshots: Vec::new() });
+        }
+    }
+
+    /// Between any two, or within one; what was lent stays what it was while its vDisk changes.
+    fn copy(&mut self) {
+        let (from, to) = (self.any(), self.any());
+        let count = self.rng.between(1, 60);
+        let (first, at) = (self.rng.below(BLOCKS - count), self.rng.below(BLOCKS - count));
+        let device = self.vdisk(from).device();
+        let lent = match self.machine.run(device.lend(first * BLOCK, (count * BLOCK) as u32)) {
+            Err(error) if error.kind == block::Kind::Unsupported => return,
+            lent => lent.expect("readable"),
+        };
+        let copied = self.subjects[from].now[first as usize..(first + count) as usize].to_vec();
+        match self.rng.below(4) {
+            0 => self.trim(from),
+            1 => self.write(from),
+            _ => {}
+        }
+        if self.rng.below(4) == 0 {
+            self.machine.settle();
+        }
+        self.machine.run(self.vdisk(to).device().take(at * BLOCK, lent)).expect("room");
+        self.subjects[to].now[at as usize..(at + count) as usize].copy_from_slice(&copied);
+    }
+
+    fn fail_sync_of_copy(&mut self) {
+        let index = self.any();
+        self.write(index);
+        self.next_sync_fails();
+        self.copy();
+        self.flush_and_come_back();
     }
 
     /// By a level of the map, sooner or later.
@@ -154,14 +222,22 @@ impl History {
     }
 
     fn fail_sync(&mut self, index: usize) {
+        self.next_sync_fails();
+        self.write(index);
+        self.machine.flush(&self.vdisk(index));
+        self.flush_and_come_back();
+    }
+
+    fn next_sync_fails(&self) {
         let mut left = 1;
         self.machine.tap.set_rule(move |operation| {
             let fails = operation.verb == Verb::Sync && operation.is_slab() && left > 0;
             left -= i32::from(fails);
             if fails { Fate::Fails } else { Fate::Happens }
         });
-        self.write(index);
-        self.machine.flush(&self.vdisk(index));
+    }
+
+    fn flush_and_come_back(&mut self) {
         (0..self.subjects.len()).for_each(|other| self.machine.flush(&self.vdisk(other)));
         self.machine.tap.clear();
         // Groups on a slab that failed are marked free by the next start.
@@ -229,6 +305,9 @@ impl History {
             assert_eq!(counted, reached, "{}: the accounts of {}", self.context, subject.id);
             let foreign = record.groups.iter().filter(|entry| entry.len == 0).map(|entry| entry.group);
             held.extend(foreign.filter(|group| reached.contains_key(group)));
+            held.extend(
+                record.groups.iter().filter(|entry| entry.is_copied && entry.data > 0).map(|entry| entry.group),
+            );
             needed.extend(reached.into_keys());
             for (entry, (id, content)) in record.snapshots.iter().zip(&subject.snapshots) {
                 let kept = vdisk::log::CheckpointRecord { root: entry.root, height: entry.height, ..record.clone() };
@@ -241,8 +320,32 @@ impl History {
                 needed.extend(reached.into_keys().chain([own_record]));
             }
         }
-        assert_eq!(machine.shard().context.references.held_groups(), held, "{}", self.context);
+        let all = machine.shard().context.references.held_groups();
+        if self.copies {
+            // What was copied is held until it is shown to be gone, by snapshots as long as they are there.
+            assert!(all.is_superset(&held), "{}: {all:?} {held:?}", self.context);
+            needed.extend(all);
+        } else {
+            assert_eq!(all, held, "{}", self.context);
+        }
         self.check_left(&needed);
+    }
+
+    /// With nothing mapped nothing is held, and nothing is left of vDisks that are gone.
+    fn empty_all(&mut self) {
+        for subject in &mut self.subjects {
+            let snapshots = std::mem::take(&mut subject.snapshots);
+            snapshots.iter().for_each(|(snapshot, _)| self.machine.delete_snapshot(subject.id, *snapshot));
+            let vdisk = self.machine.vdisk_by_id(subject.id).expect("good");
+            self.machine.trim(&vdisk, 0, BLOCKS);
+            subject.now.fill(0);
+        }
+        // What was given up and is held again by a start goes, though nobody writes.
+        self.machine.settle();
+        self.come_back(0);
+        (0..3).for_each(|_| self.machine.settle());
+        assert_eq!(self.machine.shard().context.references.held_groups(), BTreeSet::new(), "{}", self.context);
+        self.check_left(&BTreeSet::new());
     }
 
     /// Groups of vDisks that are gone are those that are needed, and one with the tombstone for each such vDisk.
@@ -286,5 +389,19 @@ fn what_is_held_is_what_a_walk_of_all_maps_reaches() {
         }
         history.check_held();
         history.check_content();
+    }
+}
+
+#[test]
+fn what_copies_share_stays_as_long_as_anybody_has_it_and_no_longer() {
+    for seed in 0..24 {
+        let mut history = History::with_copies(seed);
+        for step in 0..120 {
+            history.context = format!("copies, seed {seed}, step {step}");
+            history.step();
+        }
+        history.check_held();
+        history.check_content();
+        history.empty_all();
     }
 }

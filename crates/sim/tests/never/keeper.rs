@@ -1,6 +1,6 @@
 //! Verbs on snapshots and clones for the tests: what a machine holds, by name, and what it must hold.
 
-use crate::machine::{Machine, bytes_of, content};
+use crate::machine::{Machine, bytes_of, content, home};
 use base::units::BLOCK;
 use base::{SnapshotId, VdiskId};
 use block::{BlockDevice, Reply, Request};
@@ -64,7 +64,11 @@ impl Machine {
         let Reply::Data(segments) = self.run(read)? else { panic!("a read has data") };
         let bytes: Vec<u8> = segments.iter().flat_map(bytes_of).collect();
         let tag = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
-        assert!(bytes == content(block, tag), "block {block} is of no write: it begins with {:02x?}", &bytes[..16]);
+        assert!(
+            bytes == content(home(block, tag), tag),
+            "block {block} is of no write: it begins with {:02x?}",
+            &bytes[..16]
+        );
         Ok(tag)
     }
 

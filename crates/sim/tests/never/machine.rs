@@ -263,6 +263,19 @@ pub fn content(block: u64, tag: u64) -> Bytes {
     words.flat_map(u64::to_le_bytes).collect()
 }
 
+/// In tags that know the block they were written to, wherever a copy has put them.
+const HOMED: u64 = 1 << 63;
+
+/// Such a tag.
+pub fn homed(block: u64, tag: u64) -> u64 {
+    HOMED | block << 32 | tag
+}
+
+/// Where what is found in `block` was written.
+pub fn home(block: u64, tag: u64) -> u64 {
+    if tag & HOMED == 0 { block } else { (tag & !HOMED) >> 32 }
+}
+
 /// Requests by whole blocks.
 impl Machine {
     pub fn try_write(&self, vdisk: &Rc<Vdisk>, block: u64, tags: &[u64]) -> Option<vdisk::Result<()>> {
@@ -306,7 +319,11 @@ impl Machine {
         let segments = self.run(async move { vdisk.read(block * BLOCK, BLOCK as u32).await })?;
         let bytes: Vec<u8> = segments.iter().flat_map(bytes_of).collect();
         let tag = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
-        assert!(bytes == content(block, tag), "block {block} is of no write: it begins with {:02x?}", &bytes[..16]);
+        assert!(
+            bytes == content(home(block, tag), tag),
+            "block {block} is of no write: it begins with {:02x?}",
+            &bytes[..16]
+        );
         Ok(tag)
     }
 

@@ -127,6 +127,29 @@ fn a_block_that_is_written_anew_is_of_the_snapshot_alone() {
     assert_eq!(found.alone, apart.unique);
 }
 
+/// Where else the extents of a group are is not known once any of them was copied.
+#[test]
+fn what_was_copied_is_shared_as_long_as_the_copy_is_there() {
+    let machine = Machine::new();
+    let (vdisk, other) = (machine.vdisk(), machine.create("w", 4 << 20));
+    machine.write_tags(&vdisk, 1..=10);
+    let data = |vdisk: VdiskId| {
+        let Shares { now, alone, .. } = machine.shares(vdisk).expect("good");
+        (now.unique.data, now.shared.data, alone.data)
+    };
+    assert_eq!(data(vdisk.id), (40 << 10, 0, 40 << 10));
+    let lent = machine.run(vdisk.device().lend(0, 16 << 10)).expect("lent");
+    machine.run(other.device().take(64 << 10, lent)).expect("taken");
+    assert_eq!((data(vdisk.id), data(other.id)), ((0, 40 << 10, 0), (0, 16 << 10, 0)));
+    machine.kill();
+    machine.open();
+    let [vdisk, other] = [vdisk.id, other.id].map(|id| machine.vdisk_by_id(id).expect("good"));
+    assert_eq!((data(vdisk.id), data(other.id)), ((0, 40 << 10, 0), (0, 16 << 10, 0)));
+    machine.trim(&other, 0, 100);
+    machine.settle();
+    assert_eq!((data(vdisk.id), data(other.id)), ((40 << 10, 0, 40 << 10), (0, 0, 0)));
+}
+
 #[test]
 fn nobody_waits_for_a_walk_that_is_not_wanted() {
     let machine = Machine::new();

@@ -50,11 +50,11 @@ pub enum Fate {
     Happens,
     /// Nothing happens, and the caller is told so. A sync forgets what it was to store, as Linux does.
     Fails,
-    /// A commit finds no room.
+    /// A commit finds no room, or what is to be allocated.
     Full,
     /// It happens, but the caller is told that it failed.
     FailsWhole,
-    /// The same of a sync, a while later.
+    /// The same of a sync, a while later. Of a read nothing comes.
     FailsWholeLater,
     /// Of a write the first bytes happen; the caller is told that it failed.
     FailsAfter(u64),
@@ -101,6 +101,10 @@ impl Tap {
         self.rule.borrow_mut().get_or_insert(rule);
         fate
     }
+}
+
+fn is_full(file: &str) -> Error {
+    Error { kind: Kind::Full, context: format!("file {file}"), detail: "ENOSPC by the test's rule".into() }
 }
 
 fn refused(file: &str) -> Error {
@@ -225,6 +229,13 @@ impl File for TapFile {
                     inner.read(offset, len).await
                 })
             }
+            Fate::FailsWholeLater => {
+                let (wait, error) = (self.clock.sleep(WAIT_NS), refused(&self.name));
+                Completion::pending(async move {
+                    wait.await;
+                    Err(error)
+                })
+            }
             _ => Completion::Ready(Err(refused(&self.name))),
         }
     }
@@ -256,6 +267,7 @@ impl File for TapFile {
     fn allocate(&self, offset: u64, len: u64) -> Completion<Result<()>> {
         match self.decide(Verb::Allocate, offset, len, Bytes::new()) {
             Fate::Happens | Fate::Dies => self.inner.allocate(offset, len),
+            Fate::Full => Completion::Ready(Err(is_full(&self.name))),
             _ => Completion::Ready(Err(refused(&self.name))),
         }
     }

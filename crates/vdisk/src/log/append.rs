@@ -130,6 +130,9 @@ impl Vdisk {
         {
             let mut state = self.state.borrow_mut();
             state.position = at;
+            if frame.kind == FrameKind::Data && !pieces.is_empty() {
+                state.data_through = at.sequence;
+            }
             state.acknowledged = state.acknowledged.max(at.sequence);
             state.accounts.appended(at.group, at.end, at.sequence);
             state.passes(frame.wall_ns);
@@ -142,7 +145,10 @@ impl Vdisk {
     /// be the reason for another.
     pub(super) fn count_log(&self, frame: &Frame) {
         // Small frames take memory and time at a replay too.
-        let bytes = u64::from(frame.len).max(BLOCK);
+        self.count_log_bytes(u64::from(frame.len).max(BLOCK));
+    }
+
+    pub(crate) fn count_log_bytes(&self, bytes: u64) {
         self.state.borrow_mut().log_bytes += bytes;
         let load = &self.context.load;
         load.log_bytes.set(load.log_bytes.get() + bytes);
@@ -150,8 +156,12 @@ impl Vdisk {
 
     /// The same of a frame that changes the content: there is something to be taken back.
     pub(super) fn count_content(&self, frame: &Frame) {
-        self.count_log(frame);
-        self.state.borrow_mut().written_since_point(u64::from(frame.len).max(BLOCK));
+        self.count_content_bytes(u64::from(frame.len).max(BLOCK));
+    }
+
+    pub(super) fn count_content_bytes(&self, bytes: u64) {
+        self.count_log_bytes(bytes);
+        self.state.borrow_mut().written_since_point(bytes);
         self.history_grows();
     }
 

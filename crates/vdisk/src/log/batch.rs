@@ -63,6 +63,10 @@ impl Vdisk {
         loop {
             let item = self.queue.borrow_mut().user.pop_front();
             let Some(item) = item else { return };
+            if matches!(item, Item::Take { .. }) {
+                // A frame of its own.
+                return self.queue.borrow_mut().user.push_front(item);
+            }
             let is_clear = matches!(item, Item::Clear { .. });
             let full = batch.payload_bytes >= payload_max || batch.pieces.len() + 4 > pieces_max;
             if !batch.pieces.is_empty() && (full || is_clear != batch.clears) {

@@ -11,6 +11,7 @@ mod piece;
 mod queue;
 mod record;
 mod rewrite;
+mod take;
 mod walk;
 mod writer;
 
@@ -20,10 +21,11 @@ pub(crate) use payload::{Payload, Sums};
 pub(crate) use piece::{piece_of, run_addresses};
 pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue, Replaced};
 pub use record::{
-    CheckpointRecord, GroupEntry, PastRecord, PointRecord, Record, RewindEntry, SetRecord, SnapshotEntry,
-    SnapshotRecord,
+    CheckpointRecord, CopiedRun, CopyRecord, GroupEntry, PastRecord, PointRecord, Record, RewindEntry, SetRecord,
+    SnapshotEntry, SnapshotRecord,
 };
 pub(crate) use rewrite::Unsynced;
+pub(crate) use take::copied_log_bytes;
 pub use walk::{GroupWalk, Step, WalkedFrame, frames_beyond};
 
 use base::{GroupId, Sequence};

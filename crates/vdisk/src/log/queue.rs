@@ -3,6 +3,7 @@
 use super::{Combine, Payload, Position, Record};
 use crate::account::Accounts;
 use crate::address::Address;
+use crate::copy::Extents;
 use crate::map::{Node, PagePlace, Tree};
 use crate::references::Holds;
 use crate::vdisk::Vdisk;
@@ -35,6 +36,12 @@ pub(crate) enum Item {
         block: u64,
         count: u64,
         fill: Address,
+        done: Done,
+    },
+    /// Blocks from `block` on become what was lent.
+    Take {
+        block: u64,
+        lent: Rc<Extents>,
         done: Done,
     },
     Relocate {
@@ -156,7 +163,9 @@ impl Vdisk {
         {
             let mut queue = self.queue.borrow_mut();
             match item {
-                Item::Write { .. } | Item::Combine { .. } | Item::Clear { .. } => queue.user.push_back(item),
+                Item::Write { .. } | Item::Combine { .. } | Item::Clear { .. } | Item::Take { .. } => {
+                    queue.user.push_back(item);
+                }
                 _ => queue.background.push_back(item),
             }
         }
@@ -177,6 +186,7 @@ pub(super) fn refuse(item: Item, error: Error) {
         Item::Write { done, .. }
         | Item::Combine { done, .. }
         | Item::Clear { done, .. }
+        | Item::Take { done, .. }
         | Item::Pages { done, .. }
         | Item::Settle { done }
         | Item::Point { done }

@@ -3,6 +3,10 @@
 //! Little-endian: tag (1 byte), version (1 byte), then the fields in the order of the struct; texts are a length
 //! (2 bytes) and UTF-8. A record that is longer than its fields, or has an unknown tag or version, is refused.
 
+mod copy;
+
+pub use copy::{CopiedRun, CopyRecord};
+
 use super::Position;
 use crate::address::Address;
 use crate::image::{Image, Needed, Origin};
@@ -37,6 +41,8 @@ pub enum Record {
     Edge(SnapshotId, bool),
     /// A snapshot of a moment of the past.
     Past(Box<PastRecord>),
+    /// Blocks become what was elsewhere; extents are where they were.
+    Copy(Box<CopyRecord>),
 }
 
 /// A map root and the log position that it covers, with all that a reader without metadata store needs.
@@ -129,6 +135,8 @@ pub struct GroupEntry {
     pub data: u32,
     pub pages: u32,
     pub punched: u32,
+    /// Extents of it may be at blocks that its own frames do not name. Not among the 28 bytes.
+    pub is_copied: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -154,17 +162,23 @@ const CHECKPOINT_WITH_NOTES: u8 = 2;
 const CHECKPOINT_WITH_SNAPSHOTS: u8 = 3;
 /// Of a checkpoint with a history.
 const CHECKPOINT_WITH_HISTORY: u8 = 4;
+/// Of a checkpoint with groups of which extents were taken over.
+const CHECKPOINT_WITH_COPIES: u8 = 5;
 /// Of the birth of a clone.
 const BIRTH_OF_CLONE: u8 = 2;
 /// Of a birth with notes. One without has a version that builds from before can read.
 const BIRTH_WITH_NOTES: u8 = 3;
+/// Of that of a clone whose image has such groups.
+const BIRTH_WITH_COPIES: u8 = 4;
+/// Of a rollback to such an image, or a snapshot of the past with one.
+const IMAGE_WITH_COPIES: u8 = 2;
 /// Longer lists can only be rot.
 const LIST_MAX: u32 = 1 << 22;
 
 impl Record {
     /// Others are about names, or about snapshots that are there or not.
     pub(crate) fn changes_content(&self) -> bool {
-        matches!(self, Record::Resize(_) | Record::Rollback(..))
+        matches!(self, Record::Resize(_) | Record::Rollback(..) | Record::Copy(_))
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -184,10 +198,15 @@ impl Record {
             Record::Rewind(_) => 12,
             Record::Edge(..) => 13,
             Record::Past(_) => 14,
+            Record::Copy(_) => 15,
         };
         let version = match self {
+            Record::Birth(_, Some(origin), _) if origin.image.has_copies() => BIRTH_WITH_COPIES,
             Record::Birth(.., notes) if !notes.is_empty() => BIRTH_WITH_NOTES,
             Record::Birth(_, Some(_), _) => BIRTH_OF_CLONE,
+            Record::Rollback(_, image) if image.has_copies() => IMAGE_WITH_COPIES,
+            Record::Past(past) if past.image.has_copies() => IMAGE_WITH_COPIES,
+            Record::Checkpoint(checkpoint) if checkpoint.has_copies() => CHECKPOINT_WITH_COPIES,
             Record::Checkpoint(checkpoint) if checkpoint.rewind.is_some() => CHECKPOINT_WITH_HISTORY,
             Record::Checkpoint(checkpoint) if checkpoint.has_snapshots() => CHECKPOINT_WITH_SNAPSHOTS,
             Record::Checkpoint(checkpoint) if !checkpoint.notes.is_empty() => CHECKPOINT_WITH_NOTES,
@@ -197,7 +216,9 @@ impl Record {
         match self {
             Record::Birth(attributes, origin, notes) => {
                 put_attributes(&mut w, attributes);
-                if !notes.is_empty() {
+                if version == BIRTH_WITH_COPIES {
+                    put_notes(&mut w, notes);
+                } else if !notes.is_empty() {
                     put_notes(&mut w, notes);
                     w.u8(origin.is_some().into());
                 }
@@ -228,6 +249,7 @@ impl Record {
                 w.u64_le(past.sequence.0).u64_le(past.mapped_bytes);
                 put_image(&mut w, &past.image);
             }
+            Record::Copy(copy) => copy.put(&mut w),
         }
         w.bytes
     }
@@ -244,13 +266,27 @@ impl Record {
                 }
                 Record::Checkpoint(Box::new(checkpoint))
             }
+            (6, CHECKPOINT_WITH_COPIES) => {
+                let mut checkpoint = take_checkpoint(&mut r)?;
+                checkpoint.notes = take_notes(&mut r)?;
+                checkpoint.lineage = take_lineage(&mut r)?;
+                checkpoint.snapshots = take_list(&mut r, take_snapshot_entry)?;
+                checkpoint.rewind = if take_bool(&mut r)? { Some(take_rewind_entry(&mut r)?) } else { None };
+                let mut copied = take_copied(&mut r)?.into_iter().peekable();
+                for entry in &mut checkpoint.groups {
+                    entry.is_copied = copied.next_if_eq(&entry.group).is_some();
+                }
+                if copied.next().is_some() {
+                    return Err(RecordError::Field);
+                }
+                Record::Checkpoint(Box::new(checkpoint))
+            }
             (6, CHECKPOINT_WITH_HISTORY) => {
                 let mut checkpoint = take_checkpoint(&mut r)?;
                 checkpoint.notes = take_notes(&mut r)?;
                 checkpoint.lineage = take_lineage(&mut r)?;
                 checkpoint.snapshots = take_list(&mut r, take_snapshot_entry)?;
-                let (rewind, cut_short) = (take_rewind(&mut r)?, take_bool(&mut r)?);
-                checkpoint.rewind = Some(RewindEntry { rewind, cut_short, high_ns: r.u64_le()? });
+                checkpoint.rewind = Some(take_rewind_entry(&mut r)?);
                 Record::Checkpoint(Box::new(checkpoint))
             }
             (6, CHECKPOINT_WITH_SNAPSHOTS) => {
@@ -274,6 +310,22 @@ impl Record {
                 let origin = if take_bool(&mut r)? { Some(Box::new(take_origin(&mut r)?)) } else { None };
                 Record::Birth(attributes, origin, notes)
             }
+            (1, BIRTH_WITH_COPIES) => {
+                let (attributes, notes) = (take_attributes(&mut r)?, take_notes(&mut r)?);
+                let mut origin = take_origin(&mut r)?;
+                take_copies_of(&mut r, &mut origin.image)?;
+                Record::Birth(attributes, Some(Box::new(origin)), notes)
+            }
+            (10, IMAGE_WITH_COPIES) => {
+                let (id, mut image) = (take_snapshot_id(&mut r)?, take_image(&mut r)?);
+                take_copies_of(&mut r, &mut image)?;
+                Record::Rollback(id, Box::new(image))
+            }
+            (14, IMAGE_WITH_COPIES) => {
+                let mut past = take_past(&mut r)?;
+                take_copies_of(&mut r, &mut past.image)?;
+                Record::Past(Box::new(past))
+            }
             (_, 0 | 2..) => return Err(RecordError::Unknown(tag, version)),
             (1, _) => Record::Birth(take_attributes(&mut r)?, None, Notes::new()),
             (2, _) => Record::Rename(take_text(&mut r)?),
@@ -290,12 +342,8 @@ impl Record {
             (11, _) => Record::ConfirmSet(take_snapshot_id(&mut r)?),
             (12, _) => Record::Rewind(if take_bool(&mut r)? { Some(take_rewind(&mut r)?) } else { None }),
             (13, _) => Record::Edge(take_snapshot_id(&mut r)?, take_bool(&mut r)?),
-            (14, _) => {
-                let snapshot = take_snapshot(&mut r)?;
-                let (sequence, mapped_bytes) = (Sequence(r.u64_le()?), r.u64_le()?);
-                let image = take_image(&mut r)?;
-                Record::Past(Box::new(PastRecord { snapshot, sequence, mapped_bytes, image }))
-            }
+            (14, _) => Record::Past(Box::new(take_past(&mut r)?)),
+            (15, _) => Record::Copy(Box::new(CopyRecord::take(&mut r)?)),
             (10, _) => Record::Rollback(take_snapshot_id(&mut r)?, Box::new(take_image(&mut r)?)),
             _ => return Err(RecordError::Unknown(tag, version)),
         };
@@ -352,18 +400,62 @@ fn put_checkpoint(w: &mut Writer, c: &CheckpointRecord) {
             .u32_le(g.pages)
             .u32_le(g.punched);
     }
-    if !c.notes.is_empty() || c.has_snapshots() || c.rewind.is_some() {
+    let has_copies = c.has_copies();
+    if !c.notes.is_empty() || c.has_snapshots() || c.rewind.is_some() || has_copies {
         put_notes(w, &c.notes);
     }
-    if c.has_snapshots() || c.rewind.is_some() {
+    if c.has_snapshots() || c.rewind.is_some() || has_copies {
         put_lineage(w, &c.lineage);
         w.u32_le(c.snapshots.len() as u32);
         c.snapshots.iter().for_each(|entry| put_snapshot_entry(w, entry));
+    }
+    if has_copies {
+        w.u8(c.rewind.is_some().into());
     }
     if let Some(RewindEntry { rewind, cut_short, high_ns }) = &c.rewind {
         put_rewind(w, rewind);
         w.u8((*cut_short).into()).u64_le(*high_ns);
     }
+    put_copied(w, c.groups.iter().filter(|entry| entry.is_copied).map(|entry| entry.group));
+}
+
+/// A count (4 bytes) and ids in their order; of none nothing.
+fn put_copied(w: &mut Writer, groups: impl Iterator<Item = GroupId> + Clone) {
+    let count = groups.clone().count();
+    if count > 0 {
+        w.u32_le(count as u32);
+        groups.for_each(|group| {
+            w.u64_le(group.raw());
+        });
+    }
+}
+
+/// At least one.
+fn take_copied(r: &mut Reader) -> Result<Vec<GroupId>, RecordError> {
+    let groups = take_list(r, |r| GroupId::from_raw(r.u64_le()?).ok_or(RecordError::Field))?;
+    let in_order = groups.windows(2).all(|two| two[0] < two[1]);
+    if in_order && !groups.is_empty() { Ok(groups) } else { Err(RecordError::Field) }
+}
+
+fn take_copies_of(r: &mut Reader, image: &mut Image) -> Result<(), RecordError> {
+    let mut groups = image.groups.to_vec();
+    for group in take_copied(r)? {
+        let found = groups.binary_search_by_key(&group, |needed| needed.group);
+        groups[found.map_err(|_| RecordError::Field)?].is_copied = true;
+    }
+    image.groups = groups.into();
+    Ok(())
+}
+
+fn take_rewind_entry(r: &mut Reader) -> Result<RewindEntry, RecordError> {
+    let (rewind, cut_short) = (take_rewind(r)?, take_bool(r)?);
+    Ok(RewindEntry { rewind, cut_short, high_ns: r.u64_le()? })
+}
+
+fn take_past(r: &mut Reader) -> Result<PastRecord, RecordError> {
+    let snapshot = take_snapshot(r)?;
+    let (sequence, mapped_bytes) = (Sequence(r.u64_le()?), r.u64_le()?);
+    Ok(PastRecord { snapshot, sequence, mapped_bytes, image: take_image(r)? })
 }
 
 fn put_rewind(w: &mut Writer, rewind: &Rewind) {
@@ -427,6 +519,7 @@ fn take_checkpoint(r: &mut Reader) -> Result<CheckpointRecord, RecordError> {
             data: r.u32_le()?,
             pages: r.u32_le()?,
             punched: r.u32_le()?,
+            is_copied: false,
         });
     }
     let (notes, lineage, snapshots) = (Notes::new(), Vec::new(), Vec::new());
@@ -436,6 +529,9 @@ fn take_checkpoint(r: &mut Reader) -> Result<CheckpointRecord, RecordError> {
 impl CheckpointRecord {
     fn has_snapshots(&self) -> bool {
         !self.lineage.is_empty() || !self.snapshots.is_empty()
+    }
+    fn has_copies(&self) -> bool {
+        self.groups.iter().any(|entry| entry.is_copied)
     }
 }
 
@@ -482,13 +578,14 @@ fn put_image(w: &mut Writer, image: &Image) {
     for needed in image.groups.iter() {
         w.u64_le(needed.group.raw()).u32_le(needed.data).u32_le(needed.pages);
     }
+    put_copied(w, image.groups.iter().filter(|needed| needed.is_copied).map(|needed| needed.group));
 }
 
 fn take_image(r: &mut Reader) -> Result<Image, RecordError> {
     let (root, height) = take_root(r)?;
     let groups = take_list(r, |r| {
         let group = GroupId::from_raw(r.u64_le()?).ok_or(RecordError::Field)?;
-        Ok(Needed { group, data: r.u32_le()?, pages: r.u32_le()? })
+        Ok(Needed { group, data: r.u32_le()?, pages: r.u32_le()?, is_copied: false })
     })?;
     let in_order = groups.windows(2).all(|two| two[0].group < two[1].group);
     if in_order { Ok(Image { root, height, groups: groups.into() }) } else { Err(RecordError::Field) }

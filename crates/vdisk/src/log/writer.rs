@@ -121,7 +121,7 @@ impl Vdisk {
                 done.send(());
                 return true;
             }
-            Item::Write { .. } | Item::Combine { .. } | Item::Clear { .. } => {
+            Item::Write { .. } | Item::Combine { .. } | Item::Clear { .. } | Item::Take { .. } => {
                 unreachable!("foreground items have their own queue")
             }
         }
@@ -159,6 +159,12 @@ impl Vdisk {
 
     /// One frame from what is waiting in the foreground.
     async fn run_user_frame(self: &Rc<Self>) {
+        let first = self.queue.borrow_mut().user.pop_front();
+        match first {
+            Some(Item::Take { block, lent, done }) => return done.send(self.append_taken(block, &lent).await),
+            Some(item) => self.queue.borrow_mut().user.push_front(item),
+            None => {}
+        }
         let mut batch = Batch::default();
         self.fill(&mut batch).await;
         if batch.pieces.is_empty() {
@@ -347,7 +353,7 @@ impl Vdisk {
         Ok(replaced)
     }
 
-    async fn append_nothing(self: &Rc<Self>) -> Result<Sequence> {
+    pub(super) async fn append_nothing(self: &Rc<Self>) -> Result<Sequence> {
         self.rewrite_first().await?;
         let frame = self.append(FrameKind::Data, &[], Purpose::Emergency).await?;
         let sequence = frame.sequence;
@@ -366,7 +372,7 @@ impl Vdisk {
                 self.state.borrow_mut().notes = notes.clone();
                 self.state.borrow_mut().tree.grow(attributes.size_bytes / BLOCK);
                 if let Some(origin) = origin {
-                    self.become_clone(origin);
+                    self.become_clone(origin, at.sequence);
                 }
             }
             Record::Snapshot(snapshot) => {
@@ -376,7 +382,7 @@ impl Vdisk {
             Record::DeleteSnapshot(id) => self.unkeep(*id, at.sequence),
             Record::ConfirmSet(set) => self.confirm(*set),
             Record::Rollback(_, image) => {
-                self.roll_back_to(image);
+                self.roll_back_to(image, at.sequence);
                 self.needs_point();
             }
             Record::Rewind(rewind) => self.rewind_becomes(*rewind, at.sequence),
@@ -406,6 +412,7 @@ fn apply_to_state(state: &mut State, record: &Record) {
         | Record::Rollback(..)
         | Record::Rewind(_)
         | Record::Edge(..)
-        | Record::Past(_) => {}
+        | Record::Past(_)
+        | Record::Copy(_) => {}
     }
 }

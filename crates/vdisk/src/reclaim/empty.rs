@@ -61,9 +61,11 @@ impl Vdisk {
             state.unreadable.insert(group);
         } else {
             self.contents.borrow_mut().learn(group, Listed { first: first.unwrap_or_default(), held });
-            // All that lived here has moved: now the counter can be made exact.
-            let left = state.accounts.groups.get(&group).map_or(0, |account| account.data);
-            state.accounts.data_dead(group, left);
+            // All that lived here has moved: now the counter can be made exact. (Unless something was copied meanwhile.)
+            let account = state.accounts.of(group);
+            if account.copied_at.is_none() {
+                state.accounts.data_dead(group, account.data);
+            }
         }
         Ok(())
     }

@@ -17,9 +17,16 @@ use std::rc::Rc;
 impl Vdisk {
     /// Frees every group that the last checkpoint proves dead. Returns how many.
     pub(crate) async fn free_dead_groups(self: &Rc<Self>) -> Result<u64> {
-        let mut freed = 0;
         self.free_superseded().await?;
         self.let_go().await?;
+        self.tell_hollow();
+        let freed = self.free_shown_dead().await?;
+        // This may read all of the map: what comes free without it does not wait.
+        Ok(if self.let_go_of_copies().await? { freed + self.free_shown_dead().await? } else { freed })
+    }
+
+    async fn free_shown_dead(self: &Rc<Self>) -> Result<u64> {
+        let mut freed = 0;
         for (group, account) in self.dead_candidates() {
             let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(freed) };
             let found = match self.find_reachable(group, account.len, checkpoint).await {
@@ -51,8 +58,8 @@ impl Vdisk {
         Ok(freed)
     }
 
-    /// What is held for snapshots that were deleted, and for the map of a clone in groups of others, is given up when the
-    /// last checkpoint, which no longer has it, is proven.
+    /// What is held for snapshots that were deleted, and for the map of a clone in groups of others, is given up when the last
+    /// checkpoint, which no longer has it, is proven.
     async fn let_go(self: &Rc<Self>) -> Result<()> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(()) };
         let foreign = self.foreign_dead();
@@ -80,23 +87,28 @@ impl Vdisk {
         Ok(())
     }
 
-    /// Groups of others that neither the map nor the last checkpoint refers to any more.
+    /// Groups of others that neither the map nor the last checkpoint refers to any more, but for those that copies hold.
     fn foreign_dead(&self) -> Vec<GroupId> {
         let state = self.state.borrow();
         let lives = |accounts: &Accounts, group: &GroupId| accounts.groups.get(group).is_some_and(|a| a.live() > 0);
         let frozen: Vec<_> = state.snapshots.values().filter_map(Snapshot::frozen).collect();
         let held = self.foreign.borrow();
+        let is_copied = |group: &GroupId| state.accounts.of(*group).copied_at.is_some();
         let dead = |group: &GroupId| {
-            !lives(&state.accounts, group)
+            !is_copied(group)
+                && !lives(&state.accounts, group)
                 && !lives(&state.checkpoint_accounts, group)
                 && !frozen.iter().any(|frozen| lives(&frozen.accounts.borrow(), group))
         };
         held.groups().filter(dead).collect()
     }
 
-    /// Somebody has given groups up: wakes the maintenance if one of them was only waiting for that.
+    /// Somebody has given groups up, or was heard: wakes the maintenance if anything was only waiting for that. (A start holds
+    /// again what was given up behind the last checkpoint, and of a quiet vDisk nothing else would let it go.)
     pub fn room_may_have_come(&self) {
-        if self.health() == Health::Online && !self.dead_candidates().is_empty() {
+        let has_void = self.may_free() && !self.state.borrow().superseded.is_empty();
+        let is_due = || has_void || self.copies_are_due() || !self.dead_candidates().is_empty();
+        if self.health() == Health::Online && is_due() {
             self.maintenance.notify();
         }
     }
@@ -108,11 +120,13 @@ impl Vdisk {
     }
 
     async fn free_superseded(&self) -> Result<()> {
+        let may_free = self.may_free();
         let groups = {
             let mut state = self.state.borrow_mut();
             let durable = state.durable.sequence;
-            let (keep, free): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut state.superseded).into_iter().partition(|(until, _)| *until > durable);
+            let is_held = |group| self.context.references.is_held(group) || !may_free;
+            let waits = |(until, group): &(Sequence, GroupId)| *until > durable || is_held(*group);
+            let (keep, free): (Vec<_>, Vec<_>) = std::mem::take(&mut state.superseded).into_iter().partition(waits);
             state.superseded = keep;
             free
         };
@@ -151,6 +165,20 @@ impl Vdisk {
     fn is_still_dead(&self, group: GroupId) -> bool {
         let state = self.state.borrow();
         self.may_free() && state.accounts.groups.get(&group).is_some_and(|now| self.looks_dead(&state, group, now))
+    }
+
+    /// Of its own groups, those that only others keep: whoever has little there may move it.
+    fn tell_hollow(&self) {
+        let references = &self.context.references;
+        if !references.is_any_copied() {
+            return;
+        }
+        let state = self.state.borrow();
+        let is_empty = |account: Option<&GroupAccount>| account.is_none_or(|account| account.live() == 0);
+        for (group, account) in state.accounts.groups.iter().filter(|(_, account)| !account.is_foreign()) {
+            let is_hollow = is_empty(Some(account)) && is_empty(state.checkpoint_accounts.groups.get(group));
+            references.becomes_hollow(*group, is_hollow && !self.is_history(account));
+        }
     }
 
     fn looks_dead(&self, state: &State, id: GroupId, account: &GroupAccount) -> bool {

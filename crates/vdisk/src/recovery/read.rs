@@ -2,7 +2,7 @@
 //! and what is missing.
 
 use super::chain::Chain;
-use super::replay::{self, Replayed};
+use super::replay::{self, Change, Replayed};
 use super::{Found, PlacedRecord};
 use crate::address::Address;
 use crate::checkpoint::accounts_of;
@@ -60,6 +60,7 @@ impl Recovery<'_> {
         let proven = frames.partition_point(|frame| frame.sequence <= proof);
         let mut state = initial_state(self.context, record.as_ref());
         self.forget_freed_groups(&mut state);
+        self.find_missing_sources(&frames);
         state.proof_logged = frames[..proven].iter().map(|frame| frame.durable).max().unwrap_or_default();
         let tombstone = if self.damage.is_empty() { self.cut_off_tombstone(cut).await? } else { None };
         let rewrites = self.damage.is_empty() && tombstone.is_none() && !self.found.look_only;
@@ -122,7 +123,8 @@ impl Recovery<'_> {
 
     /// The checkpoint's list has groups that were freed after it. One that was not empty should be there, though. While a
     /// header on the disk cannot be read, it may be that of a group in which only snapshots, clones and the history have
-    /// something: such a one stays on the lists of checkpoints, or the next start would find a group that nobody knows.
+    /// something, or of which something was copied: such a one stays on the lists of checkpoints, or the next start would find a
+    /// group that nobody knows, or that nobody holds.
     fn forget_freed_groups(&mut self, state: &mut State) {
         let gone: Vec<GroupId> =
             state.accounts.groups.keys().copied().filter(|group| !self.context.pool.knows(*group)).collect();
@@ -131,12 +133,31 @@ impl Recovery<'_> {
             if account.live() > 0 {
                 self.damage.push(format!("group {group} with {} bytes in use is missing", account.live()));
             }
-            if account.live() == 0 && self.found.unread.is_some() && !account.is_foreign() {
+            let is_listed = !account.is_foreign() || account.copied_at.is_some();
+            if account.live() == 0 && self.found.unread.is_some() && is_listed {
                 state.accounts.becomes_absent(group, account);
             } else {
                 state.accounts.remove(group);
             }
             state.checkpoint_accounts.remove(group);
+        }
+    }
+
+    /// Whoever takes anything over of a group holds it until a checkpoint behind that frame is proven, from which a recovery
+    /// begins. What was deleted holds nothing.
+    fn find_missing_sources(&mut self, frames: &[Replayed]) {
+        let is_deleted =
+            |frame: &Replayed| matches!(&frame.change, Change::Record(record) if **record == Record::Delete);
+        if frames.last().is_some_and(is_deleted) {
+            return;
+        }
+        for frame in frames {
+            let mut missing = frame.taken_over().map(|extent| extent.group());
+            if let Some(group) = missing.find(|group| !self.context.pool.knows(*group)) {
+                let number = frame.sequence.0;
+                self.damage
+                    .push(format!("group {group}, of which frame {number} has taken something over, is missing"));
+            }
         }
     }
 

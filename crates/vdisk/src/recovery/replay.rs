@@ -2,7 +2,9 @@
 
 use crate::address::Address;
 use crate::log::frame::{Frame, FrameKind, Run, RunKind};
-use crate::log::{Position, Record, Unsynced, WalkedFrame, piece_of, run_addresses};
+use crate::log::{
+    CopiedRun, CopyRecord, Position, Record, Unsynced, WalkedFrame, copied_log_bytes, piece_of, run_addresses,
+};
 use crate::map::NeedPage;
 use crate::vdisk::{Context, State, Vdisk};
 use crate::{Error, Result};
@@ -58,7 +60,15 @@ pub(crate) enum Change {
 #[derive(Clone)]
 pub(crate) enum Addresses {
     Data(Rc<[Address]>),
+    /// Extents that are elsewhere, too.
+    Copied(Rc<[Address]>),
     Clear(u64, Address),
+}
+
+impl Addresses {
+    fn taken_over(&self) -> &[Address] {
+        if let Addresses::Copied(extents) = self { extents } else { &[] }
+    }
 }
 
 impl Replayed {
@@ -66,6 +76,17 @@ impl Replayed {
     pub fn len(&self) -> u64 {
         let from = if self.before.group == self.at.group { self.before.end } else { HEADER_PAGE };
         u64::from(self.at.end.saturating_sub(from)).max(BLOCK)
+    }
+
+    /// As it counts until the next checkpoint.
+    pub fn log_bytes(&self) -> u64 {
+        if self.taken_over().next().is_some() { copied_log_bytes(self.len()) } else { self.len() }
+    }
+
+    /// Extents of other frames that it leads to.
+    pub fn taken_over(&self) -> impl Iterator<Item = Address> {
+        let runs: &[(u64, Addresses)] = if let Change::Runs(runs) = &self.change { runs } else { &[] };
+        runs.iter().flat_map(|(_, addresses)| addresses.taken_over()).copied()
     }
 
     pub fn is_nothing(&self) -> bool {
@@ -94,6 +115,7 @@ pub(crate) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
         FrameKind::Pages => Change::Nothing,
         FrameKind::Control => match frame.runs.first().map(|run| Record::decode(&walked.payload(run))) {
             Some(Ok(Record::Checkpoint(_))) => Change::Nothing,
+            Some(Ok(Record::Copy(copy))) => copied(*copy),
             Some(Ok(record)) => Change::Record(record.into()),
             // Not whole: cut off or reported as damage; whole and unreadable: of a newer build.
             _ if !whole => Change::Nothing,
@@ -118,6 +140,14 @@ pub(crate) fn take(walked: WalkedFrame, before: Position) -> Result<Replayed> {
         wall_ns: frame.wall_ns,
         change,
     })
+}
+
+pub(crate) fn copied(copy: CopyRecord) -> Change {
+    let addresses = |run| match run {
+        CopiedRun::Clear(count, fill) => Addresses::Clear(count, fill),
+        CopiedRun::Extents(extents) => Addresses::Copied(extents),
+    };
+    Change::Runs(copy.runs.into_iter().map(|(block, run)| (block, addresses(run))).collect())
 }
 
 fn data_of(frame: &Frame) -> Change {
@@ -201,7 +231,7 @@ impl Vdisk {
         let state = self.state.borrow();
         match addresses {
             Addresses::Clear(count, _) => state.tree.check_clear(block, *count),
-            Addresses::Data(new) => state.tree.check_run(block, new.len() as u64),
+            Addresses::Data(new) | Addresses::Copied(new) => state.tree.check_run(block, new.len() as u64),
         }
     }
 
@@ -212,10 +242,10 @@ impl Vdisk {
             state.accounts.appended(frame.at.group, frame.at.end, frame.sequence);
             state.passes(frame.wall_ns);
             if !frame.is_nothing() {
-                state.log_bytes += frame.len();
+                state.log_bytes += frame.log_bytes();
             }
             if frame.changes_content() {
-                state.written_since_point(frame.len());
+                state.written_since_point(frame.log_bytes());
             }
         }
         match &frame.change {
@@ -223,7 +253,7 @@ impl Vdisk {
             Change::Record(record) => self.apply_record(record, frame.at, frame.offset),
             Change::Runs(runs) => {
                 for (block, addresses) in runs.iter() {
-                    while let Err(need) = self.replay_run(*block, addresses) {
+                    while let Err(need) = self.replay_run(*block, addresses, frame.sequence) {
                         self.load(need).await?;
                     }
                 }
@@ -232,7 +262,12 @@ impl Vdisk {
         Ok(())
     }
 
-    fn replay_run(&self, block: u64, addresses: &Addresses) -> std::result::Result<(), NeedPage> {
+    pub(crate) fn replay_run(
+        &self,
+        block: u64,
+        addresses: &Addresses,
+        at: Sequence,
+    ) -> std::result::Result<(), NeedPage> {
         let mut state = self.state.borrow_mut();
         let State { tree, accounts, .. } = &mut *state;
         match addresses {
@@ -246,6 +281,15 @@ impl Vdisk {
                     accounts.data_live(first.group(), new.len() as u32 * BLOCK as u32);
                 }
                 Ok(())
+            }
+            Addresses::Copied(new) => {
+                tree.check_run(block, new.len() as u64)?;
+                // What is there already is not there twice.
+                for (block, extent) in (block..).zip(new.iter()) {
+                    let is_new = tree.lookup(block)? != *extent;
+                    accounts.copied(extent.group(), if is_new { extent.len() } else { 0 }, at);
+                }
+                tree.set_run(block, new, &mut |old: Address| accounts.data_dead(old.group(), old.len()))
             }
         }
     }
@@ -319,7 +363,7 @@ fn read_together(pages: &[NeedPage]) -> Vec<&[NeedPage]> {
 }
 
 /// All of them, side by side; the first error, when all have ended.
-pub(super) async fn all<F: Future<Output = Result<()>>>(futures: Vec<F>) -> Result<()> {
+pub(crate) async fn all<F: Future<Output = Result<()>>>(futures: Vec<F>) -> Result<()> {
     let mut futures: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
     let mut result = Ok(());
     std::future::poll_fn(|context| {

@@ -144,7 +144,7 @@ impl<'a> Reader<'a> {
         self.spans_until(frame);
         for (block, addresses) in runs.iter() {
             match addresses {
-                Addresses::Data(new) => self.written(*block, new.len() as u64).await?,
+                Addresses::Data(new) | Addresses::Copied(new) => self.written(*block, new.len() as u64).await?,
                 Addresses::Clear(count, _) => self.cleared(*block, *count),
             }
         }

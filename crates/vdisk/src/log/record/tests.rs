@@ -20,6 +20,7 @@ fn checkpoint() -> CheckpointRecord {
             data: 4096,
             pages: 4096,
             punched: 0,
+            is_copied: false,
         }],
         lineage: Vec::new(),
         snapshots: Vec::new(),
@@ -28,7 +29,7 @@ fn checkpoint() -> CheckpointRecord {
 }
 
 fn image() -> Image {
-    let needed = |counter, data, pages| Needed { group: GroupId::new(1, counter), data, pages };
+    let needed = |counter, data, pages| Needed { group: GroupId::new(1, counter), data, pages, is_copied: false };
     let root = Address::new(GroupId::new(1, 2), 4096, 4096, 3);
     Image { root, height: 2, groups: vec![needed(2, 4096, 8192), needed(9, 0, 4096)].into() }
 }
@@ -75,6 +76,76 @@ fn with_snapshots() -> CheckpointRecord {
     };
     let snapshots = vec![entry(Some(place)), entry(None)];
     CheckpointRecord { lineage: vec![VdiskId::new(1, 4)], snapshots, ..checkpoint() }
+}
+
+fn with_copies(image: Image) -> Image {
+    let mut groups = image.groups.to_vec();
+    groups[1] = Needed { data: 0, pages: 0, is_copied: true, ..groups[1] };
+    Image { groups: groups.into(), ..image }
+}
+
+fn origin_with_copies() -> Option<Box<Origin>> {
+    origin().map(|origin| Box::new(Origin { image: with_copies(image()), ..*origin }))
+}
+
+fn copied(checkpoint: CheckpointRecord) -> CheckpointRecord {
+    let groups = checkpoint.groups.iter().map(|entry| GroupEntry { is_copied: true, ..*entry }).collect();
+    CheckpointRecord { groups, ..checkpoint }
+}
+
+fn copy() -> CopyRecord {
+    let extent = |n: u32| Address::new(GroupId::new(1, 2), 4096 * n, 4096, n);
+    CopyRecord::new(5, &[extent(1), extent(2), Address::NONE, Address::NONE, Address::ZEROS, extent(2)])
+}
+
+#[test]
+fn a_copy_has_runs_of_what_is_alike() {
+    let hex: String = Record::Copy(Box::new(copy())).encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    let (one, two) = ("01000000020000000100000100000100", "02000000020000000100000200000100");
+    let runs = [
+        format!("0500000000000000{}02{one}{two}", "02000000"),
+        format!("0700000000000000{}00", "02000000"),
+        format!("0900000000000000{}01", "01000000"),
+        format!("0a00000000000000{}02{two}", "01000000"),
+    ];
+    assert_eq!(hex, format!("0f0104000000{}", runs.concat()));
+    let bytes = Record::Copy(Box::new(copy())).encode();
+    for (at, value) in [(2, 0), (2, 3), (6, 6), (14, 3), (18, 3), (18, 0), (14, 0), (13, 1)] {
+        let mut bad = bytes.clone();
+        bad[at] = value;
+        assert!(Record::decode(&bad).is_err(), "{value} at {at}");
+    }
+}
+
+#[test]
+fn groups_of_copies_stand_at_the_end() {
+    let hex = |record: &Record| record.encode().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let list = |counter: u8| format!("01000000{counter:02x}00000001000000");
+    let image_of = |record: &Record| hex(record)[4..].to_string();
+    let mut groups = with_copies(image()).groups.to_vec();
+    groups[1].is_copied = false;
+    let without = Image { groups: groups.into(), ..image() };
+    let (plain, with) = (
+        Record::Rollback(SnapshotId::new(1, 7), Box::new(without.clone())),
+        Record::Rollback(SnapshotId::new(1, 7), Box::new(with_copies(image()))),
+    );
+    assert_eq!(hex(&with), format!("0a02{}{}", image_of(&plain), list(9)));
+    let origin = Some(Box::new(Origin { image: without, ..*origin().expect("it has one") }));
+    let born = |notes: Notes| hex(&Record::Birth(attributes(), None, notes));
+    let (attributes_len, origin) = (born(Notes::new()).len(), hex(&Record::Birth(attributes(), origin, Notes::new())));
+    let (attributes_of, origin) = origin[4..].split_at(attributes_len - 4);
+    let clone = |notes: Notes| hex(&Record::Birth(attributes(), origin_with_copies(), notes));
+    assert_eq!(clone(Notes::new()), format!("0104{attributes_of}00{origin}{}", list(9)));
+    assert_eq!(clone(note()), format!("0104{attributes_of}01020100000078{origin}{}", list(9)));
+    let plain = with_history(with_snapshots());
+    let bytes = hex(&Record::Checkpoint(Box::new(plain.clone())));
+    let rewind_len = 2 * (16 + 1 + 8);
+    let (before, rewind) = bytes[4..].split_at(bytes.len() - 4 - rewind_len);
+    assert_eq!(hex(&Record::Checkpoint(Box::new(copied(plain)))), format!("0605{before}01{rewind}{}", list(2)));
+    let unlisted = format!("0605{before}01{rewind}{}", list(3));
+    let unlisted: Vec<u8> =
+        (0..unlisted.len()).step_by(2).map(|at| u8::from_str_radix(&unlisted[at..at + 2], 16).expect("hex")).collect();
+    assert_eq!(Record::decode(&unlisted), Err(RecordError::Field), "a group that is not there");
 }
 
 #[test]
@@ -138,6 +209,14 @@ fn every_record_survives_and_no_shorter_form_does() {
         Record::Past(Box::new(past())),
         Record::Checkpoint(Box::new(with_history(checkpoint()))),
         Record::Checkpoint(Box::new(with_history(with_snapshots()))),
+        Record::Checkpoint(Box::new(copied(checkpoint()))),
+        Record::Checkpoint(Box::new(copied(with_snapshots()))),
+        Record::Checkpoint(Box::new(copied(with_history(with_snapshots())))),
+        Record::Birth(attributes(), origin_with_copies(), Notes::new()),
+        Record::Birth(attributes(), origin_with_copies(), note()),
+        Record::Rollback(SnapshotId::new(1, 7), Box::new(with_copies(image()))),
+        Record::Past(Box::new(PastRecord { image: with_copies(image()), ..past() })),
+        Record::Copy(Box::new(copy())),
     ] {
         let bytes = record.encode();
         assert_eq!(Record::decode(&bytes), Ok(record));
