@@ -137,7 +137,14 @@ impl Shard {
         match self.vdisk(id).await {
             Ok(vdisk) => {
                 let deleted = vdisk.delete().await;
-                let gives_up = force && matches!(vdisk.health(), Health::Failed(_));
+                let is_full = deleted.as_ref().is_err_and(|error| error.kind == vdisk::Kind::Full);
+                let takes_nothing = match vdisk.health() {
+                    Health::Failed(_) => true,
+                    // It may be why the disk is full, and then no room comes before it is gone.
+                    Health::Damaged(_) => is_full,
+                    Health::Online | Health::Deleted => false,
+                };
+                let gives_up = force && takes_nothing;
                 if !gives_up {
                     deleted?;
                 }

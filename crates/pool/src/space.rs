@@ -382,6 +382,13 @@ impl Pool {
         Ok(())
     }
 
+    /// What is left of the reserve for moving things on a full disk, which gives room back only later: half of it is for what makes
+    /// room by itself, such as deletions, and for checkpoints. Without a reserve a full disk has no room for moves.
+    pub fn reserve_for_moves_bytes(&self) -> u64 {
+        let ballast = &self.space.ballast;
+        ballast.held_bytes().saturating_sub(ballast.target_bytes() / 2)
+    }
+
     /// An error of the disk, not want of room, has kept the reserve from being whole, and with it every ordinary append out.
     pub async fn only_reserve_is_missing(&self) -> bool {
         !self.usage().ballast_whole && self.replenish().await.map_or(true, |()| self.usage().ballast_whole)

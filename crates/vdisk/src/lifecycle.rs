@@ -136,8 +136,8 @@ impl Vdisk {
         Leftover::new(self.id, Some(family), groups, Some(last))
     }
 
-    /// Ends a vDisk whose log takes nothing any more, its deletion neither: the metadata store says that it is to go, and the next
-    /// start frees its groups.
+    /// Ends a vDisk whose log takes nothing any more, its deletion neither, as a disk that is full, or refuses: the metadata store
+    /// says that it is to go, and the next start frees its groups.
     pub async fn give_up(self: &Rc<Self>) {
         self.state.borrow_mut().health = Health::Deleted;
         self.end().await;

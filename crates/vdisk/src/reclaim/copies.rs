@@ -236,7 +236,8 @@ impl Vdisk {
         let _one = self.one_reclaim.acquire(1).await;
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(()) };
         let thin = self.thin_copies();
-        if thin.is_empty() || self.closing.get() || self.is_left_alone() {
+        // Who was not heard yet may need them: they would not come free.
+        if thin.is_empty() || !self.may_free() || self.closing.get() || self.is_left_alone() {
             return Ok(());
         }
         let mut left = Vec::new();
@@ -284,7 +285,8 @@ impl Vdisk {
     }
 
     /// Groups that come free when what this vDisk has in them moves, and that is less than half of them: not more than
-    /// half a group in all, since it takes room first. Nobody else holds them, and whoever wrote them has nothing there.
+    /// half a group in all, nor than the reserve has for that, since it takes room first, and gives some back only when whoever wrote
+    /// them has freed them. Nobody else holds them, and whoever wrote them has nothing there.
     fn thin_copies(&self) -> BTreeSet<GroupId> {
         let (references, held) = (&self.context.references, self.foreign.borrow());
         let size = self.context.pool.group_size();
@@ -303,10 +305,11 @@ impl Vdisk {
         });
         let mut thin: Vec<(u32, GroupId)> = thin.map(|(group, account)| (account.data, *group)).collect();
         thin.sort_unstable();
+        let bytes_max = self.context.pool.reserve_for_moves_bytes().min(u64::from(size) / 2);
         let mut bytes = 0;
         let fits = |(data, group): (u32, GroupId)| {
             bytes += u64::from(data);
-            (bytes <= u64::from(size) / 2).then_some(group)
+            (bytes <= bytes_max).then_some(group)
         };
         thin.into_iter().map_while(fits).collect()
     }
