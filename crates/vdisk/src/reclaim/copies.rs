@@ -49,42 +49,40 @@ impl Vdisk {
     /// Gives up the groups to which the last checkpoint does not lead. `true`: there were any.
     pub(super) async fn let_go_of_copies(self: &Rc<Self>) -> Result<bool> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(false) };
-        let gone = self.copies_gone(checkpoint).await;
-        if gone.is_empty() {
-            return Ok(false);
-        }
-        self.prove_in_log(checkpoint).await?;
+        let gone = self.copies_gone(checkpoint).await?;
         self.give_up_copies(checkpoint, &gone);
-        Ok(true)
+        Ok(!gone.is_empty())
     }
 
-    /// Groups may be given up that were not looked at since the last checkpoint, or the start.
+    /// Groups are there that could be given up, by what is counted.
     pub(super) fn copies_are_due(&self) -> bool {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return false };
         self.is_worth_a_walk(self.copies_counted_dead(checkpoint).len() as u64)
     }
 
-    /// Groups to be given up as soon as the checkpoint is proven, with the last frame that took anything over.
-    async fn copies_gone(&self, checkpoint: Checkpoint) -> Vec<(GroupId, Sequence)> {
+    /// Groups to be given up, with the last frame that took anything over.
+    async fn copies_gone(self: &Rc<Self>, checkpoint: Checkpoint) -> Result<Vec<(GroupId, Sequence)>> {
         let mut dead = self.copies_counted_dead(checkpoint);
         if dead.is_empty() {
             let is_over = |trouble: &mut CopiesTrouble| trouble.checkpoint != checkpoint.place.sequence;
             self.copies_trouble.borrow_mut().take_if(is_over);
         }
         if !self.is_worth_a_walk(dead.len() as u64) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
+        // First: where there is no room for that, the map is not read for nothing, again and again.
+        self.prove_in_log(checkpoint).await?;
         let groups = dead.iter().map(|(group, _)| *group).collect();
         match self.find_all(checkpoint, &groups).await {
             Ok(found) => {
                 self.copies_trouble.replace(None);
                 found.iter().for_each(|group| self.lives_on(checkpoint, *group));
                 dead.retain(|(group, _)| !found.contains(group));
-                dead
+                Ok(dead)
             }
             Err(error) => {
                 self.walk_failed(checkpoint, &error);
-                Vec::new()
+                Ok(Vec::new())
             }
         }
     }
@@ -103,7 +101,7 @@ impl Vdisk {
         self.copies_trouble.replace(Some(CopiesTrouble { checkpoint: checkpoint.place.sequence, until, text }));
     }
 
-    /// In memory nothing that is held is let go while anybody looks. `gone`: as [`Vdisk::copies_gone`] says.
+    /// In memory nothing that is held is let go while anybody looks. The checkpoint is proven. `gone`: as [`Vdisk::copies_gone`] says.
     fn give_up_copies(&self, checkpoint: Checkpoint, gone: &[(GroupId, Sequence)]) {
         let still = self.copies_counted_dead(checkpoint);
         for (group, _) in gone.iter().filter(|gone| still.contains(gone)) {
