@@ -90,8 +90,11 @@ impl Vdisk {
         self.next_space_look.set(self.user_log_bytes.get() + every);
     }
 
-    /// More is dead than may wait for a checkpoint that comes anyway.
+    /// More is dead than may wait for a checkpoint that comes anyway. As long as somebody is not heard nothing comes free by one.
     fn much_is_dead(&self) -> bool {
+        if !self.may_free() {
+            return false;
+        }
         let own = self.own_room();
         let limit = match self.urgent.get() {
             true => 0,
