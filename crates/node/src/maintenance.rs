@@ -5,10 +5,11 @@ use crate::Shard;
 use crate::recover::Asking;
 use crate::shard::Entry;
 use base::VdiskId;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 use vdisk::{Health, Leftover, Vdisk, free_deleted};
-use world::local::oneshot;
+use world::local::{Semaphore, oneshot};
 
 /// The reserve and the disk's free space are looked at this often, ns: once a second while the disk is full or the
 /// reserve is touched, once in 30 s else.
@@ -20,6 +21,8 @@ const EVICT_PERCENT: u64 = 90;
 const PAUSE_NS: u64 = 50_000_000;
 /// Checkpoints that make map pages clean, at once.
 const CHECKPOINTS_AT_ONCE: usize = 16;
+/// Logs that are read once more at once, of those that the disk refused: as many as at a start.
+const READ_AGAIN_AT_ONCE: u64 = 4;
 
 impl Shard {
     pub(crate) async fn run_maintenance(self: Rc<Self>) {
@@ -238,6 +241,9 @@ impl Shard {
 
     /// Until it is known what somebody needs nothing comes free that may be that, and mostly no client asks for such a vDisk.
     async fn hear_again(self: Rc<Self>) {
+        // A disk that does not answer for one of them is not to keep the others.
+        let under_way: Rc<RefCell<BTreeSet<VdiskId>>> = Rc::default();
+        let reading = Semaphore::new(READ_AGAIN_AT_ONCE);
         loop {
             self.context.world.clock.sleep(LOOK_NS).await;
             if self.stopping.get() {
@@ -247,22 +253,31 @@ impl Shard {
             let open = self.open_vdisks().into_iter().filter(|vdisk| vdisk.has_open_end()).map(|vdisk| vdisk.id);
             let unheard = self.context.references.unheard().into_iter().map(|(id, _)| id);
             for id in open.chain(unheard).collect::<BTreeSet<VdiskId>>() {
-                if self.leaving.borrow().contains(&id) {
+                if self.leaving.borrow().contains(&id) || !under_way.borrow_mut().insert(id) {
                     continue;
                 }
-                let entry = self.entries.borrow().get(&id).cloned();
-                match entry {
-                    Some(Entry::Broken { retry: true, .. }) if self.context.pool.is_sharing() => {
-                        drop(self.open_vdisk(id, Asking::Start).await);
-                    }
-                    Some(Entry::Open(vdisk)) => self.hear(&vdisk).await,
-                    _ => {}
-                }
+                let (this, under_way, reading) = (self.clone(), under_way.clone(), reading.clone());
+                self.context.world.spawn(async move {
+                    this.hear_one_again(id, &reading).await;
+                    under_way.borrow_mut().remove(&id);
+                });
             }
             if self.context.pool.is_sharing() {
                 // What could not be read then may be readable now.
                 self.context.references.released.notify();
             }
+        }
+    }
+
+    async fn hear_one_again(self: &Rc<Self>, id: VdiskId, reading: &Rc<Semaphore>) {
+        let entry = self.entries.borrow().get(&id).cloned();
+        match entry {
+            Some(Entry::Broken { retry: true, .. }) if self.context.pool.is_sharing() => {
+                let _turn = reading.acquire(1).await;
+                drop(self.open_vdisk(id, Asking::Start).await);
+            }
+            Some(Entry::Open(vdisk)) => self.hear(&vdisk).await,
+            _ => {}
         }
     }
 

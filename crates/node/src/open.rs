@@ -112,6 +112,7 @@ impl Shard {
             load: Rc::new(Load::default()),
             references: Rc::default(),
         };
+        let heard_ns = Cell::new(context.world.now().0);
         let shard = Rc::new(Shard {
             number: identity.shard,
             context,
@@ -122,6 +123,7 @@ impl Shard {
             may_hide,
             noted_generation,
             hearing: Semaphore::new(HEARING_AT_ONCE),
+            heard_ns,
             generation_before: opened.generation_before,
             opened: Default::default(),
             attachments: Default::default(),

@@ -64,7 +64,7 @@ impl Shard {
                         }
                         // Nobody knows what it needs.
                         Err(_) if !self.index.is_unborn(id) => {}
-                        _ => self.context.references.heard(id),
+                        _ => self.heard(id),
                     }
                     self.opened.notify();
                     match result {
@@ -295,7 +295,7 @@ impl Shard {
         // Each costs a commit of the metadata store, and clients wait for theirs.
         let _turn = self.hearing.acquire(1).await;
         if vdisk.becomes_sure().await {
-            self.context.references.heard(vdisk.id);
+            self.heard(vdisk.id);
         }
     }
 

@@ -17,6 +17,10 @@ use std::rc::{Rc, Weak};
 use vdisk::{Attributes, Context, Health, Leftover, Recovered, Space, Vdisk};
 use world::local::{Notify, Semaphore};
 
+/// After so long in which nobody was heard those that are waited for are told of, ns: more than a sync takes on any disk
+/// that works.
+const UNHEARD_NS_MAX: u64 = 60_000_000_000;
+
 /// Hears of vDisks whose record changed for another reason than a verb: found, renamed back, gone.
 pub type Listener = Rc<dyn Fn(VdiskId, Option<Told<'_>>)>;
 
@@ -78,6 +82,8 @@ pub struct Shard {
     pub(crate) stopping: Cell<bool>,
     /// How many find out at once what they need of others.
     pub(crate) hearing: Rc<Semaphore>,
+    /// When the last of those that were waited for was heard, or the start, ns.
+    pub(crate) heard_ns: Cell<u64>,
     pub quarantined: usize,
     /// Still to be recovered in the background.
     pub(crate) to_recover: Cell<usize>,
@@ -241,17 +247,31 @@ impl Shard {
         self.index.commit_all(transaction).await
     }
 
-    /// Sentences on those who keep space from coming free, since what they need of others is not known.
+    /// It is known what the vDisk needs of others, or it is gone.
+    pub(crate) fn heard(&self, id: VdiskId) {
+        let references = &self.context.references;
+        if references.is_unheard(id) {
+            self.heard_ns.set(self.context.world.now().0);
+        }
+        references.heard(id);
+    }
+
+    /// Sentences on those who keep space from coming free, since what they need of others is not known. A start with many is not
+    /// told of one by one as long as it comes forward.
     pub fn holding_up(&self) -> Vec<String> {
+        let comes_forward = self.context.world.now().0 < self.heard_ns.get() + UNHEARD_NS_MAX;
         let entries = self.entries.borrow();
         let unheard = self.context.references.unheard().into_iter().filter_map(|(id, family)| {
             let why = match entries.get(&id)? {
-                Entry::Closed | Entry::Opening => return None,
+                // It waits for others, which are told of.
+                Entry::Closed => return None,
+                Entry::Opening if comes_forward => return None,
+                Entry::Opening => "its log is being read, and the disk does not answer".to_string(),
                 Entry::Broken { reason, .. } => reason.clone(),
                 Entry::Open(vdisk) => match vdisk.health() {
                     Health::Damaged(reason) | Health::Failed(reason) => reason,
                     // That has only begun.
-                    _ if !vdisk.is_unheard() => return None,
+                    _ if !vdisk.is_unheard() && comes_forward => return None,
                     Health::Online | Health::Deleted => "not all that it has could be read and synced yet".to_string(),
                 },
             };

@@ -24,7 +24,7 @@ pub struct References {
     /// Those of them in which whoever wrote them had nothing any more when it was last seen: only for choosing.
     hollow: RefCell<BTreeSet<GroupId>>,
     roots: RefCell<BTreeMap<RootKey, Root>>,
-    /// Clones that were not heard yet, each with its family, if that is known.
+    /// vDisks that were not heard yet: clones, each with its family, if that is known; on a disk with copies all.
     unheard: RefCell<BTreeMap<VdiskId, Option<VdiskId>>>,
     tellers: Cell<u64>,
     /// Groups that were let go, one by one, by whoever held them.
@@ -129,10 +129,10 @@ impl References {
         self.counted().keys().copied().collect()
     }
 
-    /// A clone is on this disk that nobody has read yet: it may hold any group of its family. `family`: the vDisk all
-    /// of it descends from; `None`: not known, so it may be any.
-    pub fn expect(&self, clone: VdiskId, family: Option<VdiskId>) {
-        self.unheard.borrow_mut().insert(clone, family);
+    /// A vDisk is on this disk that nobody has read yet: it may hold any group of its family. `family`: the vDisk all of it
+    /// descends from; `None`: it may hold any, since that is not known, or since it may have copied from any.
+    pub fn expect(&self, vdisk: VdiskId, family: Option<VdiskId>) {
+        self.unheard.borrow_mut().insert(vdisk, family);
     }
 
     /// Those whom nobody has heard yet.
@@ -140,9 +140,13 @@ impl References {
         self.unheard.borrow().iter().map(|(id, family)| (*id, *family)).collect()
     }
 
+    pub fn is_unheard(&self, vdisk: VdiskId) -> bool {
+        self.unheard.borrow().contains_key(&vdisk)
+    }
+
     /// It was read and holds what it needs, or is gone for good.
-    pub fn heard(&self, clone: VdiskId) {
-        if self.unheard.borrow_mut().remove(&clone).is_some() {
+    pub fn heard(&self, vdisk: VdiskId) {
+        if self.unheard.borrow_mut().remove(&vdisk).is_some() {
             self.released.notify();
         }
     }
