@@ -29,7 +29,7 @@ pub struct References {
     tellers: Cell<u64>,
     /// Groups that were let go, one by one, by whoever held them.
     releases: Cell<u64>,
-    /// Rung when a group was let go, or somebody was heard.
+    /// Rung when a group was let go by the last who held it, as far as lists are counted, or somebody was heard.
     pub released: Notify,
 }
 
@@ -208,14 +208,16 @@ impl References {
 
     fn release<'a>(&self, groups: impl IntoIterator<Item = &'a GroupId>) {
         let mut holds = self.holds.borrow_mut();
-        let before = self.releases.get();
+        let (mut is_any, mut is_any_free) = (false, false);
         for group in groups {
             self.releases.set(self.releases.get() + 1);
             change(&mut holds, *group, 1, 0);
+            is_any = true;
+            is_any_free |= !holds.contains_key(group);
         }
         drop(holds);
-        // Whether anybody else holds it is for whoever looks: here lists may not be counted yet.
-        if self.releases.get() > before {
+        // Where lists are not counted yet, whether anybody else holds it is for whoever looks.
+        if is_any_free || is_any && !self.lists.borrow().changed.is_empty() {
             self.released.notify();
         }
     }
@@ -394,19 +396,32 @@ mod tests {
         assert!(references.lists.borrow().known.is_empty());
     }
 
+    fn rings(references: &References) -> bool {
+        let mut bell = Box::pin(references.released.notified());
+        bell.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    /// While one copies, each part of it lets go of what is held still.
+    #[test]
+    fn what_others_hold_rings_for_nobody() {
+        let references = Rc::new(References::default());
+        let (first, second) = (Holds::new(&references, [id(1), id(2)]), Holds::new(&references, [id(1), id(2)]));
+        drop(first);
+        assert!(!rings(&references));
+        drop(Holds::none(&references));
+        drop(second);
+        assert!(rings(&references));
+    }
+
     /// Who holds a group besides is not counted yet when the last hold of its own goes.
     #[test]
-    fn whatever_is_let_go_rings_and_counts_no_lists() {
+    fn whatever_is_let_go_while_lists_are_not_counted_rings_and_counts_none() {
         let references = Rc::new(References::default());
         let groups = list([1, 2]);
         let mut own = Holds::new(&references, [id(1)]);
         references.becomes_copied(id(1));
         let listed = Holds::of_list(&references, &groups);
         assert_eq!(counts(&references), [2, 1, 0, 0, 0]);
-        let rings = |references: &References| {
-            let mut bell = Box::pin(references.released.notified());
-            bell.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
-        };
         drop(listed);
         assert!(rings(&references) && !references.lists.borrow().changed.is_empty());
         own.remove(id(1));

@@ -56,6 +56,9 @@ impl Vdisk {
 
     /// Groups are there that could be given up, by what is counted.
     pub(super) fn copies_are_due(&self) -> bool {
+        if !self.context.references.is_any_copied() {
+            return false;
+        }
         let Some(checkpoint) = self.state.borrow().checkpoint else { return false };
         self.is_worth_a_walk(self.copies_counted_dead(checkpoint).len() as u64)
     }
