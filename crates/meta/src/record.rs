@@ -10,6 +10,9 @@ use bytes::Bytes;
 const VERSION: u16 = 1;
 /// Of the record of a clone. Others have version 1, which builds from before there were clones can read.
 const VERSION_WITH_CLONE: u16 = 2;
+/// Of the record of a shard with anything to say of starts that were cut short, or of vDisks that it does not know. Others have
+/// version 1.
+const VERSION_WITH_DOUBT: u16 = 2;
 
 /// The node of this data directory.
 ///
@@ -34,6 +37,8 @@ pub struct NodeRecord {
 /// | disk | u64 |
 /// | generation | u64 |
 /// | clean | bool |
+/// | begun, from version 2 on | u64 |
+/// | may hide, from version 2 on | bool |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardRecord {
     pub disk: DiskId,
@@ -41,6 +46,12 @@ pub struct ShardRecord {
     pub generation: u64,
     /// Closed cleanly.
     pub clean: bool,
+    /// Starts from this very record have begun to raise the generation of the disk up to this one; 0: none has. Such a disk with
+    /// a higher generation is not newer than the store.
+    pub begun: u64,
+    /// A vDisk may be on the disk that no record names: the store was older, or made anew, when a part of the disk could not be
+    /// read, and that has not been read since.
+    pub may_hide: bool,
 }
 
 /// Where the newest known checkpoint frame stands; bytes counted from the group's header page.
@@ -187,15 +198,21 @@ impl ShardRecord {
     const KIND: u8 = 2;
 
     pub fn encode(&self) -> Bytes {
-        let mut w = begin(Self::KIND);
+        let has_doubt = self.begun > 0 || self.may_hide;
+        let mut w = begin_version(Self::KIND, if has_doubt { VERSION_WITH_DOUBT } else { VERSION });
         w.u64_le(self.disk.0).u64_le(self.generation).u8(self.clean.into());
+        if has_doubt {
+            w.u64_le(self.begun).u8(self.may_hide.into());
+        }
         end(w)
     }
 
     /// As [`NodeRecord::decode`].
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode(bytes, Self::KIND, "shard", |r| {
-            Ok(ShardRecord { disk: DiskId(r.u64_le()?), generation: r.u64_le()?, clean: flag(r)? })
+        decode_versions(bytes, Self::KIND, "shard", VERSION_WITH_DOUBT, |r, version| {
+            let (disk, generation, clean) = (DiskId(r.u64_le()?), r.u64_le()?, flag(r)?);
+            let (begun, may_hide) = if version == VERSION_WITH_DOUBT { (r.u64_le()?, flag(r)?) } else { (0, false) };
+            Ok(ShardRecord { disk, generation, clean, begun, may_hide })
         })
     }
 }

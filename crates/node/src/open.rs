@@ -5,8 +5,8 @@ use crate::recover::Asking;
 use crate::shard::{Entry, Listener, is_damaged};
 use crate::{Error, Kind, Result, Shard};
 use base::{DiskId, VdiskId};
-use meta::{BirthsRecord, ShardRecord, Store, TailHint, VdiskRecord};
-use pool::{Cache, FaultDomains, GroupHeader, Identity, Pool, PoolConfig};
+use meta::{BirthsRecord, ShardRecord, Store, TailHint, Transaction, VdiskRecord};
+use pool::{Cache, FaultDomains, GroupHeader, Identity, Opened, Peeked, Pool, PoolConfig};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -56,7 +56,7 @@ impl Shard {
         config: ShardConfig,
         listener: Listener,
     ) -> Result<Rc<Shard>> {
-        refuse_old_copy(&disk, &store).await?;
+        check_generation(&disk, &store).await?;
         let opened = Pool::open(world.clone(), disk, config.pool.clone()).await?;
         let identity = opened.pool.identity();
         let index = MetaIndex::load(store, identity.shard, opened.pool.clone()).await?;
@@ -97,10 +97,12 @@ impl Shard {
             index.forget_hints().await?;
         }
         let unread = unread(&opened.quarantined);
-        let may_hide = !hints_are_good && unread.is_some() && opened.pool.is_sharing();
-        // To the next start the store is older then, too.
-        let noted_generation = opened.pool.epoch().0 - u64::from(may_hide);
-        index.put_shard(ShardRecord { disk: identity.disk, generation: noted_generation, clean: false }).await?;
+        let was_hiding = known.as_ref().is_some_and(|record| record.may_hide);
+        let knows_all = hints_are_good || known.as_ref().is_some_and(|record| was_cut_short(record, &opened));
+        let may_hide = unread.is_some() && opened.pool.is_sharing() && (was_hiding || !knows_all);
+        let generation = opened.pool.epoch().0;
+        let record = ShardRecord { disk: identity.disk, generation, clean: false, begun: 0, may_hide };
+        index.put_shard(record).await?;
         for place in &opened.quarantined {
             tracing::warn!(?place, "a slot cannot be read; it is kept and not used");
         }
@@ -120,8 +122,8 @@ impl Shard {
             headers: by_vdisk(opened.groups).into(),
             hints_are_good,
             unread,
+            was_hiding,
             may_hide,
-            noted_generation,
             hearing: Semaphore::new(HEARING_AT_ONCE),
             heard_ns,
             generation_before: opened.generation_before,
@@ -295,9 +297,9 @@ impl Shard {
         if let Some(error) = first_error {
             return Err(error);
         }
-        let identity = self.context.pool.identity();
-        let generation = self.noted_generation;
-        self.index.put_shard(ShardRecord { disk: identity.disk, generation, clean: all_known }).await
+        let (disk, generation) = (self.context.pool.identity().disk, epoch.0);
+        let may_hide = self.may_hide;
+        self.index.put_shard(ShardRecord { disk, generation, clean: all_known, begun: 0, may_hide }).await
     }
 
     /// How many vDisks are still to be closed.
@@ -307,23 +309,40 @@ impl Shard {
 }
 
 /// Before anything is written: each start raises the generation, and an old copy that was refused would look like the
-/// current disk to the next one.
-async fn refuse_old_copy(disk: &Rc<dyn Disk>, store: &Rc<dyn Store>) -> Result<()> {
+/// current disk to the next one. Of a disk with copies the store notes how far this start may raise it: if that is cut short before
+/// the store is told, the disk is newer than the record, and yet nobody has written anything.
+async fn check_generation(disk: &Rc<dyn Disk>, store: &Rc<dyn Store>) -> Result<()> {
     // What cannot be read is the start's to report.
-    let Ok(Some((identity, generation))) = Pool::peek(disk).await else { return Ok(()) };
-    let bytes = store.get(&meta::keys::shard(identity.shard)).await?;
+    let Ok(Some(Peeked { identity, generation, is_sharing })) = Pool::peek(disk).await else { return Ok(()) };
+    let key = meta::keys::shard(identity.shard);
+    let bytes = store.get(&key).await?;
     let known = bytes.map(|bytes| ShardRecord::decode(&bytes)).transpose()?;
-    match known.filter(|record| record.disk == identity.disk && record.generation > generation) {
-        None => Ok(()),
-        Some(record) => Err(Error::new(
+    let Some(record) = known.filter(|record| record.disk == identity.disk) else { return Ok(()) };
+    if record.generation > generation {
+        return Err(Error::new(
             Kind::Damaged,
             format!(
                 "the disk is an old copy: it was last started as generation {generation}, but generation {} is on record; \
                  bring back the current disk, or give up what was written since with `drystone recover`",
                 record.generation
             ),
-        )),
+        ));
     }
+    if !is_sharing || generation > record.generation.max(record.begun) {
+        return Ok(());
+    }
+    let begun = ShardRecord { begun: generation + 1, ..record };
+    if let Err(error) = store.commit(Transaction::new().put(key, begun.encode())).await {
+        // If the start is cut short now, the store is taken for an older one, which frees less than it might.
+        tracing::warn!(shard = identity.shard, %error, "the metadata store could not be told of a start");
+    }
+    Ok(())
+}
+
+/// The starts since this record came no further than to raise the generation, as far as anybody can see.
+fn was_cut_short(record: &ShardRecord, opened: &Opened) -> bool {
+    let is_of_this = record.generation < opened.generation_before && opened.generation_before <= record.begun;
+    is_of_this && opened.groups.iter().all(|header| header.epoch.0 <= record.generation)
 }
 
 /// The first place whose header the disk did not give: a group of any vDisk may be there.

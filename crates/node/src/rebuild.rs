@@ -117,8 +117,10 @@ impl Shard {
                 },
             }
         }
-        let generation = opened.pool.epoch().0;
-        index.put_shard(ShardRecord { disk: identity.disk, generation, clean: false }).await?;
+        // One of which nothing could be read may need what others have.
+        let may_hide = crate::open::unread(&opened.quarantined).is_some() && opened.pool.is_sharing();
+        let (disk, generation) = (identity.disk, opened.pool.epoch().0);
+        index.put_shard(ShardRecord { disk, generation, clean: false, begun: 0, may_hide }).await?;
         opened.pool.close().await?;
         Ok(rebuilt)
     }

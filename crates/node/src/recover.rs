@@ -92,7 +92,7 @@ impl Shard {
             clean_tail: good.and_then(|record| clean_tail(record, self.generation_before)),
             synced_through: record.as_ref().and_then(|record| record.tail).map(|tail| (tail.group, tail.sequence)),
             // Of a vDisk that a trustworthy index does not know nothing was ever acknowledged.
-            unread: self.unread.clone().filter(|_| record.is_some() || !self.hints_are_good),
+            unread: self.unread.clone().filter(|_| record.is_some() || self.is_store_behind()),
             in_background: asking == Asking::Start,
             look_only: false,
         };

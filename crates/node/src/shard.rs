@@ -55,10 +55,11 @@ pub struct Shard {
     pub(crate) hints_are_good: bool,
     /// A place whose header could not be read at the start.
     pub(crate) unread: Option<String>,
-    /// vDisks may be there that no record names, and that need groups of others: the metadata store is older than the disk.
+    /// Until this start vDisks may have been there that no record names.
+    pub(crate) was_hiding: bool,
+    /// Such vDisks, which need groups of others, may be there still: the metadata store was older than the disk, or was made anew,
+    /// and that place could not be read since.
     pub(crate) may_hide: bool,
-    /// As which the metadata store knows this run.
-    pub(crate) noted_generation: u64,
     /// Of the run before this one.
     pub(crate) generation_before: u64,
     pub(crate) opened: Rc<Notify>,
@@ -174,7 +175,7 @@ impl Shard {
 
     /// The metadata store is of an earlier time than the disk: logs may know more.
     pub fn is_store_behind(&self) -> bool {
-        !self.hints_are_good
+        !self.hints_are_good || self.was_hiding
     }
 
     pub fn open_vdisks(&self) -> Vec<Rc<Vdisk>> {
@@ -281,7 +282,10 @@ impl Shard {
             Some(format!("no space comes free {of_whom} before vDisk {name} is read or deleted: {why}"))
         });
         let hides = self.unread.iter().filter(|_| self.may_hide).map(|unread| {
-            format!("no space comes free on its disk before a start can read all of it: the metadata store is older, and {unread}")
+            format!(
+                "no space comes free on its disk before a start can read all of it: {unread}, and there may be a vDisk that the \
+                 metadata store does not know"
+            )
         });
         unheard.chain(hides).collect()
     }

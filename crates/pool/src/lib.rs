@@ -34,7 +34,7 @@ pub use config::{FaultDomains, Identity, PoolConfig, SHARDS_MAX};
 pub use error::{Error, Kind, Result};
 pub use group::{NewGroup, OpenGroup, Purpose};
 pub use header::{GroupHeader, HEADER_PAGE, Predecessor, SlotPage, decode_slot_page};
-pub use pool::{Opened, Place, Pool};
+pub use pool::{Opened, Peeked, Place, Pool};
 pub use slab::SlabId;
 pub use usage::{SyncLatency, Usage};
 

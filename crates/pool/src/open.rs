@@ -3,7 +3,7 @@
 use crate::ballast::{self, Ballast};
 use crate::config::COUNTER_END;
 use crate::ids::{BATCH, FIRST, Ids};
-use crate::pool::{Group, Opened, Parts};
+use crate::pool::{Group, Opened, Parts, Peeked};
 use crate::scan::{Scan, scan};
 use crate::space::Space;
 use crate::superblock::{Found, Superblock, SuperblockFile};
@@ -49,13 +49,12 @@ impl Pool {
         SuperblockFile::create(disk, &first).await
     }
 
-    /// Who the disk is and which start of it was the last, without starting it. `None`: there is no superblock. Where one
-    /// of its copies is damaged, that may have been the newer one, of one start more.
-    pub async fn peek(disk: &Rc<dyn Disk>) -> Result<Option<(Identity, u64)>> {
+    /// What a disk says of itself that is not started. `None`: there is no superblock.
+    pub async fn peek(disk: &Rc<dyn Disk>) -> Result<Option<Peeked>> {
         let found = SuperblockFile::read(disk).await?;
         Ok(found.map(|found| {
-            let generation = found.superblock.generation + u64::from(found.one_copy_damaged);
-            (found.superblock.identity, generation)
+            let Superblock { identity, generation, is_sharing, .. } = found.superblock;
+            Peeked { identity, generation: generation + u64::from(found.one_copy_damaged), is_sharing }
         }))
     }
 

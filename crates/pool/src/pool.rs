@@ -5,7 +5,7 @@ use crate::slab::{Slab, SlabHeader};
 use crate::slots::{Blocks, Slots};
 use crate::space::Space;
 use crate::usage::Counters;
-use crate::{Error, GroupHeader, HEADER_PAGE, Kind, PoolConfig, Purpose, Result, SlabId};
+use crate::{Error, GroupHeader, HEADER_PAGE, Identity, Kind, PoolConfig, Purpose, Result, SlabId};
 use base::hash::FixedState;
 use base::{GroupId, VdiskId};
 use bytes::Bytes;
@@ -25,6 +25,17 @@ pub struct Place {
     pub reason: String,
     /// The disk did not give the header: another day it may, and a group be there.
     pub unread: bool,
+}
+
+/// A disk that is not started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peeked {
+    pub identity: Identity,
+    /// Of its last start; the next one has the next. Where one copy of the superblock is damaged, that may have been the newer one,
+    /// of one start more.
+    pub generation: u64,
+    /// As [`Pool::is_sharing`].
+    pub is_sharing: bool,
 }
 
 /// What a start found.

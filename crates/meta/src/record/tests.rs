@@ -37,8 +37,14 @@ fn seal(body: &[u8]) -> Vec<u8> {
 fn golden_bytes() {
     let node = NodeRecord { node: 7, shards: 2, format: 1 };
     assert_eq!(hex(&node.encode()), "01000107000200010000000e980e35");
-    let shard = ShardRecord { disk: DiskId(0x0102_0304_0506_0708), generation: 9, clean: true };
+    let disk = DiskId(0x0102_0304_0506_0708);
+    let shard = ShardRecord { disk, generation: 9, clean: true, begun: 0, may_hide: false };
     assert_eq!(hex(&shard.encode()), "010002080706050403020109000000000000000141b0cf2f");
+    for (begun, may_hide, fields) in [(11, false, "0b0000000000000000"), (0, true, "000000000000000001")] {
+        let encoded = hex(&ShardRecord { begun, may_hide, ..shard.clone() }.encode());
+        let body = format!("0200020807060504030201090000000000000001{fields}");
+        assert_eq!(encoded.strip_prefix(&body).map(str::len), Some(8), "{encoded}");
+    }
     assert_eq!(
         hex(&vdisk().encode()),
         concat!(
@@ -80,8 +86,10 @@ fn records_come_back() {
     assert_eq!(BirthsRecord::decode(&births.encode()).expect("good"), births);
     let node = NodeRecord { node: 65535, shards: 1, format: 9 };
     assert_eq!(NodeRecord::decode(&node.encode()).expect("good"), node);
-    let shard = ShardRecord { disk: DiskId(u64::MAX), generation: u64::MAX, clean: false };
-    assert_eq!(ShardRecord::decode(&shard.encode()).expect("good"), shard);
+    for (begun, may_hide) in [(0, false), (0, true), (u64::MAX, false), (7, true)] {
+        let shard = ShardRecord { disk: DiskId(u64::MAX), generation: u64::MAX, clean: false, begun, may_hide };
+        assert_eq!(ShardRecord::decode(&shard.encode()).expect("good"), shard);
+    }
     let bare = VdiskRecord { checkpoint: None, tail: None, name: "ü".repeat(100), ..vdisk() };
     let initiators = vec!["iqn.2026-11.io.x:a".to_string(), "b".into()];
     let group = InitiatorGroupRecord { name: "esx".into(), serial: 3, initiators };

@@ -228,7 +228,7 @@ fn a_vdisk_that_no_record_names_is_waited_for_as_long_as_it_may_be_there() {
         replace_all(&machine, &machine.vdisk());
         assert!(before.is_subset(&group_ids(&machine, of_source)));
         let told = machine.shard().holding_up();
-        assert!(told.len() == 1 && told[0].contains("the metadata store is older"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("the metadata store does not know"), "{told:?}");
         ends(&machine);
     }
     machine.open();
