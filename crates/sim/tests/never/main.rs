@@ -23,7 +23,8 @@
 //! `rewind` is about moments of the past, `moments` about what is kept for one and which time counts, `history` about what is
 //! said of the past and when it goes, `room_of_history` about a full disk that histories would make room on.
 //!
-//! `needed` is about who needs a group that looks dead, `taken` about what copies that share extents hold.
+//! `needed` is about who needs a group that looks dead, `taken` about what copies that share extents hold, `unheard` about who is waited for before anything
+//! comes free, `thin` about what is left of copies on a full disk, and about work that cannot free anything.
 //!
 //! `notes` is about what front-ends leave in the log; `order` is about the order of requests and those that nobody waits for; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
@@ -65,3 +66,4 @@ mod shares;
 mod space;
 mod sync;
 mod taken;
+mod thin;

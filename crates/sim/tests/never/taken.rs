@@ -5,6 +5,7 @@ use crate::machine::{GROUP, Machine, Placed, homed, manual};
 use crate::tap::{Fate, Operation, Verb};
 use base::units::{BLOCK, GIB, MIB};
 use base::{GroupId, VdiskId};
+use node::ShardConfig;
 use pool::HEADER_PAGE;
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -14,7 +15,11 @@ use vdisk::Vdisk;
 
 /// "v" and "near", which are no family, with 40 and 8 blocks.
 pub fn pair() -> (Machine, Rc<Vdisk>, Rc<Vdisk>) {
-    let machine = Machine::new();
+    pair_with(manual())
+}
+
+pub fn pair_with(config: ShardConfig) -> (Machine, Rc<Vdisk>, Rc<Vdisk>) {
+    let machine = Machine::with(config, 1);
     let (source, near) = (machine.vdisk(), machine.create("near", 4 * MIB));
     fill(&machine, &source, 0..40, 1);
     fill(&machine, &near, 0..8, 2);
@@ -218,16 +223,14 @@ fn what_a_start_holds_again_is_given_up_again() {
     }
 }
 
-/// What it needs of others nobody knows. When it is gone, it needs nothing.
-#[test]
-fn a_damaged_vdisk_keeps_space_until_it_is_deleted_and_that_is_said() {
-    let (machine, source, near) = pair();
-    copy(&machine, &source, 0..8, &near, 0);
-    machine.flush(&near);
-    (20..24).for_each(|block| fill(&machine, &near, block..block + 1, 2));
-    let (id, lost) = (near.id, near.sequence().0 - 2);
+/// A frame of "near" is missing, and others behind it had been flushed.
+pub fn restart_with_near_damaged(machine: &Machine) {
+    let vdisk = near(machine);
+    machine.flush(&vdisk);
+    (20..24).for_each(|block| fill(machine, &vdisk, block..block + 1, 2));
+    let (id, lost) = (vdisk.id, vdisk.sequence().0 - 2);
     machine.kill();
-    let placed = groups_of(&machine, id);
+    let placed = groups_of(machine, id);
     let hit = placed.iter().find_map(|placed| {
         let frame = machine.frames(placed).into_iter().find(|frame| frame.sequence.0 == lost)?;
         Some((placed.clone(), frame))
@@ -235,7 +238,16 @@ fn a_damaged_vdisk_keeps_space_until_it_is_deleted_and_that_is_said() {
     let (placed, frame) = hit.expect("it is on the disk");
     machine.zero(&placed.file, placed.start + u64::from(frame.offset), 64);
     machine.open();
-    machine.assert_damaged(&self::near(&machine), "the log can be read through");
+    machine.assert_damaged(&near(machine), "the log can be read through");
+}
+
+/// What it needs of others nobody knows. When it is gone, it needs nothing.
+#[test]
+fn a_damaged_vdisk_keeps_space_until_it_is_deleted_and_that_is_said() {
+    let (machine, source, near) = pair();
+    copy(&machine, &source, 0..8, &near, 0);
+    let id = near.id;
+    restart_with_near_damaged(&machine);
     let told = machine.shard().holding_up();
     assert!(told.len() == 1 && told[0].contains("before vDisk near is read or deleted"), "{told:?}");
     let before = groups_of(&machine, source.id).len();

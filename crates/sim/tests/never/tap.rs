@@ -60,6 +60,8 @@ pub enum Fate {
     FailsAfter(u64),
     /// A read is answered, a write done, a sync begun, a while later, with what is there then.
     Waits,
+    /// A read, a write or a sync never ends.
+    Hangs,
     /// The machine dies before it happens.
     Dies,
 }
@@ -212,6 +214,7 @@ impl File for TapFile {
                     inner.write(offset, &parts).await
                 })
             }
+            Fate::Hangs => Completion::pending(std::future::pending()),
             Fate::Fails | Fate::Full | Fate::FailsWholeLater => Completion::Ready(Err(refused(&self.name))),
             Fate::FailsWhole => self.fail_after(self.inner.write(offset, parts)),
             Fate::FailsAfter(len) => {
@@ -229,6 +232,7 @@ impl File for TapFile {
                     inner.read(offset, len).await
                 })
             }
+            Fate::Hangs => Completion::pending(std::future::pending()),
             Fate::FailsWholeLater => {
                 let (wait, error) = (self.clock.sleep(WAIT_NS), refused(&self.name));
                 Completion::pending(async move {
@@ -249,6 +253,7 @@ impl File for TapFile {
                     Err(error)
                 })
             }
+            Fate::Hangs => Box::pin(std::future::pending()),
             fate @ (Fate::Waits | Fate::FailsWholeLater) => {
                 let (inner, wait, error) = (self.inner.clone(), self.clock.sleep(WAIT_NS), refused(&self.name));
                 Box::pin(async move {

@@ -241,6 +241,106 @@ fn a_vdisk_that_no_record_names_is_waited_for_as_long_as_it_may_be_there() {
     assert!(!before.is_subset(&group_ids(&machine, of_source)), "space comes free");
 }
 
+/// Nothing names "near", since the store was made anew while its groups could not be read.
+#[test]
+fn a_rebuilt_store_waits_for_what_could_not_be_read() {
+    let (machine, source, near) = pair();
+    copy(&machine, &source, 0..8, &near, 0);
+    machine.flush(&near);
+    let (id, of_source) = (near.id, source.id);
+    drop((source, near));
+    machine.kill();
+    let placed = groups_of(&machine, id);
+    let hide = |machine: &Machine| {
+        let hidden: Vec<_> = placed.iter().map(hides).collect();
+        let is_hidden = move |o: &Operation| hidden.iter().any(|hides| hides(o));
+        machine.tap.set_rule(move |o| if is_hidden(o) { Fate::Fails } else { Fate::Happens });
+    };
+    hide(&machine);
+    let rebuilt = machine.rebuild(2);
+    assert_eq!((rebuilt.vdisks.len(), rebuilt.quarantined), (1, placed.len()));
+    hide(&machine);
+    machine.open();
+    let before = group_ids(&machine, of_source);
+    // It may lack frames, too: whoever does what health says of it comes to this.
+    machine.delete(of_source);
+    machine.settle();
+    let told = machine.shard().holding_up();
+    assert!(told.len() == 1 && told[0].contains("the metadata store does not know"), "{told:?}");
+    assert!(before.is_subset(&group_ids(&machine, of_source)));
+    machine.kill();
+    machine.open();
+    let near = machine.vdisk_by_id(id).expect("it is found");
+    machine.assert_online(&near);
+    assert_eq!(machine.reads(&near, 0..8), tags(0..8, 1));
+    machine.settle();
+    assert_eq!(machine.shard().holding_up(), Vec::<String>::new());
+    assert!(!before.is_subset(&group_ids(&machine, of_source)), "space comes free");
+}
+
+/// A bad sector for good, and starts that die between the superblock and the metadata store: nobody has written since.
+#[test]
+fn a_start_that_is_cut_short_makes_no_store_an_old_one() {
+    let (machine, source, near) = pair();
+    copy(&machine, &source, 0..8, &near, 0);
+    let gone = machine.create("gone", 4 * MIB);
+    fill(&machine, &gone, 0..4, 1);
+    machine.settle();
+    let bad = groups_of(&machine, gone.id).remove(0);
+    machine.delete(gone.id);
+    machine.idle(SECOND_NS);
+    assert_eq!(group_ids(&machine, gone.id), BTreeSet::new());
+    let of_source = source.id;
+    drop((source, near, gone));
+    machine.kill();
+    for _ in 0..3 {
+        let (is_bad, mut commits) = (hides(&bad), 0);
+        machine.tap.set_rule(move |o| {
+            let is_shard = o.verb == Verb::Commit && o.file.starts_with("shard/");
+            commits += u32::from(is_shard);
+            match (is_bad(o), is_shard && commits == 2) {
+                (true, _) => Fate::Fails,
+                (_, true) => Fate::Dies,
+                _ => Fate::Happens,
+            }
+        });
+        assert!(machine.try_open().is_none(), "the second time it says what it has come to");
+        machine.kill();
+    }
+    let is_bad = hides(&bad);
+    machine.tap.set_rule(move |o| if is_bad(o) { Fate::Fails } else { Fate::Happens });
+    machine.open();
+    machine.idle(SECOND_NS);
+    assert_eq!((machine.shard().quarantined, machine.shard().holding_up()), (1, Vec::new()));
+    let before = group_ids(&machine, of_source);
+    replace_all(&machine, &machine.vdisk());
+    assert!(!before.is_subset(&group_ids(&machine, of_source)), "space comes free");
+}
+
+/// A disk that does not answer: from its first sync on, or from the second that the start lasts.
+#[test]
+fn who_is_waited_for_for_long_is_told_of() {
+    for after_ns in [0, SECOND_NS / 2] {
+        let (machine, _) = with_an_unseen_copy();
+        let world = machine.world();
+        let hangs_ns = world.now().0 + after_ns;
+        machine.tap.set_rule(move |o| match o.verb == Verb::Sync && o.is_slab() {
+            true if world.now().0 >= hangs_ns => Fate::Hangs,
+            true => Fate::Waits,
+            false => Fate::Happens,
+        });
+        machine.begin();
+        assert_eq!(machine.shard().holding_up(), Vec::<String>::new());
+        machine.idle(100 * SECOND_NS);
+        let told = machine.shard().holding_up();
+        assert!(told.iter().any(|told| told.contains("vDisk near")), "{after_ns}: {told:?}");
+        machine.kill();
+        machine.open();
+        machine.idle(SECOND_NS);
+        assert_eq!(machine.shard().holding_up(), Vec::<String>::new());
+    }
+}
+
 /// A thousand vDisks after a crash are no thousand reports.
 #[test]
 fn who_is_just_being_heard_is_not_told_of() {
