@@ -77,11 +77,9 @@ async fn count(shard: &Rc<Shard>, id: VdiskId, vms: &Vms, force: bool) -> Result
 pub(super) async fn delete_with_snapshots(shard: &Rc<Shard>, id: VdiskId, vdisk: &str, force: bool) -> Result<()> {
     match shard.snapshots(id).await {
         Ok(snapshots) => {
-            for snapshot in snapshots.iter().filter(|snapshot| snapshot.connections > 0) {
-                if !force {
-                    return Err(Error::snapshot_busy(vdisk, &snapshot.name, snapshot.connections));
-                }
-                shard.delete_snapshot(id, snapshot.id, true).await.map_err(from_node)?;
+            // By force the deletion ends them: a log that takes nothing any more is not asked for less first.
+            if let Some(read) = snapshots.iter().find(|snapshot| snapshot.connections > 0 && !force) {
+                return Err(Error::snapshot_busy(vdisk, &read.name, read.connections));
             }
         }
         Err(_) if force && shard.is_broken(id) => {}
