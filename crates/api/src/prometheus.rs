@@ -99,10 +99,15 @@ fn schedules(page: &mut Page, schedules: &[ScheduleMetrics]) {
 
 fn vdisks(page: &mut Page, vdisks: &[VdiskMetrics]) {
     type Read = fn(&VdiskMetrics) -> u64;
-    let gauges: [(&str, &str, Read); 7] = [
+    let gauges: [(&str, &str, Read); 8] = [
         ("drystone_vdisk_size_bytes", "Size that the client sees.", |vdisk| vdisk.size_bytes),
         ("drystone_vdisk_mapped_bytes", "Bytes of the address space that hold data.", |vdisk| vdisk.mapped_bytes),
         ("drystone_vdisk_stored_bytes", "Bytes that its extent groups take on disk.", |vdisk| vdisk.stored_bytes),
+        (
+            "drystone_vdisk_copied_dead_bytes",
+            "Bytes of them that it does not need, beside what copies have taken over.",
+            |vdisk| vdisk.copied_dead_bytes,
+        ),
         ("drystone_vdisk_connections", "NBD connections and iSCSI sessions.", |vdisk| vdisk.connections.into()),
         ("drystone_vdisk_iscsi_sessions", "iSCSI sessions.", |vdisk| vdisk.iscsi_sessions.into()),
         ("drystone_vdisk_snapshots", "Snapshots of it.", |vdisk| vdisk.snapshots.into()),

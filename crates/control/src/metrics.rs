@@ -44,6 +44,8 @@ pub struct VdiskMetrics {
     pub size_bytes: u64,
     pub mapped_bytes: u64,
     pub stored_bytes: u64,
+    /// Those of them that nothing in its map leads to, and that stay, since copies have taken over something beside them.
+    pub copied_dead_bytes: u64,
     pub connections: u32,
     /// Those of them that are iSCSI sessions.
     pub iscsi_sessions: u32,

@@ -92,6 +92,10 @@ impl References {
         self.copied.borrow().clone()
     }
 
+    pub(crate) fn is_copied(&self, group: GroupId) -> bool {
+        self.copied.borrow().contains(&group)
+    }
+
     pub(crate) fn is_any_copied(&self) -> bool {
         !self.copied.borrow().is_empty()
     }
@@ -108,7 +112,7 @@ impl References {
 
     /// Whoever wrote the group has nothing in it, or has again.
     pub(crate) fn becomes_hollow(&self, group: GroupId, is_hollow: bool) {
-        if is_hollow && self.copied.borrow().contains(&group) {
+        if is_hollow && self.is_copied(group) {
             self.hollow.borrow_mut().insert(group);
         } else if !is_hollow {
             self.hollow.borrow_mut().remove(&group);

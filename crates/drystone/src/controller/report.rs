@@ -145,6 +145,7 @@ fn vdisk_metrics(shard: &Shard, infos: &[VdiskInfo]) -> Vec<VdiskMetrics> {
             size_bytes: info.size_bytes,
             mapped_bytes: info.mapped_bytes,
             stored_bytes: info.stored_bytes,
+            copied_dead_bytes: vdisk.map_or(0, |vdisk| vdisk.copied_dead_bytes()),
             connections: info.connections,
             iscsi_sessions: 0,
             snapshots: 0,

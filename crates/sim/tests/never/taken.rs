@@ -76,6 +76,24 @@ pub fn urgently(machine: &Machine, vdisk: &Rc<Vdisk>) {
     machine.run(async move { vdisk.make_room_urgently().await }).expect("the disk works");
 }
 
+/// Of groups that nobody has copied anything of, the dead bytes come free by themselves, and are not told of.
+#[test]
+fn what_is_dead_beside_copies_is_told_of_as_long_as_it_stays() {
+    let (machine, source, near) = pair();
+    machine.trim(&source, 30, 10);
+    assert_eq!(source.copied_dead_bytes(), 0);
+    copy(&machine, &source, 0..8, &near, 0);
+    machine.trim(&source, 0, 30);
+    machine.checkpoint(&source);
+    machine.make_room(&source);
+    let told = source.copied_dead_bytes();
+    assert!((8 * BLOCK..=40 * (BLOCK + HEADER_PAGE as u64)).contains(&told), "{told}");
+    machine.trim(&near, 0, 8);
+    assert_eq!(near.copied_dead_bytes(), 0);
+    machine.settle();
+    assert_eq!((held(&machine), source.copied_dead_bytes()), (BTreeSet::new(), 0));
+}
+
 /// Its frame may be on the disk. What it names stays until a later frame has its number.
 #[test]
 fn a_copy_that_failed_and_comes_back_leads_to_what_it_named() {

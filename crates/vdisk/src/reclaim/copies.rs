@@ -46,6 +46,19 @@ struct Entry {
 }
 
 impl Vdisk {
+    /// Bytes in groups that it has written, that its map does not lead to, and that stay as they are, since copies have taken
+    /// something over of these groups. (A copy elsewhere may lead to them.)
+    pub fn copied_dead_bytes(&self) -> u64 {
+        let references = &self.context.references;
+        if !references.is_any_copied() {
+            return 0;
+        }
+        let state = self.state.borrow();
+        let own = state.accounts.groups.iter().filter(|(_, account)| !account.is_foreign());
+        let copied = own.filter(|(group, _)| references.is_copied(**group));
+        copied.map(|(_, account)| account.occupied().saturating_sub(account.live())).sum()
+    }
+
     /// Gives up the groups to which the last checkpoint does not lead. `true`: there were any.
     pub(super) async fn let_go_of_copies(self: &Rc<Self>) -> Result<bool> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(false) };
