@@ -317,6 +317,49 @@ fn a_start_that_is_cut_short_makes_no_store_an_old_one() {
     assert!(!before.is_subset(&group_ids(&machine, of_source)), "space comes free");
 }
 
+/// The store is of before the end of a start, and the disk of what that run has written.
+#[test]
+fn a_store_from_the_middle_of_a_start_is_an_old_one() {
+    let (machine, source, near) = pair();
+    copy(&machine, &source, 0..8, &near, 0);
+    let of_source = source.id;
+    drop((source, near));
+    machine.kill();
+    let (store, old, mut commits) = (machine.store.borrow().clone(), Rc::new(RefCell::new(None)), 0);
+    let kept = old.clone();
+    machine.tap.set_rule(move |o| {
+        commits += u32::from(o.verb == Verb::Commit && o.file.starts_with("shard/"));
+        if commits == 2 && kept.borrow().is_none() {
+            kept.replace(Some(store.snapshot()));
+        }
+        Fate::Happens
+    });
+    machine.open();
+    machine.tap.clear();
+    let (source, late) = (machine.vdisk(), machine.create("late", 4 * MIB));
+    fill(&machine, &source, 50..54, 1);
+    copy(&machine, &source, 10..18, &late, 0);
+    machine.flush(&late);
+    let id = late.id;
+    drop((source, late));
+    machine.kill();
+    let old = old.take().expect("the second commit was seen");
+    machine.store.replace(meta::MemStore::restore(machine.world().clock, 0, old));
+    let hidden: Vec<_> = groups_of(&machine, id).iter().map(hides).collect();
+    machine.tap.set_rule(move |o| if hidden.iter().any(|hides| hides(o)) { Fate::Fails } else { Fate::Happens });
+    machine.open();
+    let told = machine.shard().holding_up();
+    assert!(told.len() == 1 && told[0].contains("the metadata store does not know"), "{told:?}");
+    let before = group_ids(&machine, of_source);
+    replace_all(&machine, &machine.vdisk());
+    assert!(before.is_subset(&group_ids(&machine, of_source)));
+    machine.kill();
+    machine.open();
+    let late = machine.vdisk_by_id(id).expect("it is found");
+    machine.assert_online(&late);
+    assert_eq!(machine.reads(&late, 0..8), tags(10..18, 1));
+}
+
 /// A disk that does not answer its first sync: that of the end of a log, or of what the recovery stores again.
 #[test]
 fn who_is_waited_for_for_long_is_told_of() {
