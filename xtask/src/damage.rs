@@ -181,11 +181,11 @@ impl Case {
     fn newer_format(&mut self) -> Result<()> {
         for path in self.files("superblock")? {
             for copy in [0, 4096] {
-                rewrite_page(&path, copy, |page| page[8..12].copy_from_slice(&2u32.to_le_bytes()))?;
+                rewrite_page(&path, copy, |page| page[8..12].copy_from_slice(&3u32.to_le_bytes()))?;
             }
         }
         let before = self.digest()?;
-        refused(self.server.up(), &["format version 2"])?;
+        refused(self.server.up(), &["format version 3"])?;
         ensure!(self.digest()? == before, "a refused directory was changed");
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::access::login;
 use super::initiator::Initiator;
 use crate::clients::{Bench, Check};
+use crate::process::output;
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
@@ -117,17 +118,23 @@ fn between(bench: &mut Bench) -> Result<()> {
 
 /// Between vDisks of one shard, and within one: neither bytes of data nor time.
 fn shared(bench: &mut Bench) -> Result<()> {
-    const PIECE: usize = 1 << 20;
+    const PIECE: u64 = 64 << 20;
     const WHOLE: u64 = 1 << 30;
+    // What a command of this initiator takes along.
+    const READ: usize = 8192;
     let (source, destinations) = family(bench, "shared")?;
     let near = &destinations[0];
     for vdisk in [&source, near] {
         bench.server.run(&["vdisk", "resize", vdisk, "--size", "2GiB"])?;
     }
     let mut from = ready(bench, OWNER, &source)?;
-    for at in (0..WHOLE).step_by(PIECE) {
-        from.write(at, &vec![(at >> 20) as u8 | 1; PIECE])?.good()?;
-    }
+    let byte = |at: u64| (at / PIECE) as u8 + 1;
+    let writes = (0..WHOLE).step_by(PIECE as usize).map(|at| format!("write -P {} {at} {PIECE}", byte(at)));
+    let commands: Vec<String> = writes.flat_map(|write| ["-c".to_string(), write]).collect();
+    let nbd = bench.server.uri(&source);
+    let arguments = ["-f", "raw"].into_iter().chain(commands.iter().map(String::as_str)).chain([nbd.as_str()]);
+    let said = output("qemu-io", &arguments.collect::<Vec<_>>())?;
+    ensure!(!said.contains("failed"), "{said}");
     let mut to = ready(bench, OWNER, near)?;
     let targets = [descriptor(&mut from)?, descriptor(&mut to)?];
     let written = |bench: &Bench| bench.server.metric("drystone_written_bytes_total{class=\"data\"}");
@@ -138,15 +145,15 @@ fn shared(bench: &mut Bench) -> Result<()> {
     copy(&mut from, &targets, &whole(0))?.good()?;
     copy(&mut from, &[targets[0].clone(), targets[0].clone()], &whole(blocks))?.good()?;
     let (moved, took) = (written(bench)? - before, began.elapsed());
-    ensure!(moved < PIECE as f64, "two copies of 1 GiB have written {moved} bytes of data");
+    ensure!(moved < READ as f64, "two copies of 1 GiB have written {moved} bytes of data");
     ensure!(took < Duration::from_secs(5), "two copies of 1 GiB took {took:?}");
-    let expect = |at: u64| vec![(at >> 20) as u8 | 1; PIECE];
-    from.write(0, &vec![0xee; 4 * PIECE])?.good()?;
+    let expect = |at: u64| vec![byte(at); READ];
+    from.write(0, &[0xee; READ])?.good()?;
     drop(to);
     bench.server.run(&["vdisk", "delete", near, "--force"])?;
-    ensure!(from.read(WHOLE, PIECE)?.good()? == expect(0), "what was copied has changed with its source");
-    let last = WHOLE - PIECE as u64;
-    ensure!(from.read(WHOLE + last, PIECE)?.good()? == expect(last), "the end of the copy is something else");
+    ensure!(from.read(WHOLE, READ)?.good()? == expect(0), "what was copied has changed with its source");
+    let last = WHOLE - READ as u64;
+    ensure!(from.read(WHOLE + last, READ)?.good()? == expect(last), "the end of the copy is something else");
     println!("  two copies of 1 GiB: {took:?}, {moved} bytes of data");
     Ok(())
 }
