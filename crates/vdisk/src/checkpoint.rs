@@ -276,6 +276,7 @@ impl Vdisk {
                 state.log_bytes >= self.checkpoint_interval() || state.snapshots_changed
             };
             if due && self.checkpoint().await.is_err() {
+                self.lift_pace();
                 // Not at once again: what failed (a full disk, a failing one) takes time to change.
                 self.context.world.clock.sleep(RETRY_NS).await;
                 self.maintenance.notify();

@@ -88,7 +88,7 @@ async fn free_one(context: &Context, leftover: &Leftover, group: GroupId) -> Res
     if !roots.is_empty() {
         let roots: Vec<_> = roots.iter().map(|root| (root.address, root.height)).collect();
         let found = match list(context, leftover.vdisk, group, None).await? {
-            Ok(listed) => find_any_in(context, &roots, group, listed.held).await?,
+            Ok(listed) => find_any_in(context, &roots, group, &listed.held).await?,
             Err(why) => Some(why),
         };
         if let Some(why) = found {

@@ -7,10 +7,13 @@
 mod copies;
 mod empty;
 mod free;
+mod pace;
 mod view;
 
 pub(crate) use copies::CopiesTrouble;
 pub(crate) use free::{find_any_in, list};
+use pace::Behind;
+pub(crate) use pace::Pace;
 
 use crate::account::GroupAccount;
 use crate::address::Address;
@@ -26,6 +29,8 @@ const FULL_PERCENT: u64 = 90;
 /// Part of the live bytes that may lie dead until a checkpoint lets them go: each checkpoint of a vDisk that is written
 /// all over stores its whole map, 0.4 % of the live bytes.
 const DEAD_PART: u64 = 7;
+/// Part of the live bytes by which re-packing may fall behind before clients are at their slowest.
+const PACE_PART: u64 = 32;
 /// How often the space rule is looked at, bytes of log.
 const LOOK_EVERY: u64 = 8 << 20;
 
@@ -96,17 +101,44 @@ impl Vdisk {
             return false;
         }
         let own = self.own_room();
-        let limit = match self.urgent.get() {
-            true => 0,
-            false => (self.context.settings.space_slack_bytes / 2).max(own.live / DEAD_PART),
+        own.dead > if self.urgent.get() { 0 } else { self.dead_limit(own.live) }
+    }
+
+    fn dead_limit(&self, live: u64) -> u64 {
+        (self.context.settings.space_slack_bytes / 2).max(live / DEAD_PART)
+    }
+
+    /// How many groups are emptied between two checkpoints, about.
+    fn turn_groups(&self) -> u64 {
+        let live = self.state.borrow().accounts.live_bytes();
+        self.dead_limit(live) / u64::from(self.context.pool.group_size())
+    }
+
+    /// Clients write in step with re-packing, as far as it is behind.
+    fn keep_pace(&self) {
+        let own = self.own_room();
+        let behind = Behind {
+            over_bytes: (own.occupied - own.dead).saturating_sub(self.usual_limit(own.live) + self.lost_bytes()),
+            band_bytes: own.live / PACE_PART + self.context.settings.space_slack_bytes / 4,
         };
-        own.dead > limit
+        self.pace.set(behind, self.context.world.now().0);
+    }
+
+    /// Of groups that cannot be emptied: no client is to wait for them.
+    fn lost_bytes(&self) -> u64 {
+        let state = self.state.borrow();
+        let accounts = state.unreadable.iter().map(|group| state.accounts.of(*group));
+        accounts.map(|account| account.occupied().saturating_sub(account.live())).sum()
     }
 
     fn space_limit(&self, live: u64) -> u64 {
         if self.urgent.get() {
             return live + live / 20 + u64::from(self.context.pool.group_size());
         }
+        self.usual_limit(live)
+    }
+
+    fn usual_limit(&self, live: u64) -> u64 {
         live * self.context.settings.space_percent / 100 + self.context.settings.space_slack_bytes
     }
 
@@ -121,31 +153,59 @@ impl Vdisk {
         if self.closing.get() {
             return Ok(());
         }
-        let before = self.own_room().occupied;
+        match self.make_room_once().await {
+            Ok(true) => self.maintenance.notify(),
+            result => {
+                self.lift_pace();
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True: there is more to do, and it pays.
+    async fn make_room_once(self: &Rc<Self>) -> Result<bool> {
+        let (before, written_before) = (self.own_room().occupied, self.user_log_bytes.get());
         self.free_dead_groups().await?;
+        self.empty_groups().await?;
+        if self.much_is_dead() {
+            self.checkpoint().await?;
+            self.free_dead_groups().await?;
+            self.contents.borrow_mut().none_is_emptied();
+        }
+        self.look_later();
+        // Go on only while it pays: moving what lives and a checkpoint write too, and could feed each other for ever.
+        let (after, written) = (self.own_room().occupied, self.user_log_bytes.get() - written_before);
+        let pays = after + u64::from(self.context.pool.group_size()) / 2 < before + written;
+        Ok(pays && self.pick_victim().is_some())
+    }
+
+    pub(crate) fn lift_pace(&self) {
+        self.pace.lift();
+        self.queued.notify();
+    }
+
+    /// Re-packs until the groups hold no more than they may, or much of it waits for a checkpoint.
+    async fn empty_groups(self: &Rc<Self>) -> Result<()> {
         while let Some(victim) = self.pick_victim() {
+            self.keep_pace();
+            let account = self.state.borrow().accounts.of(victim);
             self.state.borrow_mut().emptied.insert(victim);
             match self.empty_group(victim).await {
                 Err(error) if matches!(error.kind, Kind::Io | Kind::Corrupt) => {
                     tracing::error!(vdisk = %self.id, group = %victim, %error, "a group cannot be emptied; it is kept");
                     self.state.borrow_mut().unreadable.insert(victim);
                 }
-                result => result?,
+                result => {
+                    result?;
+                    let dead = account.occupied().saturating_sub(account.live());
+                    self.pace.freed(dead, self.turn_groups(), self.context.world.now().0);
+                }
             }
             // Space comes back with the next checkpoint; do not run far ahead of it.
             if self.closing.get() || self.much_is_dead() {
                 break;
             }
-        }
-        if self.much_is_dead() {
-            self.checkpoint().await?;
-            self.free_dead_groups().await?;
-        }
-        self.look_later();
-        // Go on only while it pays: moving what lives and a checkpoint write too, and could feed each other for ever.
-        let after = self.own_room().occupied;
-        if after + u64::from(self.context.pool.group_size()) / 2 < before && self.pick_victim().is_some() {
-            self.maintenance.notify();
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ impl Default for Settings {
             checkpoint_log_bytes_min: 128 * MIB,
             checkpoint_quiet_ns: 20_000_000_000,
             shard_log_bytes_max: 2 * GIB,
-            space_percent: 125,
+            space_percent: 124,
             space_slack_bytes: 128 * MIB,
             map_bytes_max: 256 * MIB,
             contents_bytes_max: 16 * MIB,

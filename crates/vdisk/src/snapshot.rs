@@ -6,7 +6,7 @@
 
 use crate::address::Address;
 use crate::image::{Image, NeededGroups, Origin};
-use crate::log::{CheckpointRecord, Frozen, Item, Record, SetRecord, SnapshotEntry, SnapshotRecord};
+use crate::log::{CheckpointRecord, Frozen, Item, Record, SetRecord, SnapshotEntry, SnapshotRecord, closed};
 use crate::map::Tree;
 use crate::recovery::needed_at;
 use crate::references::{Holds, References, Root};
@@ -535,7 +535,7 @@ impl Paused {
     pub async fn cut(self, id: SnapshotId, name: &str, set: SetRecord) -> Result<SnapshotInfo> {
         let Paused { vdisk, go, done } = self;
         go.send(Record::Snapshot(vdisk.snapshot_record(id, name, Some(set))));
-        done.await.ok_or_else(|| Error::new(Kind::Closed, "the vDisk was closed meanwhile"))??;
+        done.await.ok_or_else(closed)??;
         vdisk.taken(id)
     }
 }

@@ -52,6 +52,8 @@ pub struct Stats {
     pub checksum_failures: Cell<u64>,
     pub sync_failures_survived: Cell<u64>,
     pub unasked_sync_failures: Cell<u64>,
+    /// Clients' frames waited so long, in sum, since re-packing was behind.
+    pub held_back_ns: Cell<u64>,
     pub replayed_bytes: Cell<u64>,
     pub replay_ns: Cell<u64>,
 }

@@ -12,7 +12,7 @@ use crate::lifecycle::gone;
 use crate::log::{Position, Queue, Room, Unsynced};
 use crate::map::{FANOUT, MapMemory, NeedPage, Tree, decode_page};
 use crate::notes::Notes;
-use crate::reclaim::CopiesTrouble;
+use crate::reclaim::{CopiesTrouble, Pace};
 use crate::recovery::OpenEnd;
 use crate::references::{Holds, References, ToldMaps};
 use crate::rewind::History;
@@ -222,6 +222,8 @@ pub struct Vdisk {
     /// Log written for clients since the start, and where the space rule is looked at again.
     pub(crate) user_log_bytes: Cell<u64>,
     pub(crate) next_space_look: Cell<u64>,
+    /// Holds clients back while re-packing is behind.
+    pub(crate) pace: Pace,
     /// Group and range whose bytes are synced and that the kernel may still keep a copy of.
     pub(crate) releasable: Cell<(GroupId, u32, u32)>,
     pub(crate) sync_timer: Cell<bool>,
@@ -479,6 +481,7 @@ impl Vdisk {
             stopped: Default::default(),
             user_log_bytes: Default::default(),
             next_space_look: Default::default(),
+            pace: Default::default(),
             releasable: Cell::new((GroupId::NONE, 0, 0)),
             sync_timer: Default::default(),
             quiet_timer: Default::default(),

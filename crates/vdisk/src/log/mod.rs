@@ -19,7 +19,7 @@ pub(crate) use combine::Combine;
 pub(crate) use full::Room;
 pub(crate) use payload::{Payload, Sums};
 pub(crate) use piece::{piece_of, run_addresses};
-pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue, Replaced};
+pub(crate) use queue::{ControlPlace, Frozen, Item, Move, PageWrite, Queue, Replaced, closed};
 pub use record::{
     CheckpointRecord, CopiedRun, CopyRecord, GroupEntry, PastRecord, PointRecord, Record, RewindEntry, SetRecord,
     SnapshotEntry, SnapshotRecord,

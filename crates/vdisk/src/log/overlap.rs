@@ -75,7 +75,7 @@ impl Vdisk {
 
     /// A frame behind the one that ends at `after` and is still under way, if enough waits and nothing else does.
     async fn next_behind(self: &Rc<Self>, after: Position) -> Option<UnderWay> {
-        if self.over_unsynced() || self.over_map() || !self.queue.borrow().background.is_empty() {
+        if self.over_unsynced() || self.over_map() || self.pace.holds() || !self.queue.borrow().background.is_empty() {
             return None;
         }
         if self.writable().is_err() || !self.state.borrow().to_rewrite.is_empty() {

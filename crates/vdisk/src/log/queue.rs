@@ -176,8 +176,13 @@ impl Vdisk {
     pub(crate) async fn ask<T>(&self, make: impl FnOnce(OneshotSender<T>) -> Item) -> Result<T> {
         let (sender, receiver): (_, OneshotReceiver<T>) = oneshot();
         self.enqueue(make(sender));
-        receiver.await.ok_or_else(|| Error::new(Kind::Closed, "the vDisk was closed meanwhile"))
+        receiver.await.ok_or_else(closed)
     }
+}
+
+/// Instead of an answer.
+pub(crate) fn closed() -> Error {
+    Error::new(Kind::Closed, "the vDisk was closed meanwhile")
 }
 
 /// Answers an item that is not carried out.

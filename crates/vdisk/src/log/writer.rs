@@ -30,9 +30,11 @@ impl Vdisk {
         loop {
             let over = self.over_unsynced();
             let over_map = self.over_map();
+            let held_ns = self.held_back_ns();
             let background = {
                 let mut queue = self.queue.borrow_mut();
-                if over || over_map { queue.background.pop_front() } else { queue.pop_background() }
+                let background_only = over || over_map || held_ns.is_some();
+                if background_only { queue.background.pop_front() } else { queue.pop_background() }
             };
             if let Some(item) = background {
                 self.queue.borrow_mut().user_was_last = false;
@@ -55,6 +57,12 @@ impl Vdisk {
                 self.queued.notified().await;
                 continue;
             }
+            if let Some(held_ns) = held_ns {
+                let begun_ns = self.context.world.now().0;
+                first_of(self.queued.notified(), self.context.world.clock.sleep(held_ns)).await;
+                Stats::add(&self.stats.held_back_ns, self.context.world.now().0.saturating_sub(begun_ns));
+                continue;
+            }
             if over_map {
                 // Pages that changed leave memory only by a checkpoint, which is on its way and may be one of this vDisk:
                 // what it asks for goes on. Where none succeeds (the disk is full), writers are slow, but not stopped.
@@ -66,11 +74,19 @@ impl Vdisk {
                     continue;
                 }
             }
+            self.pace.goes();
             self.queue.borrow_mut().user_was_last = true;
             self.log_busy.set(true);
             self.run_user_frame().await;
             self.log_busy.set(false);
         }
+    }
+
+    /// How long the client's frame that is next is held back, ns. What takes blocks away, or takes them over, appends next to
+    /// nothing and may be what makes room.
+    fn held_back_ns(&self) -> Option<u64> {
+        let appends_data = matches!(self.queue.borrow().user.front(), Some(Item::Write { .. } | Item::Combine { .. }));
+        if appends_data { self.pace.hold_ns(self.context.world.now().0) } else { None }
     }
 
     pub(super) fn over_unsynced(&self) -> bool {
@@ -222,6 +238,7 @@ impl Vdisk {
         self.apply(&batch.pieces, &frame, small);
         self.count_content(&frame);
         self.user_log_bytes.set(self.user_log_bytes.get() + u64::from(frame.len));
+        self.pace.spend(frame.len);
         self.note_unsynced(frame, batch.pieces.clone(), Vec::new());
     }
 

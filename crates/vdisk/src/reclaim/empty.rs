@@ -4,9 +4,9 @@ use super::view::View;
 use super::{extents, yield_now};
 use crate::account::GroupAccount;
 use crate::address::Address;
-use crate::contents::{Listed, held_by, push};
+use crate::contents::{Held, Listed, Runs, held_by};
 use crate::log::frame::RunKind;
-use crate::log::{GroupWalk, Item, Move, Step, WalkedFrame};
+use crate::log::{GroupWalk, Item, Move, Step, WalkedFrame, closed};
 use crate::map::{NeedPage, PagePlace};
 use crate::stats::Stats;
 use crate::vdisk::Vdisk;
@@ -15,12 +15,36 @@ use base::GroupId;
 use base::units::{BLOCK, round_down, round_up};
 use bytes::Bytes;
 use std::rc::Rc;
+use world::local::{OneshotReceiver, oneshot};
 
 /// Blocks moved by one frame: 192 KiB, so that clients wait behind little. (From 256 KiB on they would wait for the device:
 /// such frames go past the page cache.)
 const MOVES_MAX: usize = 48;
 /// Shortest dead range that is punched: below, the file system's bookkeeping costs more than the space is worth.
 const PUNCH_BLOCKS_MIN: usize = 16;
+
+/// Blocks that the log task has been asked to move, one frame of them at a time.
+#[derive(Default)]
+struct Moving {
+    under_way: Option<OneshotReceiver<Result<u64>>>,
+}
+
+impl Moving {
+    async fn next(&mut self, vdisk: &Vdisk, moves: Vec<Move>) -> Result<()> {
+        self.end().await?;
+        let (done, receiver) = oneshot();
+        vdisk.enqueue(Item::Relocate { moves, done });
+        self.under_way = Some(receiver);
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<()> {
+        match self.under_way.take() {
+            Some(receiver) => receiver.await.unwrap_or_else(|| Err(closed())).map(drop),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Vdisk {
     /// Punches where that is enough, else moves everything that lives in the group to the end of the log.
@@ -31,11 +55,34 @@ impl Vdisk {
             return Ok(());
         }
         let mut walk = GroupWalk::whole(self.context.pool.clone(), self.id, group, account.len);
-        let (mut moves, mut held, mut first) = (Vec::new(), Vec::new(), None);
+        let mut moving = Moving::default();
+        let collected = self.move_what_lives(&mut walk, &mut moving).await;
+        // Whatever has failed, nothing is under way any more.
+        let moved = moving.end().await;
+        let listed = collected?;
+        moved?;
+        let mut state = self.state.borrow_mut();
+        if walk.at.end < account.len {
+            tracing::error!(vdisk = %self.id, %group, at = walk.at.end, len = account.len, "a sealed group cannot be read to its end");
+            state.unreadable.insert(group);
+        } else {
+            self.contents.borrow_mut().emptied(group, listed);
+            // All that lived here has moved: now the counter can be made exact. (Unless something was copied meanwhile.)
+            let account = state.accounts.of(group);
+            if account.copied_at.is_none() {
+                state.accounts.data_dead(group, account.data);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what the group holds. While the log task has some blocks, the next are collected.
+    async fn move_what_lives(self: &Rc<Self>, walk: &mut GroupWalk, moving: &mut Moving) -> Result<Listed> {
+        let (mut moves, mut held, mut first) = (Vec::new(), Runs::default(), None);
         while let Step::Frame(walked) = walk.next().await? {
             yield_now().await;
             first.get_or_insert(walked.frame.sequence);
-            walked.frame.runs.iter().filter_map(held_by).for_each(|run| push(&mut held, run));
+            walked.frame.runs.iter().filter_map(held_by).for_each(|run| held.push(run));
             for run in walked.frame.runs.clone() {
                 match run.kind {
                     RunKind::Data => self.collect_moves(&walked, &run, &mut moves).await?,
@@ -47,27 +94,14 @@ impl Vdisk {
                 }
                 while moves.len() >= MOVES_MAX {
                     let rest = moves.split_off(MOVES_MAX);
-                    let now = std::mem::replace(&mut moves, rest);
-                    self.ask(|done| Item::Relocate { moves: now, done }).await??;
+                    moving.next(self, std::mem::replace(&mut moves, rest)).await?;
                 }
             }
         }
         if !moves.is_empty() {
-            self.ask(|done| Item::Relocate { moves, done }).await??;
+            moving.next(self, moves).await?;
         }
-        let mut state = self.state.borrow_mut();
-        if walk.at.end < account.len {
-            tracing::error!(vdisk = %self.id, %group, at = walk.at.end, len = account.len, "a sealed group cannot be read to its end");
-            state.unreadable.insert(group);
-        } else {
-            self.contents.borrow_mut().learn(group, Listed { first: first.unwrap_or_default(), held });
-            // All that lived here has moved: now the counter can be made exact. (Unless something was copied meanwhile.)
-            let account = state.accounts.of(group);
-            if account.copied_at.is_none() {
-                state.accounts.data_dead(group, account.data);
-            }
-        }
-        Ok(())
+        Ok(Listed { first: first.unwrap_or_default(), held })
     }
 
     async fn collect_moves(
@@ -127,6 +161,10 @@ impl Vdisk {
     /// most of what is dead.
     async fn punch_dead_ranges(self: &Rc<Self>, group: GroupId, account: GroupAccount) -> Result<bool> {
         let Some(checkpoint) = self.state.borrow().checkpoint else { return Ok(false) };
+        let is_long = |run: Held| run.level.is_none() && run.count as usize >= PUNCH_BLOCKS_MIN;
+        if self.contents.borrow().of(group).is_some_and(|listed| !listed.held.iter().any(is_long)) {
+            return Ok(false);
+        }
         let mut views = vec![View::new(&self.context, checkpoint.root, checkpoint.height)];
         let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, group, account.len);
         let (mut ranges, mut first) = (Vec::new(), None);

@@ -5,7 +5,7 @@ use super::yield_now;
 use crate::Result;
 use crate::account::{Accounts, GroupAccount};
 use crate::address::Address;
-use crate::contents::{Held, Listed, held_by, push};
+use crate::contents::{Held, Listed, Runs, held_by};
 use crate::log::{GroupWalk, Item, Step};
 use crate::snapshot::{LettingGo, Snapshot};
 use crate::stats::Stats;
@@ -209,7 +209,7 @@ impl Vdisk {
         roots.retain(|root| root.address != checkpoint.root);
         let roots = roots.iter().map(|root| (root.address, root.height));
         let roots: Vec<_> = [(checkpoint.root, checkpoint.height)].into_iter().chain(roots).collect();
-        find_any_in(&self.context, &roots, group, listed.held).await
+        find_any_in(&self.context, &roots, group, &listed.held).await
     }
 }
 
@@ -221,11 +221,11 @@ pub(crate) async fn list(
     len: Option<u32>,
 ) -> Result<std::result::Result<Listed, String>> {
     let mut walk = GroupWalk::headers(context.pool.clone(), owner, group, len.unwrap_or(u32::MAX));
-    let mut listed = Listed { first: Sequence(u64::MAX), held: Vec::new() };
+    let mut listed = Listed { first: Sequence(u64::MAX), held: Runs::default() };
     while let Step::Frame(walked) = walk.next().await? {
         yield_now().await;
         listed.first = listed.first.min(walked.frame.sequence);
-        walked.frame.runs.iter().filter_map(held_by).for_each(|run| push(&mut listed.held, run));
+        walked.frame.runs.iter().filter_map(held_by).for_each(|run| listed.held.push(run));
     }
     let end = walk.at.end;
     match len {
@@ -239,9 +239,10 @@ pub(crate) async fn find_any_in(
     context: &Context,
     roots: &[(Address, u8)],
     group: GroupId,
-    mut held: Vec<Held>,
+    held: &Runs,
 ) -> Result<Option<String>> {
     // Neighbours share a page of the map, and roots share pages.
+    let mut held: Vec<Held> = held.iter().collect();
     held.sort_unstable();
     let mut seen = BTreeSet::new();
     for (root, height) in roots {

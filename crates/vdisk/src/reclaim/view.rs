@@ -11,6 +11,11 @@ use base::GroupId;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
+/// What is done before the worker's other tasks have their turn, which may take as long as a hundred lookups: some tens of
+/// µs. In blocks of a page that is at hand; another page takes as long as this many of them.
+const WORK_AT_ONCE: u32 = 1024;
+const WORK_OF_RUN: u32 = 16;
+
 /// Lookups in a stored tree, page by page through the cache.
 pub(super) struct View<'a> {
     context: &'a Context,
@@ -41,9 +46,15 @@ impl<'a> View<'a> {
         seen: &mut BTreeSet<u128>,
     ) -> Result<Option<String>> {
         let mut mine = BTreeSet::new();
+        let mut work = WORK_AT_ONCE;
         for run in held {
-            yield_now().await;
+            work += WORK_OF_RUN;
             for block in run.block..run.block + u64::from(run.count) {
+                work += 1;
+                if work > WORK_AT_ONCE {
+                    yield_now().await;
+                    work = 0;
+                }
                 let found = match run.level {
                     Some(level) => self.page(PagePlace { level, index: block }).await?,
                     None => self.block_unless(block, seen).await?,
