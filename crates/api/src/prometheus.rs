@@ -177,6 +177,8 @@ fn engine(page: &mut Page, engine: &EngineMetrics) {
     }
     let help = "Time spent on replay, summed over vDisks.";
     page.single("drystone_replay_seconds_total", "counter", help, seconds(engine.replay_ns));
+    let help = "Time for which writes were held back since re-packing was behind, summed over vDisks.";
+    page.single("drystone_writes_held_back_seconds_total", "counter", help, seconds(engine.writes_held_back_ns));
     page.family("drystone_sync_duration_seconds", "histogram", "Time that syncs of the disk took.");
     page.histogram("drystone_sync_duration_seconds", &[], &engine.sync_latency);
     let help = "Time for which the vDisks of a shard held back writes for a snapshot of a VM.";

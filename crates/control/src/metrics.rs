@@ -171,6 +171,8 @@ pub struct EngineMetrics {
     pub sync_errors: u64,
     /// For how long the vDisks of a shard held back writes for a snapshot of VMs; a sample for each shard and snapshot.
     pub snapshot_hold: Histogram,
+    /// For how long clients' frames waited for re-packing, nanoseconds, as the sum over vDisks.
+    pub writes_held_back_ns: u64,
     /// Dead bytes given back by re-packing.
     pub repack_freed_bytes: u64,
     /// Gauge: slabs whose sync failed, not used until restart.

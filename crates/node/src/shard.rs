@@ -109,6 +109,7 @@ pub struct Totals {
     pub map_lookups: u64,
     pub map_page_loads: u64,
     pub checksum_failures: u64,
+    pub held_back_ns: u64,
 }
 
 impl Totals {
@@ -125,6 +126,7 @@ impl Totals {
         self.map_lookups += stats.map_lookups.get();
         self.map_page_loads += stats.map_page_loads.get();
         self.checksum_failures += stats.checksum_failures.get();
+        self.held_back_ns += stats.held_back_ns.get();
     }
 }
 

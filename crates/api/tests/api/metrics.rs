@@ -212,6 +212,7 @@ fn some_metrics() -> Metrics {
     metrics.engine.bytes_written.data = 100;
     metrics.engine.bytes_written.pages = 50;
     metrics.engine.replay_ns = 1_500_000_000;
+    metrics.engine.writes_held_back_ns = 2_500_000_000;
     metrics.engine.sync_latency = latency;
     metrics.engine.snapshot_hold = latency;
     metrics.process = Some(ProcessMetrics { cpu_seconds: 2.5, open_descriptors: 40, ..ProcessMetrics::default() });
@@ -272,6 +273,7 @@ async fn metrics_are_well_formed_and_say_what_happened() {
         ("drystone_written_bytes_total", "drystone_written_bytes_total", &[("class", "pages")], 50.0),
         ("drystone_write_amplification", "drystone_write_amplification", &[], 1.5),
         ("drystone_replay_seconds_total", "drystone_replay_seconds_total", &[], 1.5),
+        ("drystone_writes_held_back_seconds_total", "drystone_writes_held_back_seconds_total", &[], 2.5),
         ("drystone_sync_duration_seconds", "drystone_sync_duration_seconds_count", &[], 5.0),
         ("drystone_snapshot_hold_seconds", "drystone_snapshot_hold_seconds_count", &[], 5.0),
         ("process_cpu_seconds_total", "process_cpu_seconds_total", &[], 2.5),

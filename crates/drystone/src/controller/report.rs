@@ -310,6 +310,7 @@ impl Verbs {
             sync_latency,
             snapshot_hold,
             sync_errors: sum(|r| r.usage.sync_failures),
+            writes_held_back_ns: sum(|r| r.totals.held_back_ns),
             repack_freed_bytes: sum(|r| r.totals.bytes_freed + r.totals.bytes_punched),
             slabs_poisoned: sum(|r| r.usage.poisoned_slabs as u64),
             groups_quarantined: sum(|r| r.usage.slots_quarantined),
