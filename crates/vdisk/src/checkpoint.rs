@@ -93,8 +93,8 @@ impl Vdisk {
         }
         self.check_not_rewritten(frozen)?;
         let root = frozen.tree.borrow().root.address();
-        let stored = self.record(frozen, root, snapshot);
-        let (record, rewrites) = (Record::Checkpoint(Box::new(stored.clone())), frozen.rewrites.get());
+        let stored = Rc::new(self.record(frozen, root, snapshot));
+        let (record, rewrites) = (Record::Checkpoint(stored.clone()), frozen.rewrites.get());
         let placed = self.ask(|done| Item::Checkpoint { record, rewrites, done }).await??;
         self.flush_through(placed.at.sequence).await?;
         self.check_not_rewritten(frozen)?;
@@ -162,28 +162,33 @@ impl Vdisk {
         frozen.dropped.take().iter().for_each(|stored| self.drop_page(stored));
         let state = self.state.borrow();
         let (height, then) = (frozen.tree.borrow().height, frozen.accounts.borrow());
-        let all = state.accounts.absent().iter().chain(state.accounts.groups.iter());
-        let entry = |(&group, account): (&GroupId, &GroupAccount)| GroupEntry {
+        let entry = |group: GroupId, account: &GroupAccount, then: Option<&GroupAccount>| GroupEntry {
             group,
             len: account.len,
             last_sequence: account.last_sequence,
             // Data as of the map that is stored here; pages as of now, which is the same moment for pages.
-            data: then.groups.get(&group).map_or(0, |then| then.data),
+            data: then.map_or(0, |then| then.data),
             pages: account.pages,
             punched: account.punched,
-            is_copied: account.copied_at.or_else(|| then.groups.get(&group)?.copied_at).is_some(),
+            is_copied: account.copied_at.or_else(|| then?.copied_at).is_some(),
         };
+        let absent = state.accounts.absent().iter();
+        let absent = absent.map(|(group, account)| entry(*group, account, then.groups.get(group)));
+        let mut frozen_of = then.groups.in_step();
+        let here = state.accounts.groups.iter();
+        let here = here.map(|(group, account)| entry(*group, account, frozen_of(*group)));
         // Groups of others that the map has let go of since, and this one still has.
-        let since = then.groups.iter().filter(|(group, account)| {
-            account.is_foreign() && account.is_needed() && !state.accounts.groups.contains_key(group)
-        });
+        let foreign = then.groups.iter().filter(|(_, account)| account.is_foreign() && account.is_needed());
+        let mut now_of = state.accounts.groups.in_step();
+        let since = foreign.filter(|(group, _)| now_of(**group).is_none());
         let since = since.map(|(&group, then)| {
             let GroupAccount { last_sequence, data, pages, copied_at, .. } = *then;
             let is_copied = copied_at.is_some();
             GroupEntry { group, len: 0, last_sequence, data, pages, punched: 0, is_copied }
         });
-        let mut groups: Vec<GroupEntry> = since.chain(all.map(entry)).collect();
-        // (Runs that are in order each.)
+        let mut groups = Vec::with_capacity(state.accounts.groups.len());
+        groups.extend(since.chain(absent).chain(here));
+        // (Runs that are in order each, mostly one.)
         groups.sort_by_key(|entry| entry.group);
         groups.dedup_by_key(|entry| entry.group);
         let entry = |snapshot: &Snapshot| SnapshotEntry { root, height, place: None, ..snapshot.to_be_stored() };

@@ -60,6 +60,15 @@ impl GroupMap {
         Some(&run.entries[at].1)
     }
 
+    /// As [`GroupMap::get`], for whoever asks in order of ids and of nearly all that there are: one pass serves them all.
+    pub fn in_step<'a>(&'a self) -> impl FnMut(GroupId) -> Option<&'a GroupAccount> {
+        let mut rest = self.iter().peekable();
+        move |id| {
+            while rest.next_if(|(of, _)| **of < id).is_some() {}
+            rest.peek().filter(|(of, _)| **of == id).map(|(_, account)| *account)
+        }
+    }
+
     pub fn contains_key(&self, id: &GroupId) -> bool {
         self.get(id).is_some()
     }
@@ -194,6 +203,10 @@ mod tests {
                 prop_assert!(map.iter().eq(model.iter()));
                 prop_assert!(map.runs.iter().all(|run| run.entries.len() <= RUN_MAX && run.first == run.entries[0].0));
                 prop_assert!((0..1_501).all(|counter| map.get(&id(counter)) == model.get(&id(counter))));
+                for step in [1, 7] {
+                    let mut of = map.in_step();
+                    prop_assert!((0..1_501).step_by(step).all(|counter| of(id(counter)) == model.get(&id(counter))));
+                }
             }
         }
     }

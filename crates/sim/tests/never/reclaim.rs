@@ -196,7 +196,7 @@ fn forge_checkpoint(machine: &Machine, sequence: u64, forge: impl Fn(&mut Checkp
     let at = placed.start + u64::from(frame.offset);
     let payload = machine.bytes(&placed.file, at + u64::from(run.payload_offset), run.payload_len.into());
     let Ok(Record::Checkpoint(mut record)) = Record::decode(&payload) else { panic!("not a checkpoint") };
-    forge(&mut record);
+    forge(Rc::make_mut(&mut record));
     let payload = Record::Checkpoint(record).encode();
     assert_eq!(payload.len() as u32, run.payload_len);
     frame.crcs[0] = base::crc::crc32c(&payload);

@@ -31,7 +31,7 @@ impl Machine {
         let run = frame.runs[0];
         let payload = &bytes[run.payload_offset as usize..(run.payload_offset + run.payload_len) as usize];
         match Record::decode(payload).expect("a record") {
-            Record::Checkpoint(record) => *record,
+            Record::Checkpoint(record) => Rc::unwrap_or_clone(record),
             other => panic!("{other:?}"),
         }
     }

@@ -15,6 +15,7 @@ use crate::rewind::Rewind;
 use crate::vdisk::{Attributes, meta_hint};
 use base::{GroupId, Reader, Sequence, SnapshotId, Truncated, VdiskId, Writer};
 use bytes::Bytes;
+use std::rc::Rc;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Record {
@@ -25,7 +26,7 @@ pub enum Record {
     ReadOnly(bool),
     /// Nothing follows it; all groups of the vDisk may go.
     Delete,
-    Checkpoint(Box<CheckpointRecord>),
+    Checkpoint(Rc<CheckpointRecord>),
     /// Empty: there is none of this kind any more.
     Note(NoteKind, Bytes),
     /// The map as it is after this frame is kept.
@@ -264,7 +265,7 @@ impl Record {
                 if checkpoint.notes.is_empty() {
                     return Err(RecordError::Field);
                 }
-                Record::Checkpoint(Box::new(checkpoint))
+                Record::Checkpoint(Rc::new(checkpoint))
             }
             (6, CHECKPOINT_WITH_COPIES) => {
                 let mut checkpoint = take_checkpoint(&mut r)?;
@@ -279,7 +280,7 @@ impl Record {
                 if copied.next().is_some() {
                     return Err(RecordError::Field);
                 }
-                Record::Checkpoint(Box::new(checkpoint))
+                Record::Checkpoint(Rc::new(checkpoint))
             }
             (6, CHECKPOINT_WITH_HISTORY) => {
                 let mut checkpoint = take_checkpoint(&mut r)?;
@@ -287,7 +288,7 @@ impl Record {
                 checkpoint.lineage = take_lineage(&mut r)?;
                 checkpoint.snapshots = take_list(&mut r, take_snapshot_entry)?;
                 checkpoint.rewind = Some(take_rewind_entry(&mut r)?);
-                Record::Checkpoint(Box::new(checkpoint))
+                Record::Checkpoint(Rc::new(checkpoint))
             }
             (6, CHECKPOINT_WITH_SNAPSHOTS) => {
                 let mut checkpoint = take_checkpoint(&mut r)?;
@@ -297,7 +298,7 @@ impl Record {
                 if !checkpoint.has_snapshots() {
                     return Err(RecordError::Field);
                 }
-                Record::Checkpoint(Box::new(checkpoint))
+                Record::Checkpoint(Rc::new(checkpoint))
             }
             (1, BIRTH_OF_CLONE) => {
                 Record::Birth(take_attributes(&mut r)?, Some(Box::new(take_origin(&mut r)?)), Notes::new())
@@ -332,7 +333,7 @@ impl Record {
             (3, _) => Record::Resize(r.u64_le()?),
             (4, _) => Record::ReadOnly(take_bool(&mut r)?),
             (5, _) => Record::Delete,
-            (6, _) => Record::Checkpoint(Box::new(take_checkpoint(&mut r)?)),
+            (6, _) => Record::Checkpoint(Rc::new(take_checkpoint(&mut r)?)),
             (7, _) => {
                 let (kind, bytes) = take_note(&mut r)?;
                 Record::Note(kind, bytes)

@@ -16,6 +16,7 @@ use pool::{GroupHeader, HEADER_PAGE};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::rc::Rc;
 
 /// Windows ahead in a group that is walked when it is its turn: enough to keep a disk busy.
 const WINDOWS_AHEAD: usize = 4;
@@ -322,5 +323,5 @@ fn checkpoint_in(walked: &WalkedFrame) -> Option<(CheckpointRecord, meta_hint::P
     let run = frame.runs.first().filter(is_control).filter(|_| walked.payload_is_whole())?;
     let Ok(Record::Checkpoint(record)) = Record::decode(&walked.payload(run)) else { return None };
     let place = meta_hint::Place { group: frame.group, offset: frame.offset, len: frame.len, sequence: frame.sequence };
-    Some((*record, place))
+    Some((Rc::unwrap_or_clone(record), place))
 }

@@ -20,6 +20,7 @@ use base::units::BLOCK;
 use base::{GroupId, Sequence, VdiskId};
 use pool::GroupHeader;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// What the log says.
 pub(super) struct Read {
@@ -246,7 +247,7 @@ pub(crate) async fn read_checkpoint(
     place: meta_hint::Place,
 ) -> Result<CheckpointRecord> {
     match read_record(context, vdisk, place).await? {
-        Record::Checkpoint(record) => Ok(*record),
+        Record::Checkpoint(record) => Ok(Rc::unwrap_or_clone(record)),
         _ => Err(Error::corrupt(format!("another record lies at {} {:#x}", place.group, place.offset))),
     }
 }

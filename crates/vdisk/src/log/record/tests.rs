@@ -138,10 +138,10 @@ fn groups_of_copies_stand_at_the_end() {
     assert_eq!(clone(Notes::new()), format!("0104{attributes_of}00{origin}{}", list(9)));
     assert_eq!(clone(note()), format!("0104{attributes_of}01020100000078{origin}{}", list(9)));
     let plain = with_history(with_snapshots());
-    let bytes = hex(&Record::Checkpoint(Box::new(plain.clone())));
+    let bytes = hex(&Record::Checkpoint(Rc::new(plain.clone())));
     let rewind_len = 2 * (16 + 1 + 8);
     let (before, rewind) = bytes[4..].split_at(bytes.len() - 4 - rewind_len);
-    assert_eq!(hex(&Record::Checkpoint(Box::new(copied(plain)))), format!("0605{before}01{rewind}{}", list(2)));
+    assert_eq!(hex(&Record::Checkpoint(Rc::new(copied(plain)))), format!("0605{before}01{rewind}{}", list(2)));
     let unlisted = format!("0605{before}01{rewind}{}", list(3));
     let unlisted: Vec<u8> =
         (0..unlisted.len()).step_by(2).map(|at| u8::from_str_radix(&unlisted[at..at + 2], 16).expect("hex")).collect();
@@ -171,11 +171,11 @@ fn golden_bytes() {
     assert_eq!(hex(&Record::Note(NoteKind::Reservations, Bytes::from_static(b"abc"))), "07010203000000616263");
     assert_eq!(hex(&Record::Note(NoteKind::IscsiAccess, Bytes::new())), "07010100000000");
     let mut checkpoint = checkpoint();
-    let old = hex(&Record::Checkpoint(Box::new(checkpoint.clone())));
+    let old = hex(&Record::Checkpoint(Rc::new(checkpoint.clone())));
     assert!(old.starts_with("0601"), "a checkpoint without notes is what it was before there were any: {old}");
     checkpoint.notes.insert(NoteKind::IscsiAccess, Bytes::from_static(b"hi"));
     checkpoint.notes.insert(NoteKind::Reservations, Bytes::from_static(b"there"));
-    let new = hex(&Record::Checkpoint(Box::new(checkpoint)));
+    let new = hex(&Record::Checkpoint(Rc::new(checkpoint)));
     assert_eq!(new, format!("0602{}{}", &old[4..], "020102000000686902050000007468657265"));
 }
 
@@ -190,8 +190,8 @@ fn every_record_survives_and_no_shorter_form_does() {
         Record::Resize(1 << 40),
         Record::ReadOnly(false),
         Record::Delete,
-        Record::Checkpoint(Box::new(plain)),
-        Record::Checkpoint(Box::new(noted)),
+        Record::Checkpoint(Rc::new(plain)),
+        Record::Checkpoint(Rc::new(noted)),
         Record::Note(NoteKind::IscsiAccess, Bytes::from_static(b"who")),
         Record::Note(NoteKind::Reservations, Bytes::new()),
         Record::Birth(attributes(), origin(), Notes::new()),
@@ -201,17 +201,17 @@ fn every_record_survives_and_no_shorter_form_does() {
         Record::DeleteSnapshot(SnapshotId::new(1, 7)),
         Record::ConfirmSet(SnapshotId::new(1, 8)),
         Record::Rollback(SnapshotId::new(1, 7), Box::new(image())),
-        Record::Checkpoint(Box::new(with_snapshots())),
+        Record::Checkpoint(Rc::new(with_snapshots())),
         Record::Snapshot(point()),
         Record::Rewind(None),
         Record::Rewind(Some(rewind())),
         Record::Edge(SnapshotId::new(1, 7), true),
         Record::Past(Box::new(past())),
-        Record::Checkpoint(Box::new(with_history(checkpoint()))),
-        Record::Checkpoint(Box::new(with_history(with_snapshots()))),
-        Record::Checkpoint(Box::new(copied(checkpoint()))),
-        Record::Checkpoint(Box::new(copied(with_snapshots()))),
-        Record::Checkpoint(Box::new(copied(with_history(with_snapshots())))),
+        Record::Checkpoint(Rc::new(with_history(checkpoint()))),
+        Record::Checkpoint(Rc::new(with_history(with_snapshots()))),
+        Record::Checkpoint(Rc::new(copied(checkpoint()))),
+        Record::Checkpoint(Rc::new(copied(with_snapshots()))),
+        Record::Checkpoint(Rc::new(copied(with_history(with_snapshots())))),
         Record::Birth(attributes(), origin_with_copies(), Notes::new()),
         Record::Birth(attributes(), origin_with_copies(), note()),
         Record::Rollback(SnapshotId::new(1, 7), Box::new(with_copies(image()))),
@@ -237,7 +237,7 @@ fn notes_that_no_build_writes_are_refused() {
     }
     assert_eq!(Record::decode(&note(6, 1)), Err(RecordError::Field), "a kind of a newer build");
     assert_eq!(Record::decode(&[7, 2, 1, 0, 0, 0, 0]), Err(RecordError::Unknown(7, 2)));
-    let plain = Record::Checkpoint(Box::new(checkpoint())).encode();
+    let plain = Record::Checkpoint(Rc::new(checkpoint())).encode();
     let with = |notes: &[u8]| Record::decode(&[&[6, 2], &plain[2..], notes].concat());
     assert!(with(&[1, 2, 1, 0, 0, 0, 9]).is_ok());
     assert_eq!(with(&[0]), Err(RecordError::Field), "none");
