@@ -1,5 +1,7 @@
 //! Little-endian (and, for network protocols, big-endian) reading and writing of bytes that came from outside.
 
+use crate::varint;
+
 /// The bytes ended before the value did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Truncated;
@@ -56,6 +58,10 @@ impl<'a> Reader<'a> {
     pub fn u8(&mut self) -> Result<u8, Truncated> {
         self.u8_le()
     }
+    /// As [`varint::take`].
+    pub fn varint(&mut self) -> Option<u64> {
+        varint::take(&mut self.rest)
+    }
 }
 
 /// Appends values to a growing buffer.
@@ -84,6 +90,10 @@ impl Writer {
     write_integers!(u8_le u8_be u8, u16_le u16_be u16, u32_le u32_be u32, u64_le u64_be u64, u128_le u128_be u128);
     pub fn u8(&mut self, value: u8) -> &mut Self {
         self.u8_le(value)
+    }
+    pub fn varint(&mut self, number: u64) -> &mut Self {
+        varint::put(&mut self.bytes, number);
+        self
     }
     pub fn put(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(bytes);

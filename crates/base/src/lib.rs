@@ -12,6 +12,7 @@ pub mod output;
 pub mod payload;
 pub mod units;
 pub mod utc;
+pub mod varint;
 
 pub use buffer::AlignedBuffer;
 pub use cursor::{Reader, Truncated, Writer};

@@ -4,7 +4,7 @@
 //! live is asked of a synced checkpoint all the same; this only says what to ask for.
 
 use crate::log::frame::{Frame, Run, RunKind};
-use base::{GroupId, Sequence};
+use base::{GroupId, Sequence, varint};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -20,8 +20,8 @@ pub(crate) struct Held {
 
 /// Runs in the order in which they were stored, about 4 bytes for each block that stands alone.
 ///
-/// Each is a number, seven bits a byte and the least first. Its two lowest bits are one of the forms below; above them is the
-/// distance from the end of the run before, its sign in the lowest bit.
+/// Each is a number of [`varint`]. Its two lowest bits are one of the forms below; above them is the distance from the end of the
+/// run before, its sign in the lowest bit.
 #[derive(Clone, Default)]
 pub(crate) struct Runs {
     bytes: Vec<u8>,
@@ -56,8 +56,7 @@ impl Runs {
     }
 
     fn store(&mut self, run: Held) {
-        let distance = run.block.wrapping_sub(self.end) as i64;
-        let signed = ((distance << 1) ^ (distance >> 63)) as u64;
+        let signed = varint::of_signed(run.block.wrapping_sub(self.end) as i64);
         let (form, more) = match (run.level, run.count) {
             (None, 1) => (ONE_BLOCK, None),
             (None, count) => (BLOCKS, Some(u64::from(count))),
@@ -72,11 +71,13 @@ impl Runs {
     pub fn iter(&self) -> impl Iterator<Item = Held> {
         let (mut rest, mut end) = (&self.bytes[..], 0_u64);
         let stored = std::iter::from_fn(move || {
-            let first = take_number(&mut rest)?;
-            let signed = first >> 2;
-            let block = end.wrapping_add((signed >> 1) ^ (signed & 1).wrapping_neg());
-            let mut more = || take_number(&mut rest).expect("runs are stored whole");
+            if rest.is_empty() {
+                return None;
+            }
             // Who frees a group relies on nothing being left out: what is not understood ends in a panic, not in silence.
+            let mut more = || varint::take(&mut rest).expect("runs are stored whole");
+            let first = more();
+            let block = end.wrapping_add(varint::to_signed(first >> 2) as u64);
             let (level, count) = match first & 3 {
                 ONE_BLOCK => (None, 1),
                 BLOCKS => (None, u32::try_from(more()).expect("a count")),
@@ -102,32 +103,12 @@ impl FromIterator<Held> for Runs {
     }
 }
 
-/// Of 64 bits, seven a byte.
-const NUMBER_BYTES_MAX: usize = 10;
-
-fn push_number(bytes: &mut Vec<u8>, mut number: u64) {
-    if bytes.capacity() - bytes.len() < NUMBER_BYTES_MAX {
+fn push_number(bytes: &mut Vec<u8>, number: u64) {
+    if bytes.capacity() - bytes.len() < varint::BYTES_MAX {
         // Not twice as much: there are many lists, and most of them never grow again.
-        bytes.reserve_exact(NUMBER_BYTES_MAX.max(bytes.len() / 8));
+        bytes.reserve_exact(varint::BYTES_MAX.max(bytes.len() / 8));
     }
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-fn take_number(bytes: &mut &[u8]) -> Option<u64> {
-    let (mut number, mut shift) = (0, 0);
-    loop {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(number);
-        }
-        shift += 7;
-    }
+    varint::put(bytes, number);
 }
 
 /// All that a group holds.
