@@ -1,4 +1,5 @@
-//! Any bytes as a frame header or a control record: no panic; what is accepted is written back to the same bytes.
+//! Any bytes as a frame header or a control record: no panic; what is accepted is written back to the same bytes, or, if that is a
+//! long list of an older build, in the short form, to the same content.
 #![no_main]
 
 use drystone_fuzz::bounded;
@@ -22,7 +23,12 @@ fuzz_target!(|input: &[u8]| bounded(input, one));
 
 fn one(bytes: &[u8]) {
     if let Ok(record) = Record::decode(bytes) {
-        assert_eq!(record.encode(), bytes);
+        let again = record.encode();
+        if again != bytes {
+            let is_short = [(1, 5), (6, 6), (10, 3), (14, 3)].contains(&(again[0], again[1]));
+            assert!(is_short && again[0] == bytes[0] && again[1] > bytes[1], "{:?} {:?}", &bytes[..2], &again[..2]);
+            assert_eq!(Record::decode(&again).as_ref(), Ok(&record));
+        }
     }
     let _ = frame::decode(bytes);
     let Some(bytes) = with_checksum(bytes) else { return };

@@ -26,7 +26,7 @@
 //! `needed` is about who needs a group that looks dead, `taken` about what copies that share extents hold, `unheard` about who is waited for before anything
 //! comes free, `thin` about what is left of copies on a full disk, and about work that cannot free anything.
 //!
-//! `notes` is about what front-ends leave in the log; `order` is about the order of requests and those that nobody waits for; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
+//! `lists` is about lists of many groups in records, and those of older builds; `notes` is about what front-ends leave in the log; `order` is about the order of requests and those that nobody waits for; `atomic` is about requests that are whole: those that compare first, writes of several blocks, and readers beside them.
 //!
 //! Every situation is exact: the simulated disk does what the test says, and between two lives of the machine the test
 //! changes the bytes itself.
@@ -50,6 +50,7 @@ mod found;
 mod held;
 mod history;
 mod kept;
+mod lists;
 mod moments;
 mod needed;
 mod notes;

@@ -4,12 +4,13 @@
 //! (2 bytes) and UTF-8. A record that is longer than its fields, or has an unknown tag or version, is refused.
 
 mod copy;
+mod groups;
 
 pub use copy::{CopiedRun, CopyRecord};
 
 use super::Position;
 use crate::address::Address;
-use crate::image::{Image, Needed, Origin};
+use crate::image::{Image, Origin};
 use crate::notes::{NoteKind, Notes};
 use crate::rewind::Rewind;
 use crate::vdisk::{Attributes, meta_hint};
@@ -127,7 +128,7 @@ pub struct SnapshotEntry {
     pub place: Option<meta_hint::Place>,
 }
 
-/// 28 bytes each.
+/// 32 bytes each in a list of few groups, some 3 to 15 in one of many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GroupEntry {
     pub group: GroupId,
@@ -136,7 +137,7 @@ pub struct GroupEntry {
     pub data: u32,
     pub pages: u32,
     pub punched: u32,
-    /// Extents of it may be at blocks that its own frames do not name. Not among the 28 bytes.
+    /// Extents of it may be at blocks that its own frames do not name. Not among the 32 bytes.
     pub is_copied: bool,
 }
 
@@ -165,16 +166,25 @@ const CHECKPOINT_WITH_SNAPSHOTS: u8 = 3;
 const CHECKPOINT_WITH_HISTORY: u8 = 4;
 /// Of a checkpoint with groups of which extents were taken over.
 const CHECKPOINT_WITH_COPIES: u8 = 5;
+/// Of a checkpoint with a list of groups in the short form.
+const CHECKPOINT_SHORT: u8 = 6;
 /// Of the birth of a clone.
 const BIRTH_OF_CLONE: u8 = 2;
 /// Of a birth with notes. One without has a version that builds from before can read.
 const BIRTH_WITH_NOTES: u8 = 3;
 /// Of that of a clone whose image has such groups.
 const BIRTH_WITH_COPIES: u8 = 4;
+/// Of that of a clone whose image has a list in the short form.
+const BIRTH_SHORT: u8 = 5;
 /// Of a rollback to such an image, or a snapshot of the past with one.
 const IMAGE_WITH_COPIES: u8 = 2;
+/// Of a rollback or a snapshot of the past whose image has a list in the short form.
+const IMAGE_SHORT: u8 = 3;
 /// Longer lists can only be rot.
 const LIST_MAX: u32 = 1 << 22;
+
+/// Where several forms of something are read.
+type Take<T> = fn(&mut Reader) -> Result<T, RecordError>;
 
 impl Record {
     /// Others are about names, or about snapshots that are there or not.
@@ -202,11 +212,15 @@ impl Record {
             Record::Copy(_) => 15,
         };
         let version = match self {
+            Record::Birth(_, Some(origin), _) if origin.image.is_short() => BIRTH_SHORT,
             Record::Birth(_, Some(origin), _) if origin.image.has_copies() => BIRTH_WITH_COPIES,
             Record::Birth(.., notes) if !notes.is_empty() => BIRTH_WITH_NOTES,
             Record::Birth(_, Some(_), _) => BIRTH_OF_CLONE,
+            Record::Rollback(_, image) if image.is_short() => IMAGE_SHORT,
             Record::Rollback(_, image) if image.has_copies() => IMAGE_WITH_COPIES,
+            Record::Past(past) if past.image.is_short() => IMAGE_SHORT,
             Record::Past(past) if past.image.has_copies() => IMAGE_WITH_COPIES,
+            Record::Checkpoint(checkpoint) if checkpoint.is_short() => CHECKPOINT_SHORT,
             Record::Checkpoint(checkpoint) if checkpoint.has_copies() => CHECKPOINT_WITH_COPIES,
             Record::Checkpoint(checkpoint) if checkpoint.rewind.is_some() => CHECKPOINT_WITH_HISTORY,
             Record::Checkpoint(checkpoint) if checkpoint.has_snapshots() => CHECKPOINT_WITH_SNAPSHOTS,
@@ -217,7 +231,7 @@ impl Record {
         match self {
             Record::Birth(attributes, origin, notes) => {
                 put_attributes(&mut w, attributes);
-                if version == BIRTH_WITH_COPIES {
+                if matches!(version, BIRTH_WITH_COPIES | BIRTH_SHORT) {
                     put_notes(&mut w, notes);
                 } else if !notes.is_empty() {
                     put_notes(&mut w, notes);
@@ -237,7 +251,7 @@ impl Record {
             Record::DeleteSnapshot(id) | Record::ConfirmSet(id) => drop(w.u64_le(id.raw())),
             Record::Rollback(id, image) => {
                 w.u64_le(id.raw());
-                put_image(&mut w, image);
+                groups::put_image(&mut w, image);
             }
             Record::Rewind(None) => drop(w.u8(0)),
             Record::Rewind(Some(rewind)) => {
@@ -248,7 +262,7 @@ impl Record {
             Record::Past(past) => {
                 put_snapshot(&mut w, &past.snapshot);
                 w.u64_le(past.sequence.0).u64_le(past.mapped_bytes);
-                put_image(&mut w, &past.image);
+                groups::put_image(&mut w, &past.image);
             }
             Record::Copy(copy) => copy.put(&mut w),
         }
@@ -260,20 +274,24 @@ impl Record {
         let (tag, version) = (r.u8()?, r.u8()?);
         let record = match (tag, version) {
             (6, CHECKPOINT_WITH_NOTES) => {
-                let mut checkpoint = take_checkpoint(&mut r)?;
+                let mut checkpoint = take_checkpoint(&mut r, groups::take_long)?;
                 checkpoint.notes = take_notes(&mut r)?;
                 if checkpoint.notes.is_empty() {
                     return Err(RecordError::Field);
                 }
                 Record::Checkpoint(Rc::new(checkpoint))
             }
-            (6, CHECKPOINT_WITH_COPIES) => {
-                let mut checkpoint = take_checkpoint(&mut r)?;
-                checkpoint.notes = take_notes(&mut r)?;
-                checkpoint.lineage = take_lineage(&mut r)?;
-                checkpoint.snapshots = take_list(&mut r, take_snapshot_entry)?;
+            (6, CHECKPOINT_SHORT) => {
+                let mut checkpoint = take_checkpoint(&mut r, groups::take_short)?;
+                take_all_of(&mut r, &mut checkpoint)?;
                 checkpoint.rewind = if take_bool(&mut r)? { Some(take_rewind_entry(&mut r)?) } else { None };
-                let mut copied = take_copied(&mut r)?.into_iter().peekable();
+                Record::Checkpoint(Rc::new(checkpoint))
+            }
+            (6, CHECKPOINT_WITH_COPIES) => {
+                let mut checkpoint = take_checkpoint(&mut r, groups::take_long)?;
+                take_all_of(&mut r, &mut checkpoint)?;
+                checkpoint.rewind = if take_bool(&mut r)? { Some(take_rewind_entry(&mut r)?) } else { None };
+                let mut copied = groups::take_copied(&mut r)?.into_iter().peekable();
                 for entry in &mut checkpoint.groups {
                     entry.is_copied = copied.next_if_eq(&entry.group).is_some();
                 }
@@ -283,57 +301,63 @@ impl Record {
                 Record::Checkpoint(Rc::new(checkpoint))
             }
             (6, CHECKPOINT_WITH_HISTORY) => {
-                let mut checkpoint = take_checkpoint(&mut r)?;
-                checkpoint.notes = take_notes(&mut r)?;
-                checkpoint.lineage = take_lineage(&mut r)?;
-                checkpoint.snapshots = take_list(&mut r, take_snapshot_entry)?;
+                let mut checkpoint = take_checkpoint(&mut r, groups::take_long)?;
+                take_all_of(&mut r, &mut checkpoint)?;
                 checkpoint.rewind = Some(take_rewind_entry(&mut r)?);
                 Record::Checkpoint(Rc::new(checkpoint))
             }
             (6, CHECKPOINT_WITH_SNAPSHOTS) => {
-                let mut checkpoint = take_checkpoint(&mut r)?;
-                checkpoint.notes = take_notes(&mut r)?;
-                checkpoint.lineage = take_lineage(&mut r)?;
-                checkpoint.snapshots = take_list(&mut r, take_snapshot_entry)?;
+                let mut checkpoint = take_checkpoint(&mut r, groups::take_long)?;
+                take_all_of(&mut r, &mut checkpoint)?;
                 if !checkpoint.has_snapshots() {
                     return Err(RecordError::Field);
                 }
                 Record::Checkpoint(Rc::new(checkpoint))
             }
             (1, BIRTH_OF_CLONE) => {
-                Record::Birth(take_attributes(&mut r)?, Some(Box::new(take_origin(&mut r)?)), Notes::new())
+                let (attributes, origin) = (take_attributes(&mut r)?, take_origin(&mut r, groups::take_image)?);
+                Record::Birth(attributes, Some(Box::new(origin)), Notes::new())
             }
             (1, BIRTH_WITH_NOTES) => {
                 let (attributes, notes) = (take_attributes(&mut r)?, take_notes(&mut r)?);
                 if notes.is_empty() {
                     return Err(RecordError::Field);
                 }
-                let origin = if take_bool(&mut r)? { Some(Box::new(take_origin(&mut r)?)) } else { None };
-                Record::Birth(attributes, origin, notes)
+                let origin = if take_bool(&mut r)? { Some(take_origin(&mut r, groups::take_image)?) } else { None };
+                Record::Birth(attributes, origin.map(Box::new), notes)
             }
             (1, BIRTH_WITH_COPIES) => {
                 let (attributes, notes) = (take_attributes(&mut r)?, take_notes(&mut r)?);
-                let mut origin = take_origin(&mut r)?;
-                take_copies_of(&mut r, &mut origin.image)?;
+                let mut origin = take_origin(&mut r, groups::take_image)?;
+                groups::take_copies_of(&mut r, &mut origin.image)?;
+                Record::Birth(attributes, Some(Box::new(origin)), notes)
+            }
+            (1, BIRTH_SHORT) => {
+                let (attributes, notes) = (take_attributes(&mut r)?, take_notes(&mut r)?);
+                let origin = take_origin(&mut r, groups::take_short_image)?;
                 Record::Birth(attributes, Some(Box::new(origin)), notes)
             }
             (10, IMAGE_WITH_COPIES) => {
-                let (id, mut image) = (take_snapshot_id(&mut r)?, take_image(&mut r)?);
-                take_copies_of(&mut r, &mut image)?;
+                let (id, mut image) = (take_snapshot_id(&mut r)?, groups::take_image(&mut r)?);
+                groups::take_copies_of(&mut r, &mut image)?;
                 Record::Rollback(id, Box::new(image))
             }
+            (10, IMAGE_SHORT) => {
+                Record::Rollback(take_snapshot_id(&mut r)?, Box::new(groups::take_short_image(&mut r)?))
+            }
             (14, IMAGE_WITH_COPIES) => {
-                let mut past = take_past(&mut r)?;
-                take_copies_of(&mut r, &mut past.image)?;
+                let mut past = take_past(&mut r, groups::take_image)?;
+                groups::take_copies_of(&mut r, &mut past.image)?;
                 Record::Past(Box::new(past))
             }
+            (14, IMAGE_SHORT) => Record::Past(Box::new(take_past(&mut r, groups::take_short_image)?)),
             (_, 0 | 2..) => return Err(RecordError::Unknown(tag, version)),
             (1, _) => Record::Birth(take_attributes(&mut r)?, None, Notes::new()),
             (2, _) => Record::Rename(take_text(&mut r)?),
             (3, _) => Record::Resize(r.u64_le()?),
             (4, _) => Record::ReadOnly(take_bool(&mut r)?),
             (5, _) => Record::Delete,
-            (6, _) => Record::Checkpoint(Rc::new(take_checkpoint(&mut r)?)),
+            (6, _) => Record::Checkpoint(Rc::new(take_checkpoint(&mut r, groups::take_long)?)),
             (7, _) => {
                 let (kind, bytes) = take_note(&mut r)?;
                 Record::Note(kind, bytes)
@@ -343,9 +367,9 @@ impl Record {
             (11, _) => Record::ConfirmSet(take_snapshot_id(&mut r)?),
             (12, _) => Record::Rewind(if take_bool(&mut r)? { Some(take_rewind(&mut r)?) } else { None }),
             (13, _) => Record::Edge(take_snapshot_id(&mut r)?, take_bool(&mut r)?),
-            (14, _) => Record::Past(Box::new(take_past(&mut r)?)),
+            (14, _) => Record::Past(Box::new(take_past(&mut r, groups::take_image)?)),
             (15, _) => Record::Copy(Box::new(CopyRecord::take(&mut r)?)),
-            (10, _) => Record::Rollback(take_snapshot_id(&mut r)?, Box::new(take_image(&mut r)?)),
+            (10, _) => Record::Rollback(take_snapshot_id(&mut r)?, Box::new(groups::take_image(&mut r)?)),
             _ => return Err(RecordError::Unknown(tag, version)),
         };
         if r.is_empty() { Ok(record) } else { Err(RecordError::Field) }
@@ -392,60 +416,32 @@ fn take_attributes(r: &mut Reader) -> Result<Attributes, RecordError> {
 fn put_checkpoint(w: &mut Writer, c: &CheckpointRecord) {
     put_attributes(w, &c.attributes);
     w.u64_le(c.covers.group.raw()).u32_le(c.covers.end).u32_le(c.covers.chain).u64_le(c.covers.sequence.0);
-    w.u128_le(c.root.raw()).u8(c.height).u32_le(c.groups.len() as u32);
-    for g in &c.groups {
-        w.u64_le(g.group.raw())
-            .u32_le(g.len)
-            .u64_le(g.last_sequence.0)
-            .u32_le(g.data)
-            .u32_le(g.pages)
-            .u32_le(g.punched);
+    w.u128_le(c.root.raw()).u8(c.height);
+    let is_short = c.is_short();
+    if is_short {
+        groups::put_short(w, c.groups.iter().copied());
+    } else {
+        groups::put_long(w, &c.groups);
     }
-    let has_copies = c.has_copies();
-    if !c.notes.is_empty() || c.has_snapshots() || c.rewind.is_some() || has_copies {
+    let has_all = is_short || c.has_copies();
+    if !c.notes.is_empty() || c.has_snapshots() || c.rewind.is_some() || has_all {
         put_notes(w, &c.notes);
     }
-    if c.has_snapshots() || c.rewind.is_some() || has_copies {
+    if c.has_snapshots() || c.rewind.is_some() || has_all {
         put_lineage(w, &c.lineage);
         w.u32_le(c.snapshots.len() as u32);
         c.snapshots.iter().for_each(|entry| put_snapshot_entry(w, entry));
     }
-    if has_copies {
+    if has_all {
         w.u8(c.rewind.is_some().into());
     }
     if let Some(RewindEntry { rewind, cut_short, high_ns }) = &c.rewind {
         put_rewind(w, rewind);
         w.u8((*cut_short).into()).u64_le(*high_ns);
     }
-    put_copied(w, c.groups.iter().filter(|entry| entry.is_copied).map(|entry| entry.group));
-}
-
-/// A count (4 bytes) and ids in their order; of none nothing.
-fn put_copied(w: &mut Writer, groups: impl Iterator<Item = GroupId> + Clone) {
-    let count = groups.clone().count();
-    if count > 0 {
-        w.u32_le(count as u32);
-        groups.for_each(|group| {
-            w.u64_le(group.raw());
-        });
+    if !is_short {
+        groups::put_copied(w, c.groups.iter().filter(|entry| entry.is_copied).map(|entry| entry.group));
     }
-}
-
-/// At least one.
-fn take_copied(r: &mut Reader) -> Result<Vec<GroupId>, RecordError> {
-    let groups = take_list(r, |r| GroupId::from_raw(r.u64_le()?).ok_or(RecordError::Field))?;
-    let in_order = groups.windows(2).all(|two| two[0] < two[1]);
-    if in_order && !groups.is_empty() { Ok(groups) } else { Err(RecordError::Field) }
-}
-
-fn take_copies_of(r: &mut Reader, image: &mut Image) -> Result<(), RecordError> {
-    let mut groups = image.groups.to_vec();
-    for group in take_copied(r)? {
-        let found = groups.binary_search_by_key(&group, |needed| needed.group);
-        groups[found.map_err(|_| RecordError::Field)?].is_copied = true;
-    }
-    image.groups = groups.into();
-    Ok(())
 }
 
 fn take_rewind_entry(r: &mut Reader) -> Result<RewindEntry, RecordError> {
@@ -453,7 +449,7 @@ fn take_rewind_entry(r: &mut Reader) -> Result<RewindEntry, RecordError> {
     Ok(RewindEntry { rewind, cut_short, high_ns: r.u64_le()? })
 }
 
-fn take_past(r: &mut Reader) -> Result<PastRecord, RecordError> {
+fn take_past(r: &mut Reader, take_image: Take<Image>) -> Result<PastRecord, RecordError> {
     let snapshot = take_snapshot(r)?;
     let (sequence, mapped_bytes) = (Sequence(r.u64_le()?), r.u64_le()?);
     Ok(PastRecord { snapshot, sequence, mapped_bytes, image: take_image(r)? })
@@ -500,7 +496,8 @@ fn take_notes(r: &mut Reader) -> Result<Notes, RecordError> {
     Ok(notes)
 }
 
-fn take_checkpoint(r: &mut Reader) -> Result<CheckpointRecord, RecordError> {
+/// What is common to all of its versions.
+fn take_checkpoint(r: &mut Reader, take_groups: Take<Vec<GroupEntry>>) -> Result<CheckpointRecord, RecordError> {
     let group_id = |raw| GroupId::from_raw(raw).ok_or(RecordError::Field);
     let attributes = take_attributes(r)?;
     let covers = Position {
@@ -510,21 +507,17 @@ fn take_checkpoint(r: &mut Reader) -> Result<CheckpointRecord, RecordError> {
         sequence: Sequence(r.u64_le()?),
     };
     let (root, height) = take_root(r)?;
-    let count = r.u32_le()?;
-    let mut groups = Vec::new();
-    for _ in 0..count {
-        groups.push(GroupEntry {
-            group: group_id(r.u64_le()?)?,
-            len: r.u32_le()?,
-            last_sequence: Sequence(r.u64_le()?),
-            data: r.u32_le()?,
-            pages: r.u32_le()?,
-            punched: r.u32_le()?,
-            is_copied: false,
-        });
-    }
+    let groups = take_groups(r)?;
     let (notes, lineage, snapshots) = (Notes::new(), Vec::new(), Vec::new());
     Ok(CheckpointRecord { attributes, notes, covers, root, height, groups, lineage, snapshots, rewind: None })
+}
+
+/// What follows in all versions from that with snapshots on.
+fn take_all_of(r: &mut Reader, checkpoint: &mut CheckpointRecord) -> Result<(), RecordError> {
+    checkpoint.notes = take_notes(r)?;
+    checkpoint.lineage = take_lineage(r)?;
+    checkpoint.snapshots = take_list(r, take_snapshot_entry)?;
+    Ok(())
 }
 
 impl CheckpointRecord {
@@ -533,6 +526,10 @@ impl CheckpointRecord {
     }
     fn has_copies(&self) -> bool {
         self.groups.iter().any(|entry| entry.is_copied)
+    }
+    /// Its list is written in the short form.
+    fn is_short(&self) -> bool {
+        groups::are_short(self.groups.iter().map(|entry| entry.group))
     }
 }
 
@@ -574,31 +571,13 @@ fn take_lineage(r: &mut Reader) -> Result<Vec<VdiskId>, RecordError> {
     take_list(r, take_vdisk_id)
 }
 
-fn put_image(w: &mut Writer, image: &Image) {
-    w.u128_le(image.root.raw()).u8(image.height).u32_le(image.groups.len() as u32);
-    for needed in image.groups.iter() {
-        w.u64_le(needed.group.raw()).u32_le(needed.data).u32_le(needed.pages);
-    }
-    put_copied(w, image.groups.iter().filter(|needed| needed.is_copied).map(|needed| needed.group));
-}
-
-fn take_image(r: &mut Reader) -> Result<Image, RecordError> {
-    let (root, height) = take_root(r)?;
-    let groups = take_list(r, |r| {
-        let group = GroupId::from_raw(r.u64_le()?).ok_or(RecordError::Field)?;
-        Ok(Needed { group, data: r.u32_le()?, pages: r.u32_le()?, is_copied: false })
-    })?;
-    let in_order = groups.windows(2).all(|two| two[0].group < two[1].group);
-    if in_order { Ok(Image { root, height, groups: groups.into() }) } else { Err(RecordError::Field) }
-}
-
 fn put_origin(w: &mut Writer, origin: &Origin) {
     w.u64_le(origin.snapshot.raw());
     put_lineage(w, &origin.lineage);
-    put_image(w, &origin.image);
+    groups::put_image(w, &origin.image);
 }
 
-fn take_origin(r: &mut Reader) -> Result<Origin, RecordError> {
+fn take_origin(r: &mut Reader, take_image: Take<Image>) -> Result<Origin, RecordError> {
     let (snapshot, lineage) = (take_snapshot_id(r)?, take_lineage(r)?);
     if lineage.is_empty() {
         return Err(RecordError::Field);

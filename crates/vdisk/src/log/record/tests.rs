@@ -1,6 +1,7 @@
 //! Every record in bytes and back; what no build writes is refused.
 
 use super::*;
+use crate::image::Needed;
 
 fn attributes() -> Attributes {
     Attributes { name: "web-01".into(), size_bytes: 8192, sector_bytes: 512, read_only: false, created_ns: 7 }
@@ -85,12 +86,42 @@ fn with_copies(image: Image) -> Image {
 }
 
 fn origin_with_copies() -> Option<Box<Origin>> {
-    origin().map(|origin| Box::new(Origin { image: with_copies(image()), ..*origin }))
+    origin_of(with_copies(image()))
 }
 
 fn copied(checkpoint: CheckpointRecord) -> CheckpointRecord {
     let groups = checkpoint.groups.iter().map(|entry| GroupEntry { is_copied: true, ..*entry }).collect();
     CheckpointRecord { groups, ..checkpoint }
+}
+
+/// As many groups as the short form begins with, and some.
+fn many() -> Vec<GroupEntry> {
+    let entry = |counter: u32| GroupEntry {
+        group: GroupId::new(1, counter + counter / 7),
+        len: 65_536 - counter % 3,
+        last_sequence: Sequence(u64::from(40 - counter)),
+        data: 4096 * (counter % 5),
+        pages: counter % 2,
+        punched: 0,
+        is_copied: false,
+    };
+    (1..=40).map(entry).collect()
+}
+
+fn with_many(checkpoint: CheckpointRecord) -> CheckpointRecord {
+    CheckpointRecord { groups: many(), ..checkpoint }
+}
+
+fn image_of_many() -> Image {
+    let needed = |entry: GroupEntry| {
+        let GroupEntry { group, data, pages, is_copied, .. } = entry;
+        Needed { group, data, pages, is_copied }
+    };
+    Image { groups: many().into_iter().map(needed).collect::<Vec<_>>().into(), ..image() }
+}
+
+fn origin_of(image: Image) -> Option<Box<Origin>> {
+    origin().map(|origin| Box::new(Origin { image, ..*origin }))
 }
 
 fn copy() -> CopyRecord {
@@ -180,6 +211,41 @@ fn golden_bytes() {
 }
 
 #[test]
+fn golden_bytes_around_a_long_list() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut w = Writer::default();
+    groups::put_short(&mut w, many().into_iter());
+    let list = hex(&w.bytes);
+    let (one, of_group) = (hex(&Record::Checkpoint(Rc::new(checkpoint())).encode()), 2 * (4 + 32));
+    let head = &one[4..one.len() - of_group];
+    let with = |checkpoint: CheckpointRecord| hex(&Record::Checkpoint(Rc::new(with_many(checkpoint))).encode());
+    assert_eq!(with(checkpoint()), format!("0606{head}{list}{}", "00".repeat(10)));
+    let noted = CheckpointRecord { notes: note(), ..checkpoint() };
+    assert_eq!(with(noted), format!("0606{head}{list}01020100000078{}", "00".repeat(9)));
+    let rewind = "1800000000000000070000000000000001".to_string() + "0300000000000000";
+    assert_eq!(with(with_history(checkpoint())), format!("0606{head}{list}{}01{rewind}", "00".repeat(9)));
+
+    let list_of = |image: &Image| {
+        let mut w = Writer::default();
+        groups::put_image(&mut w, image);
+        hex(&w.bytes)
+    };
+    let (root, list) = (list_of(&image())[..34].to_string(), list_of(&image_of_many()));
+    assert!(list.starts_with(&format!("{root}2800000026ffffffff0f0302")), "{list}");
+    let born = hex(&Record::Birth(attributes(), None, Notes::new()).encode());
+    let origin = "0700000001000000".to_string() + "01000000" + "0400000001000000";
+    let clone = |notes: Notes| hex(&Record::Birth(attributes(), origin_of(image_of_many()), notes).encode());
+    assert_eq!(clone(Notes::new()), format!("0105{}00{origin}{list}", &born[4..]));
+    assert_eq!(clone(note()), format!("0105{}01020100000078{origin}{list}", &born[4..]));
+    let id = SnapshotId::new(1, 7);
+    assert_eq!(hex(&Record::Rollback(id, Box::new(image_of_many())).encode()), format!("0a030700000001000000{list}"));
+    let few = hex(&Record::Past(Box::new(past())).encode());
+    let head = &few[4..few.len() - list_of(&image()).len()];
+    let past = Record::Past(Box::new(PastRecord { image: image_of_many(), ..past() }));
+    assert_eq!(hex(&past.encode()), format!("0e03{head}{list}"));
+}
+
+#[test]
 fn every_record_survives_and_no_shorter_form_does() {
     let plain = checkpoint();
     let noted = CheckpointRecord { notes: note(), ..checkpoint() };
@@ -217,6 +283,15 @@ fn every_record_survives_and_no_shorter_form_does() {
         Record::Rollback(SnapshotId::new(1, 7), Box::new(with_copies(image()))),
         Record::Past(Box::new(PastRecord { image: with_copies(image()), ..past() })),
         Record::Copy(Box::new(copy())),
+        Record::Checkpoint(Rc::new(with_many(checkpoint()))),
+        Record::Checkpoint(Rc::new(CheckpointRecord { notes: note(), ..with_many(checkpoint()) })),
+        Record::Checkpoint(Rc::new(with_many(with_snapshots()))),
+        Record::Checkpoint(Rc::new(copied(with_many(with_history(with_snapshots()))))),
+        Record::Birth(attributes(), origin_of(image_of_many()), Notes::new()),
+        Record::Birth(attributes(), origin_of(with_copies(image_of_many())), note()),
+        Record::Rollback(SnapshotId::new(1, 7), Box::new(image_of_many())),
+        Record::Rollback(SnapshotId::new(1, 7), Box::new(with_copies(image_of_many()))),
+        Record::Past(Box::new(PastRecord { image: image_of_many(), ..past() })),
     ] {
         let bytes = record.encode();
         assert_eq!(Record::decode(&bytes), Ok(record));
@@ -246,5 +321,83 @@ fn notes_that_no_build_writes_are_refused() {
     assert!(with(&[&[2], &one[..], &two[..]].concat()).is_ok());
     for (first, second) in [(one, one), (two, one)] {
         assert_eq!(with(&[&[2], &first[..], &second[..]].concat()), Err(RecordError::Field), "out of order");
+    }
+}
+
+/// Written before there was a short form, in which this build writes them.
+#[test]
+fn long_lists_of_older_builds_are_read_for_ever() {
+    let check = |old: Vec<u8>, record: Record, version: u8| {
+        assert_eq!(Record::decode(&old), Ok(record.clone()), "{:?}", &old[..2]);
+        let new = record.encode();
+        assert_eq!((new[0], new[1]), (old[0], version));
+        assert!(new.len() < old.len() / 2 && old[1] < version, "{} {}", new.len(), old.len());
+        assert_eq!(
+            Record::decode(&[&[new[0], old[1]], &new[2..]].concat()).ok(),
+            None,
+            "a short list in an old version"
+        );
+        assert_eq!(Record::decode(&[&[old[0], new[1]], &old[2..]].concat()).ok(), None, "a long list in the new one");
+    };
+    // Of a checkpoint: the list stands behind what all have, and the marks of copies at the end.
+    let list = |groups: &[GroupEntry]| {
+        let mut w = Writer::default();
+        groups::put_long(&mut w, groups);
+        w.bytes
+    };
+    let of = |checkpoint: CheckpointRecord| Record::Checkpoint(Rc::new(checkpoint));
+    let without = |checkpoint: CheckpointRecord| of(CheckpointRecord { groups: Vec::new(), ..checkpoint }).encode();
+    let head_len = without(checkpoint()).len() - 4;
+    for checkpoint in [
+        checkpoint(),
+        CheckpointRecord { notes: note(), ..checkpoint() },
+        with_snapshots(),
+        with_history(with_snapshots()),
+    ] {
+        let (head, rest) = (without(checkpoint.clone()), without(checkpoint.clone()).split_off(head_len + 4));
+        let head = &head[..head_len];
+        check([head, &list(&many()), &rest].concat(), of(with_many(checkpoint)), CHECKPOINT_SHORT);
+    }
+    let all = with_history(with_snapshots());
+    let (head, rest) = (without(all.clone()), without(all.clone()).split_off(head_len + 4));
+    let (snapshots, rewind) = rest.split_at(rest.len() - 25);
+    let marks: Vec<u8> = many().iter().flat_map(|entry| entry.group.raw().to_le_bytes()).collect();
+    let marks = [&40_u32.to_le_bytes()[..], &marks].concat();
+    let old = [&[6, CHECKPOINT_WITH_COPIES], &head[2..head_len], &list(&many()), snapshots, &[1], rewind, &marks];
+    check(old.concat(), of(copied(with_many(all))), CHECKPOINT_SHORT);
+
+    // Of an image: the list is the end but for the marks.
+    let long = |image: &Image| {
+        let mut w = Writer::default();
+        w.u128_le(image.root.raw()).u8(image.height).u32_le(image.groups.len() as u32);
+        image.groups.iter().for_each(|needed| {
+            w.u64_le(needed.group.raw()).u32_le(needed.data).u32_le(needed.pages);
+        });
+        groups::put_copied(&mut w, image.groups.iter().filter(|needed| needed.is_copied).map(|needed| needed.group));
+        w.bytes
+    };
+    let id = SnapshotId::new(1, 7);
+    type Make = fn(Image) -> Record;
+    let records: [(Make, u8); 4] = [
+        (|image| Record::Birth(attributes(), origin_of(image), Notes::new()), BIRTH_SHORT),
+        (|image| Record::Birth(attributes(), origin_of(image), note()), BIRTH_SHORT),
+        (|image| Record::Rollback(SnapshotId::new(1, 7), Box::new(image)), IMAGE_SHORT),
+        (|image| Record::Past(Box::new(PastRecord { image, ..past() })), IMAGE_SHORT),
+    ];
+    for (of, version) in records {
+        for (few, many) in [(image(), image_of_many()), (with_copies(image()), with_copies(image_of_many()))] {
+            let old = of(few.clone()).encode();
+            let head = old.strip_suffix(&long(&few)[..]).expect("the image is its end");
+            check([head, &long(&many)].concat(), of(many), version);
+        }
+    }
+    // What an image has not is no entry of its list.
+    let bytes = Record::Rollback(id, Box::new(image_of_many())).encode();
+    let list_at = 2 + 8 + 17;
+    for (bit, at) in [(1, 6), (2, 6), (5, 8)] {
+        let mut bad = bytes.clone();
+        bad[list_at + 4] &= !(1 << bit);
+        bad.insert(list_at + 4 + at, 2);
+        assert_eq!(Record::decode(&bad), Err(RecordError::Field), "bit {bit}");
     }
 }
