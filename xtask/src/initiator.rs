@@ -215,7 +215,7 @@ fn two_paths(scene: &mut Scene) -> Result<()> {
     ))?;
     guest.run(&format!(
         "fio --name=paths --filename=/dev/mapper/{wwid} --size=64m --rw=randwrite --bs=16k --ioengine=libaio --iodepth=8 \
-         --direct=1 --verify=crc32c --verify_fatal=1 --time_based --runtime=25 --rate_iops=300 >/run/paths.log 2>&1 & \
+         --direct=1 --verify=crc32c --verify_fatal=1 --time_based --runtime=45 --rate_iops=300 >/run/paths.log 2>&1 & \
          echo $! >/run/paths.pid; sleep 3; kill -0 $(cat /run/paths.pid)"
     ))?;
     ensure!(scene.proxy.cut() > 0, "the second path has no connection");
@@ -235,7 +235,7 @@ fn two_paths(scene: &mut Scene) -> Result<()> {
     scene.guest.run("within 60 paths_are 2")?;
     scene.guest.run(
         "within 80 eval '! kill -0 $(cat /run/paths.pid) 2>/dev/null'; \
-         grep -q 'err= 0' /run/paths.log || { cat /run/paths.log; false; }",
+         grep -q 'err= 0' /run/paths.log && grep -q 'READ: ' /run/paths.log || { cat /run/paths.log; false; }",
     )?;
     scene.guest.run("within 20 multipath -F && multipathd shutdown")?;
     scene.passed(3, "one path of two lost under load and back, all verified");

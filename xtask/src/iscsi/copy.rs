@@ -147,13 +147,44 @@ fn shared(bench: &mut Bench) -> Result<()> {
     let (moved, took) = (written(bench)? - before, began.elapsed());
     ensure!(moved < READ as f64, "two copies of 1 GiB have written {moved} bytes of data");
     ensure!(took < Duration::from_secs(5), "two copies of 1 GiB took {took:?}");
-    let expect = |at: u64| vec![byte(at); READ];
+    // What is overwritten in one is overwritten in that one alone.
     from.write(0, &[0xee; READ])?.good()?;
-    drop(to);
-    bench.server.run(&["vdisk", "delete", near, "--force"])?;
-    ensure!(from.read(WHOLE, READ)?.good()? == expect(0), "what was copied has changed with its source");
-    let last = WHOLE - READ as u64;
-    ensure!(from.read(WHOLE + last, READ)?.good()? == expect(last), "the end of the copy is something else");
+    to.write(PIECE, &[0xdd; READ])?.good()?;
+    let is = |session: &mut Initiator, of: &str, at: u64, expected: u8| -> Result<()> {
+        let found = session.read(at, READ)?.good()?;
+        ensure!(found == [expected; READ], "{of} at {at} has {:02x?}, not {expected:02x}", &found[..8]);
+        Ok(())
+    };
+    let pieces = || (2 * PIECE..WHOLE).step_by(PIECE as usize);
+    let whole = |from: &mut Initiator| -> Result<()> {
+        is(from, &source, 0, 0xee)?;
+        is(from, &source, PIECE, byte(PIECE))?;
+        pieces().chain([WHOLE - READ as u64]).try_for_each(|at| is(from, &source, at, byte(at)))?;
+        (0..WHOLE).step_by(PIECE as usize).try_for_each(|at| is(from, "the copy within", WHOLE + at, byte(at)))?;
+        is(from, "the copy within", 2 * WHOLE - READ as u64, byte(WHOLE - READ as u64))
+    };
+    let there = |to: &mut Initiator| -> Result<()> {
+        is(to, near, 0, byte(0))?;
+        is(to, near, PIECE, 0xdd)?;
+        pieces().chain([WHOLE - READ as u64]).try_for_each(|at| is(to, near, at, byte(at)))
+    };
+    whole(&mut from)?;
+    there(&mut to)?;
+    drop((from, to));
+    bench.server.kill9();
+    bench.server.start()?;
+    whole(&mut ready(bench, OWNER, &source)?).context("behind a kill")?;
+    there(&mut ready(bench, OWNER, near)?).context("behind a kill")?;
+    // Either may go: the other needs nothing of it.
+    let (copied, far) = (near, &destinations[1]);
+    bench.server.run(&["vdisk", "delete", &source, "--force"])?;
+    there(&mut ready(bench, OWNER, copied)?).context("without its source")?;
+    bench.server.kill9();
+    bench.server.start()?;
+    there(&mut ready(bench, OWNER, copied)?).context("without its source, behind a kill")?;
+    for vdisk in [copied, far] {
+        bench.server.run(&["vdisk", "delete", vdisk, "--force"])?;
+    }
     println!("  two copies of 1 GiB: {took:?}, {moved} bytes of data");
     Ok(())
 }
