@@ -3,7 +3,7 @@
 #![no_main]
 
 use base::Reader;
-use block::{Allocation, BlockDevice, Error, Geometry, Kind, Reply, Request, Segment, Status};
+use block::{Allocation, BlockDevice, Error, Geometry, Kind, LEND_BYTES_MAX, Lent, Reply, Request, Segment, Status};
 use bytes::Bytes;
 use drystone_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
@@ -20,7 +20,11 @@ const SIZE: u64 = 128 << 10;
 const TRANSFER: u32 = 64 << 10;
 const ATOMIC: u32 = 16 << 10;
 
+/// With its sector; one of 512 lends and takes what it has.
 struct Device(u32);
+
+/// What is lent: where it begins, and how long it is.
+struct Range(u64, u64);
 
 impl BlockDevice for Device {
     fn geometry(&self) -> Geometry {
@@ -36,6 +40,29 @@ impl BlockDevice for Device {
     fn submit(&self, request: Request) -> Completion<block::Result<Reply>> {
         Completion::Ready(answer(&request))
     }
+    fn lend(&self, offset: u64, len: u32) -> Completion<block::Result<Lent>> {
+        is_whole_blocks(offset, len.into());
+        Completion::Ready(match offset / 4096 % 7 {
+            _ if self.0 != 512 => Err(Error::new(Kind::Unsupported, "not this one")),
+            3 => Err(Error::new(Kind::Corrupt, "rot")),
+            _ => Ok(Lent(Rc::new(Range(offset, len.into())))),
+        })
+    }
+    fn take(&self, offset: u64, lent: Lent) -> Completion<block::Result<()>> {
+        let Range(from, len) = *lent.0.downcast::<Range>().expect("only devices like this one lend");
+        is_whole_blocks(offset, len);
+        Completion::Ready(match (offset / 4096 + from / 4096) % 11 {
+            3 => Err(Error::new(Kind::Full, "no room")),
+            5 => Err(Error::new(Kind::Io, "the disk is gone")),
+            7 => Err(Error::new(Kind::Unsupported, "not here")),
+            _ => Ok(()),
+        })
+    }
+}
+
+fn is_whole_blocks(offset: u64, len: u64) {
+    let is_right = offset % 4096 == 0 && len % 4096 == 0 && (1..=LEND_BYTES_MAX.into()).contains(&len);
+    assert!(is_right && offset + len <= SIZE, "{offset}+{len}");
 }
 
 /// Checks what a device relies on, and answers: by content, by holes, or with an error, all from the offset.
@@ -90,7 +117,8 @@ impl Host for Keeper {
     }
     fn open(&self, designator: &[u8], _initiator_port: &str) -> Completion<Option<Rc<dyn BlockDevice>>> {
         let found = designator.first() == Some(&0x31);
-        Completion::Ready(found.then(|| Rc::new(Device(4096)) as Rc<dyn BlockDevice>))
+        let sector_bytes = if designator.get(1).is_some_and(|byte| byte % 2 == 1) { 512 } else { 4096 };
+        Completion::Ready(found.then(|| Rc::new(Device(sector_bytes)) as Rc<dyn BlockDevice>))
     }
     fn sleep(&self, _duration_ns: u64) -> LocalFuture<()> {
         Box::pin(std::future::ready(()))

@@ -1,4 +1,4 @@
-//! A short run of every fuzz target, from the corpus in the repository; a crash becomes a test there.
+//! A run of every fuzz target, from its seeds in the repository and what earlier runs found; a crash becomes a test of its crate.
 
 use crate::process::{command, finish, logged, repository, target_dir};
 use crate::steps::Done;
@@ -44,6 +44,10 @@ pub fn run(seconds: u64) -> Result<Done> {
         std::fs::create_dir_all(&corpus)?;
         let mut run = cargo(&["run", "--sanitizer", sanitizer, target]);
         run.arg(&corpus);
+        let seeds = repository().join("fuzz/seeds").join(target);
+        if seeds.exists() {
+            run.arg(seeds);
+        }
         // How much memory one input takes and leaves behind is looked at by the targets themselves (fuzz/src/lib.rs).
         run.args(["--", &format!("-max_total_time={seconds}"), "-timeout=10", "-rss_limit_mb=2048"]);
         let dictionary =
