@@ -2,6 +2,7 @@
 //! with a medium error, everything else is served, and nothing wrong is ever returned as data.
 
 use crate::content::{Found, SECTOR, Value, compose, examine};
+use crate::iscsi::initiator::Initiator;
 use crate::nbd::{self, Client};
 use crate::process::{output, refused, scratch, succeed, tail};
 use crate::random::Random;
@@ -168,6 +169,7 @@ impl Case {
         let seen = self.read_all()?;
         ensure!(seen == Seen { right: 2 * BLOCKS - 1, medium_errors: 1, damaged: 0 }, "{seen:?}");
         ensure!(self.server.metric("drystone_checksum_errors_total")? >= 1.0, "the bad checksum is not counted");
+        self.must_be_a_medium_error(victim)?;
         ensure!(self.server.log().contains("checksum"), "the log does not name it:\n{}", self.server.log());
         // A new write heals the block.
         let mut client = self.server.connect(NAMES[0])?;
@@ -176,6 +178,25 @@ impl Case {
         let seen = self.read_all()?;
         ensure!(seen.right == 2 * BLOCKS, "after overwriting the damaged block: {seen:?}");
         self.server.stop()
+    }
+
+    /// An initiator is told the LBA, wherever its read began, and gets the blocks beside it.
+    fn must_be_a_medium_error(&self, victim: u64) -> Result<()> {
+        const UNRECOVERED_READ: Option<(u8, u8, u8)> = Some((0x03, 0x11, 0));
+        let mut session =
+            Initiator::login(&self.server.iscsi, "iqn.2026-11.com.example:reader", 1, NAMES[0])?;
+        session.ready()?;
+        let at = |block: u64| sector_of(block) * SECTOR as u64;
+        for (from, to) in [(victim, victim + 1), (victim - 1, victim + 1), (victim - 1, victim + 2)] {
+            let ended = session.read(at(from), (at(to) - at(from)) as usize)?;
+            ensure!(ended.status == 2 && ended.sense == UNRECOVERED_READ, "blocks {from} to {to}: {ended:?}");
+            let (lba, block) = (ended.information.map(u64::from), sector_of(victim)..sector_of(victim) + 8);
+            ensure!(lba.is_some_and(|lba| block.contains(&lba)), "{lba:?} is named, {block:?} is damaged");
+        }
+        for block in [victim - 1, victim + 1] {
+            ensure!(session.read(at(block), 4096)?.good()? == content(0, block), "block {block} beside it");
+        }
+        Ok(())
     }
 
     fn newer_format(&mut self) -> Result<()> {

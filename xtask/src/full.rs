@@ -2,6 +2,7 @@
 //! writes go on without a restart.
 
 use crate::content::{SECTOR, compose};
+use crate::iscsi::initiator::Initiator;
 use crate::nbd::{self, Client};
 use crate::powerloss::Mount;
 use crate::process::{output, scratch, wait_until};
@@ -16,6 +17,8 @@ const DISK_BYTES: u64 = 2 << 30;
 /// A file beside the data directory, whose deletion frees space from outside.
 const BALLAST_BYTES: u64 = 400 << 20;
 const CHUNK: u64 = 1 << 20;
+/// Of the large vDisk, behind all that the checks fill.
+const BEYOND: u64 = 6 << 30;
 const SALT: u64 = 77;
 const ENOSPC: u32 = 28;
 /// From freeing space to the first write that goes on.
@@ -50,9 +53,16 @@ pub fn run() -> Result<Done> {
     other.verify()?;
     big.client.flush()?;
     must_show_full(&server)?;
+    let mut initiator = Initiator::login(&server.iscsi, "iqn.2026-11.com.example:full", 1, "big")?;
+    initiator.ready()?;
+    must_refuse_an_initiator(&mut initiator)?;
     let newest = scheduled_while_full(&server)?;
     std::fs::remove_file(&ballast)?;
     big.wait_for_space("after a file was deleted")?;
+    // The same session.
+    initiator.write(BEYOND, &[5; 4096])?.good().context("over iSCSI, after a file was deleted")?;
+    ensure!(initiator.read(BEYOND, 4096)?.good()? == [5; 4096], "what was written over iSCSI is not there");
+    drop(initiator);
     let goes_on = || {
         let (state, names) = schedule(&server)?;
         Ok(state != "failing" && names.last() > newest.as_ref())
@@ -110,6 +120,28 @@ fn must_show_full(server: &Server) -> Result<()> {
         big = server.json(&["vdisk", "show", "big"])?;
     }
     ensure!(big["state"]["kind"] == "full", "the disk is full, its vDisk is said to be {big}");
+    Ok(())
+}
+
+/// Writes are refused with the sense of a thin disk without room (SBC-3 4.7.3.6), and what was acknowledged is read. A small write may
+/// still find room, where something has just come free.
+fn must_refuse_an_initiator(initiator: &mut Initiator) -> Result<()> {
+    const SPACE_ALLOCATION_FAILED: Option<(u8, u8, u8)> = Some((0x07, 0x27, 0x07));
+    let mut at = BEYOND;
+    let refused = loop {
+        let ended = initiator.write(at, &[6; 8192])?;
+        if ended.status != 0 {
+            break ended;
+        }
+        at += 8192;
+        ensure!(at < BEYOND + (64 << 20), "64 MiB were written over iSCSI to a full disk");
+    };
+    ensure!(refused.status == 2 && refused.sense == SPACE_ALLOCATION_FAILED, "a write to a full disk: {refused:?}");
+    for written in (BEYOND..at).step_by(8192) {
+        ensure!(initiator.read(written, 8192)?.good()? == [6; 8192], "{written} is not what was acknowledged");
+    }
+    ensure!(initiator.read(at, 8192)?.good()? == [0; 8192], "a write that was refused is there, in part");
+    ensure!(initiator.read(0, 4096)?.good()? == Region::content(0)[..4096], "what NBD wrote is not read over iSCSI");
     Ok(())
 }
 

@@ -27,6 +27,8 @@ pub struct Ended {
     pub data: Vec<u8>,
     /// Key, additional code, qualifier.
     pub sense: Option<(u8, u8, u8)>,
+    /// What fixed sense data names (SPC-4 4.5.3): the LBA of a medium error.
+    pub information: Option<u32>,
 }
 
 impl Ended {
@@ -133,18 +135,13 @@ impl Initiator {
                 0x25 => {
                     data.extend_from_slice(&pdu.data);
                     if pdu.header[1] & 1 != 0 {
-                        return Ok(self.ended(&pdu, data, None));
+                        return Ok(self.ended(&pdu, data, &[]));
                     }
                 }
                 0x21 => {
-                    // A length, then the sense data.
-                    let sense = pdu.data.get(2..).filter(|sense| sense.len() >= 14);
-                    let sense = sense.map(|sense| match sense[0] & 0x7f {
-                        0x70 => (sense[2] & 0xf, sense[12], sense[13]),
-                        _ => (sense[1] & 0xf, sense[2], sense[3]),
-                    });
                     ensure!(pdu.header[2] == 0, "the target failed: response {:#x}", pdu.header[2]);
-                    return Ok(self.ended(&pdu, data, sense));
+                    // A length, then the sense data.
+                    return Ok(self.ended(&pdu, data, pdu.data.get(2..).unwrap_or_default()));
                 }
                 // A ping that wants an answer, or an event: neither is what this waits for.
                 0x20 => self.pong(&pdu)?,
@@ -154,10 +151,20 @@ impl Initiator {
         }
     }
 
-    fn ended(&mut self, pdu: &Pdu, data: Vec<u8>, sense: Option<(u8, u8, u8)>) -> Ended {
+    fn ended(&mut self, pdu: &Pdu, data: Vec<u8>, sense: &[u8]) -> Ended {
         self.expected = pdu.word(24).wrapping_add(1);
         self.tag += 1;
-        Ended { status: pdu.header[3], data, sense }
+        let sense = Some(sense).filter(|sense| sense.len() >= 14);
+        let is_valid = |sense: &&[u8]| sense[0] == 0xf0;
+        Ended {
+            status: pdu.header[3],
+            data,
+            sense: sense.map(|sense| match sense[0] & 0x7f {
+                0x70 => (sense[2] & 0xf, sense[12], sense[13]),
+                _ => (sense[1] & 0xf, sense[2], sense[3]),
+            }),
+            information: sense.filter(is_valid).map(|s| u32::from_be_bytes([s[3], s[4], s[5], s[6]])),
+        }
     }
 
     fn pong(&mut self, ping: &Pdu) -> Result<()> {
