@@ -104,6 +104,7 @@ impl State {
         if self.vdisks.contains_key(&request.name) {
             return Err(Error::exists(&request.name));
         }
+        request.near.as_ref().map_or(Ok(()), |near| self.vdisk(near).map(drop))?;
         let container = request.container.clone().unwrap_or_else(|| rules::containers::DEFAULT.to_string());
         self.check_room(&container, 0)?;
         let info = VdiskInfo {

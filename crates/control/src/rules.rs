@@ -80,9 +80,10 @@ pub fn check_sector(sector_bytes: u32) -> Result<()> {
     }
 }
 
-/// Name, size and sector of a new vDisk.
+/// Names, size and sector of a new vDisk.
 pub fn check_create(request: &crate::CreateVdisk) -> Result<()> {
     check_name(&request.name)?;
+    request.near.as_deref().map_or(Ok(()), check_name)?;
     check_size(request.size_bytes)?;
     check_sector(request.sector_bytes)
 }

@@ -24,6 +24,11 @@ pub struct CreateVdisk {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[cfg_attr(feature = "openapi", schema(example = "default"))]
     pub container: Option<String>,
+    /// A vDisk on whose shard it is to be: copies between the two (EXTENDED COPY) share extents then. Absent: the shard with the
+    /// fewest vDisks.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[cfg_attr(feature = "openapi", schema(example = "demo"))]
+    pub near: Option<String>,
 }
 
 fn default_sector_bytes() -> u32 {

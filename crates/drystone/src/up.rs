@@ -128,8 +128,13 @@ impl Signals {
 }
 
 async fn make_demo(control: &dyn Control) -> Result<()> {
-    let create =
-        CreateVdisk { name: DEMO_NAME.to_string(), size_bytes: DEMO_BYTES, sector_bytes: 512, container: None };
+    let create = CreateVdisk {
+        name: DEMO_NAME.to_string(),
+        size_bytes: DEMO_BYTES,
+        sector_bytes: 512,
+        container: None,
+        near: None,
+    };
     match control.create_vdisk(create).await {
         Ok(_) => Ok(()),
         Err(error) if error.kind == Kind::Exists => Ok(()),

@@ -28,21 +28,19 @@ fn family(bench: &Bench, name: &str) -> Result<(String, Vec<String>)> {
     let shard = |vdisk: &str| -> Result<u64> {
         bench.server.json(&["vdisk", "show", vdisk])?["shard"].as_u64().context("a vDisk without a shard")
     };
-    let source = format!("{name}-source");
+    let (source, near) = (format!("{name}-source"), format!("{name}-near"));
     bench.server.create(&source, "64MiB")?;
+    bench.server.run(&["vdisk", "create", &near, "--size", "64MiB", "--near", &source])?;
     let own = shard(&source)?;
-    let (mut near, mut far) = (None, None);
+    ensure!(shard(&near)? == own, "{near} is not on the shard of {source}");
     for number in 0..16 {
-        let vdisk = format!("{name}-{number}");
-        bench.server.create(&vdisk, "64MiB")?;
-        let place = if shard(&vdisk)? == own { &mut near } else { &mut far };
-        place.get_or_insert(vdisk);
-        if near.is_some() && far.is_some() {
-            break;
+        let far = format!("{name}-{number}");
+        bench.server.create(&far, "64MiB")?;
+        if shard(&far)? != own {
+            return Ok((source, vec![near, far]));
         }
     }
-    let both = near.zip(far).context("all vDisks are on one shard: is there one worker only?")?;
-    Ok((source, vec![both.0, both.1]))
+    anyhow::bail!("all vDisks are on one shard: is there one worker only?")
 }
 
 fn ready(bench: &Bench, initiator: &str, vdisk: &str) -> Result<Initiator> {

@@ -182,6 +182,10 @@ pub enum Vdisk {
         /// Container that it is to be in [default: default]
         #[arg(long, value_name = "NAME")]
         container: Option<String>,
+        /// On the shard of this vDisk: copies between the two that iSCSI hosts ask for move no bytes [default: the shard
+        /// with the fewest vDisks]
+        #[arg(long, value_name = "VDISK")]
+        near: Option<String>,
         #[command(flatten)]
         rewind: RewindFlags,
     },

@@ -88,6 +88,7 @@ pub fn fill<'a>(
         size_bytes: last.to.size_bytes,
         sector_bytes: last.sector_bytes,
         container: container.map(str::to_string),
+        near: None,
     })?;
     let progress = Progress::start("restored", proven.iter().map(|file| file.summary.data_bytes).sum());
     let written = files.iter().zip(proven).try_for_each(|(path, file)| {

@@ -257,26 +257,29 @@ impl Verbs {
     async fn create(&self, request: CreateVdisk) -> Result<VdiskInfo> {
         rules::check_create(&request)?;
         let _one = self.changing.lock().await;
-        let CreateVdisk { name, size_bytes, sector_bytes, container } = request;
+        let CreateVdisk { name, size_bytes, sector_bytes, container, near } = request;
         self.check_is_new(&name)?;
+        let shard = near.map(|near| self.find(&near)).transpose()?.map(|near| near.shard);
         let container = self.container_named(container.as_deref())?;
         self.check_capacity(container, 0).await?;
-        self.make_vdisk(&name, size_bytes, sector_bytes, container).await?;
+        self.make_vdisk(&name, size_bytes, sector_bytes, container, shard).await?;
         let listed = self.find(&name)?;
         self.info(&name, &listed).await
     }
 
-    /// On the shard with the fewest vDisks.
+    /// On this shard, or on the one with the fewest vDisks.
     pub(super) async fn make_vdisk(
         &self,
         name: &str,
         size_bytes: u64,
         sector_bytes: u32,
         container: base::ContainerId,
+        shard: Option<u16>,
     ) -> Result<base::VdiskId> {
         let all = self.directory.all();
         let load = |shard: &u16| all.iter().filter(|(_, listed)| listed.shard == *shard).count();
-        let shard = self.shards.numbers().min_by_key(load).expect("there is at least one shard");
+        let least = || self.shards.numbers().min_by_key(load).expect("there is at least one shard");
+        let shard = shard.unwrap_or_else(least);
         let (named, containers) = (name.to_string(), self.containers.clone());
         let record = self.shards.on(shard, move |shard| {
             Box::pin(async move {

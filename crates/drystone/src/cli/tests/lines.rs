@@ -55,7 +55,7 @@ fn more_vdisks_than_a_page_are_listed() {
     for index in 0..205 {
         let name = format!("v{index:03}");
         client
-            .create(&control::CreateVdisk { name, size_bytes: 4096, sector_bytes: 512, container: None })
+            .create(&control::CreateVdisk { name, size_bytes: 4096, sector_bytes: 512, container: None, near: None })
             .expect("created");
     }
     let names: Vec<String> = client.list(None).expect("listed").into_iter().map(|info| info.name).collect();
@@ -92,6 +92,7 @@ fn refusals_say_why() {
         (&["vdisk", "delete", "a"], "1 client is connected"),
         (&["vdisk", "create", "b", "--size", "huge"], "is not a size"),
         (&["vdisk", "create", "b", "--size", "1GiB", "--sector", "520"], "possible values: 512, 4096"),
+        (&["vdisk", "create", "b", "--size", "1GiB", "--near", "nobody"], "there is no vDisk \"nobody\""),
         (&["vdisk", "set", "a"], "--read-only"),
         (&["vdisk", "set", "a", "--read-only", "maybe"], "possible values: on, off"),
         (&["frobnicate"], "unrecognized subcommand"),

@@ -8,7 +8,7 @@ use crate::controller::verbs::Verbs;
 use base::VdiskId;
 use block::Request;
 use bytes::Bytes;
-use control::{Control, DeleteVdisk, Kind, SnapshotControl, VmControl};
+use control::{Control, CreateVdisk, DeleteVdisk, Kind, SnapshotControl, VmControl};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -172,4 +172,26 @@ async fn nothing_is_rolled_back_under_a_sanitize_operation() {
     }
     assert_eq!(rig.first("web-data").await, Ok(1));
     rig.stop().await;
+}
+
+/// Copies between them share extents then.
+#[tokio::test]
+async fn a_vdisk_is_made_on_the_shard_of_another_if_that_is_asked_for() {
+    let rig = Rig::new().await;
+    let source = rig.vdisk("source").await;
+    let create = |name: &str, near: &str| CreateVdisk {
+        name: name.into(),
+        size_bytes: super::SIZE_BYTES,
+        sector_bytes: 512,
+        container: None,
+        near: Some(near.into()),
+    };
+    for name in ["one", "two", "three"] {
+        let made = rig.verbs().create_vdisk(create(name, "source")).await.expect("a vDisk");
+        assert_eq!(made.shard, shard_of(source), "{name}");
+    }
+    assert_ne!(shard_of(rig.vdisk("elsewhere").await), shard_of(source));
+    let refused = rig.verbs().create_vdisk(create("four", "nobody")).await.expect_err("there is no such vDisk");
+    assert_eq!(refused.kind, Kind::NotFound);
+    assert!(rig.verbs().find("four").is_err());
 }
