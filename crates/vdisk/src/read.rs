@@ -25,14 +25,14 @@ const MAP_LEVELS_MAX: usize = 5;
 const STATUS_LOOKS_MAX: u32 = 1 << 16;
 
 impl Vdisk {
-    /// The whole range if map and cache have it, without waiting. `Ok(None)`: [`Vdisk::read`] has to wait for something.
+    /// The whole range if map, other maps' leaves, and cache have it, without waiting. `Ok(None)`: [`Vdisk::read`] has to wait for
+    /// something.
     pub(crate) fn read_now(&self, offset: u64, len: u32) -> Result<Option<Vec<Segment>>> {
         self.check_range(offset, len.into())?;
         if len > TRANSFER_BYTES_MAX {
             return Err(Error::new(Kind::Invalid, format!("{len} bytes are more than a request may have")));
         }
         let mut segments = Vec::with_capacity(len as usize / BLOCK as usize + 2);
-        let state = self.state.borrow();
         let end = offset + u64::from(len);
         let mut at = offset;
         let mut addresses = [Address::NONE; FANOUT];
@@ -42,7 +42,7 @@ impl Vdisk {
             let count = (end.div_ceil(BLOCK).min(leaf_end) - block) as usize;
             let run = &mut addresses[..count];
             Stats::add(&self.stats.map_lookups, 1);
-            if state.tree.lookup_run(block, run).is_err() {
+            if !self.look_now(block, run) {
                 return Ok(None);
             }
             for (i, address) in run.iter().enumerate() {
@@ -63,6 +63,15 @@ impl Vdisk {
             }
         }
         Ok(Some(segments))
+    }
+
+    /// Within one leaf.
+    fn look_now(&self, block: u64, run: &mut [Address]) -> bool {
+        let looked = self.state.borrow().tree.lookup_run(block, run);
+        match looked {
+            Ok(()) => true,
+            Err(need) => self.share(need) && self.state.borrow().tree.lookup_run(block, run).is_ok(),
+        }
     }
 
     pub async fn read(self: &Rc<Self>, offset: u64, len: u32) -> Result<Vec<Segment>> {

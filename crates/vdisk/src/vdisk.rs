@@ -358,9 +358,21 @@ impl Vdisk {
 
     /// Brings a page of the map into memory.
     pub(crate) async fn load(&self, need: NeedPage) -> Result<()> {
+        if self.share(need) {
+            return Ok(());
+        }
         let entries = self.page_entries(need).await?;
         self.attach(need, &entries);
         Ok(())
+    }
+
+    /// The same, at once, if it is a leaf that another tree of this worker has in memory.
+    pub(crate) fn share(&self, need: NeedPage) -> bool {
+        let found = if need.place.level == 0 { self.context.load.map.leaf(need.address) } else { None };
+        let Some(leaf) = found else { return false };
+        self.state.borrow_mut().tree.attach_leaf(need, leaf);
+        self.watch_map_memory();
+        true
     }
 
     /// What a page says that is not in the tree: from the memory of another tree of this worker, or read.

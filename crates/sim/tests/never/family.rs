@@ -2,16 +2,18 @@
 //! last who needs it is gone; half a rollback, or a part of several clones.
 
 use crate::keeper::RETURNS;
-use crate::machine::{Machine, manual};
+use crate::machine::{Machine, bytes_of, content, manual};
 use crate::tap::{Fate, Verb};
-use base::units::MIB;
+use base::units::{BLOCK, MIB};
 use base::{ContainerId, SnapshotId, VdiskId};
 use meta::{ContainerNote, ContainerRecord, MemberRecord, keys};
 use node::ShardConfig;
+use block::{Reply, Request};
 use sim::rng::Rng;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use vdisk::NoteKind;
+use world::Completion;
 
 /// Blocks that every member of the family has.
 const BLOCKS: u64 = 40;
@@ -617,4 +619,28 @@ fn clones_of_clones_hold_what_they_need_without_those_between() {
     let groups = machine.groups();
     assert!(groups.iter().all(|placed| placed.header.vdisk == vdisk.id), "{groups:?}");
     assert!(machine.shard().context.references.held_groups().is_empty());
+}
+
+/// The second of two clones: the first one has read the map.
+#[test]
+fn a_clone_reads_at_once_what_another_has_in_memory() {
+    let machine = Machine::with(manual(), 5);
+    let source = machine.create("source", 4 * MIB);
+    let blocks = [3, 300, 600];
+    for block in blocks {
+        machine.write(&source, block, 1000 + block);
+    }
+    let snapshot = machine.snapshot(source.id, "first");
+    let [one, two] = ["one", "two"].map(|name| machine.clone_of(source.id, snapshot, name));
+    for block in blocks {
+        assert_eq!(machine.read(&one, block), 1000 + block);
+    }
+    let now = |block: u64| two.device().submit(Request::Read { offset: block * BLOCK, len: BLOCK as u32 });
+    assert!(!matches!(now(3), Completion::Ready(_)), "what is above the leaves is read");
+    assert_eq!(machine.read(&two, 3), 1003);
+    for block in &blocks[1..] {
+        let Completion::Ready(read) = now(*block) else { panic!("block {block} waits for a page") };
+        let Reply::Data(data) = read.expect("it is whole") else { panic!("not data") };
+        assert_eq!(data.iter().flat_map(bytes_of).collect::<Vec<_>>(), content(*block, 1000 + block));
+    }
 }

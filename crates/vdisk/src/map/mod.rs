@@ -8,7 +8,7 @@ mod node;
 mod page;
 mod tree;
 
-pub use node::{Child, MapMemory, Node};
+pub use node::{Child, Leaf, MapMemory, Node};
 pub use page::{FANOUT, PAGE_LEN, PageError, address_at, decode_page, encode_page};
 pub use tree::{NeedPage, PagePlace, PageState, Sink, Tree, height_for};
 

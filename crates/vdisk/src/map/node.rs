@@ -156,6 +156,10 @@ impl Node {
         Node::new(level, slots, stored, false, memory)
     }
 
+    pub(super) fn of_leaf(leaf: Rc<Leaf>, stored: Address, memory: &Rc<MapMemory>) -> Node {
+        Node::new(0, Slots::Leaf(leaf), stored, false, memory)
+    }
+
     fn new(level: u8, slots: Slots, stored: Address, dirty: bool, memory: &Rc<MapMemory>) -> Node {
         memory.add(Node::weight(level));
         if dirty {

@@ -71,6 +71,21 @@ fn look(tree: &mut Tree, pages: &Pages, block: u64) -> Address {
     }
 }
 
+/// From another tree's leaf if there is one in memory. How many leaves were had so.
+fn look_at_shared(tree: &mut Tree, pages: &Pages, memory: &MapMemory, block: u64) -> u32 {
+    let mut shared = 0;
+    while let Err(need) = tree.lookup(block) {
+        match memory.leaf(need.address) {
+            Some(leaf) => {
+                tree.attach_leaf(need, leaf);
+                shared += 1;
+            }
+            None => pages.load(tree, need),
+        }
+    }
+    shared
+}
+
 fn compare(tree: &mut Tree, pages: &Pages, model: &Model, around: &[u64]) {
     for &block in around.iter().chain(model.keys()) {
         let expect = model.get(&block).copied().unwrap_or(Address::NONE);
@@ -191,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn trees_that_share_leaves_change_apart(steps in proptest::collection::vec((any::<bool>(), 0..BLOCKS, 0..4u8), 1..60)) {
+    fn trees_that_share_leaves_change_apart(steps in proptest::collection::vec((any::<bool>(), 0..BLOCKS, 0..5u8), 1..60)) {
         let memory = Rc::new(MapMemory::default());
         let mut pages = Pages::default();
         let mut source = Tree::new(Address::NONE, height_for(BLOCKS), memory.clone());
@@ -218,6 +233,7 @@ proptest! {
                 }
                 1 => { pages.checkpoint(tree); }
                 2 => { tree.evict(&mut hand, u64::MAX); }
+                3 => { look_at_shared(tree, &pages, &memory, block); }
                 _ => { look(tree, &pages, block); }
             }
             for (tree, model) in &mut clones {
@@ -234,6 +250,22 @@ proptest! {
             prop_assert_eq!(encode_page(entries.iter().copied()), bytes);
         }
     }
+}
+
+#[test]
+fn a_leaf_that_another_tree_has_is_put_in_its_place() {
+    let memory = Rc::new(MapMemory::default());
+    let mut pages = Pages::default();
+    let mut source = Tree::new(Address::NONE, height_for(512), memory.clone());
+    set(&mut source, &pages, 300, &[data(7)], &mut Vec::new());
+    let root = pages.checkpoint(&source);
+    drop(source);
+    let [mut one, mut two] = [(); 2].map(|()| Tree::new(root, height_for(512), memory.clone()));
+    assert_eq!(look_at_shared(&mut one, &pages, &memory, 300), 0, "nobody has it");
+    assert_eq!(look_at_shared(&mut two, &pages, &memory, 300), 1);
+    set(&mut two, &pages, 300, &[data(8)], &mut Vec::new());
+    assert_eq!((one.lookup(300), two.lookup(300)), (Ok(data(7)), Ok(data(8))));
+    assert!(two.is_dirty() && !one.is_dirty());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Lookup and change of the tree: single entries, runs, ranges; loading and evicting of pages; what a checkpoint writes.
 
-use super::node::{Child, MapMemory, Node, Slots};
+use super::node::{Child, Leaf, MapMemory, Node, Slots};
 use super::page::FANOUT;
 use crate::address::Address;
 use std::cell::Cell;
@@ -245,6 +245,16 @@ impl Tree {
 
     /// Puts a page that was asked for in its place: of a leaf what memory has of it, if it has it. Ignored when the place has changed meanwhile.
     pub fn attach(&mut self, need: NeedPage, entries: &[Address; FANOUT]) {
+        self.put(need, |memory| Node::loaded(need.place.level, entries, need.address, memory));
+    }
+
+    /// The same of a leaf that memory has, and is asked for.
+    pub fn attach_leaf(&mut self, need: NeedPage, leaf: Rc<Leaf>) {
+        assert_eq!(need.place.level, 0, "a leaf is put in the place of a page above");
+        self.put(need, |memory| Node::of_leaf(leaf, need.address, memory));
+    }
+
+    fn put(&mut self, need: NeedPage, node: impl FnOnce(&Rc<MapMemory>) -> Node) {
         let block = need.place.index << (8 * (u32::from(need.place.level) + 1));
         let shared = self.path_is_shared(block, need.place.level);
         let mut child = &mut self.root;
@@ -261,8 +271,7 @@ impl Tree {
             }
         }
         if matches!(child, Child::Stored(address) if *address == need.address) {
-            let node = Node::loaded(need.place.level, entries, need.address, &self.memory);
-            *child = Child::Loaded(Rc::new(node));
+            *child = Child::Loaded(Rc::new(node(&self.memory)));
         }
     }
 
