@@ -20,6 +20,8 @@ pub enum Name {
     Drystone,
     QemuRaw,
     QemuQcow2,
+    /// Past the page cache, on a file of its own.
+    QemuDirect,
     Nbdkit,
     /// tgt with asynchronous I/O past the page cache.
     TgtAio,
@@ -41,6 +43,7 @@ impl Name {
             Name::Drystone => "drystone",
             Name::QemuRaw => "qemu-nbd raw",
             Name::QemuQcow2 => "qemu-nbd qcow2",
+            Name::QemuDirect => "qemu-nbd raw, cache=none",
             Name::Nbdkit => "nbdkit file",
             Name::Qcow2Internal => "qcow2, internal snapshots",
             Name::Qcow2External => "qcow2, external snapshots",
@@ -213,14 +216,15 @@ impl Servers {
         let socket = socket_path(name.text());
         let log = self.dir.join(format!("{}.log", name.text().replace(' ', "-")));
         let start = match name {
-            Name::QemuRaw => qemu_nbd("raw", &raw, &socket),
+            Name::QemuRaw => qemu_nbd("writeback", "raw", &raw, &socket),
+            Name::QemuDirect => qemu_nbd("none", "raw", &self.raw("direct.raw", self.size_bytes)?, &socket),
             Name::QemuQcow2 => {
                 let image = self.dir.join("peer.qcow2");
                 output(
                     "qemu-img",
                     &["convert", "-U", "-f", "raw", "-O", "qcow2", &raw.to_string_lossy(), &image.to_string_lossy()],
                 )?;
-                qemu_nbd("qcow2", &image, &socket)
+                qemu_nbd("writeback", "qcow2", &image, &socket)
             }
             Name::Nbdkit => {
                 let mut nbdkit = command("nbdkit", &["--foreground", "--unix"]);
@@ -250,9 +254,9 @@ pub fn socket_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("bench-{}-{}.sock", std::process::id(), name.replace(' ', "-")))
 }
 
-/// Writeback and io_uring: the fastest that Debian's qemu-nbd offers on a file.
-pub fn qemu_nbd(format: &str, image: &Path, socket: &Path) -> std::process::Command {
-    let mut qemu = command("qemu-nbd", &["--persistent", "--cache=writeback", "--aio=io_uring", "--shared=16"]);
+/// With io_uring; `writeback` is the fastest `cache` that Debian's qemu-nbd offers on a file.
+pub fn qemu_nbd(cache: &str, format: &str, image: &Path, socket: &Path) -> std::process::Command {
+    let mut qemu = command("qemu-nbd", &["--persistent", "--aio=io_uring", "--shared=16", "--cache", cache]);
     qemu.args(["--format", format, "--export-name", EXPORT, "--socket"]).arg(socket).arg(image);
     qemu
 }
