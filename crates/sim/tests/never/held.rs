@@ -3,6 +3,7 @@
 
 use crate::keeper::RETURNS;
 use crate::machine::{Machine, homed, manual};
+use crate::rewind::WINDOW_NS;
 use crate::tap::{Fate, Verb};
 use base::units::{BLOCK, KIB, MIB};
 use base::{GroupId, SnapshotId, VdiskId};
@@ -10,7 +11,7 @@ use node::ShardConfig;
 use sim::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use vdisk::Vdisk;
+use vdisk::{Moment, Rewind, Vdisk};
 
 const BLOCKS: u64 = 300;
 const VDISKS_MAX: usize = 5;
@@ -35,6 +36,15 @@ pub struct History {
     pub context: String,
     /// Extents are shared between any of them, also those that are no family.
     copies: bool,
+    /// Some keep their past, of which snapshots are taken; what can be had of it.
+    pasts: Option<Vec<Past>>,
+}
+
+/// What a vDisk that keeps its past had at a moment.
+struct Past {
+    vdisk: VdiskId,
+    wall_ns: u64,
+    content: Content,
 }
 
 fn mapped(content: &Content) -> u64 {
@@ -55,7 +65,12 @@ impl History {
             node: 2,
             context: format!("seed {seed}"),
             copies: false,
+            pasts: None,
         }
+    }
+
+    pub fn with_pasts(seed: u64) -> History {
+        History { pasts: Some(Vec::new()), ..History::new(seed) }
     }
 
     fn with_copies(seed: u64) -> History {
@@ -94,6 +109,16 @@ impl History {
                 0 => self.stranger(),
                 1 => self.fail_sync_of_copy(),
                 _ => self.copy(),
+            }
+            return self.check_live();
+        }
+        if self.pasts.is_some() && self.rng.below(3) == 0 {
+            match self.rng.below(12) {
+                0..2 => self.keep_past(),
+                2 => self.forget_past(),
+                3..6 => self.note_moment(),
+                6 => self.kill(),
+                _ => self.snapshot_of_the_past(),
             }
             return self.check_live();
         }
@@ -188,6 +213,49 @@ impl History {
         }
     }
 
+    fn keep_past(&mut self) {
+        let vdisk = self.vdisk(self.rng.below(self.subjects.len() as u64) as usize);
+        let rewind = Rewind { window_ns: WINDOW_NS, limit_bytes: 0 };
+        self.machine.run(async move { vdisk.set_rewind(Some(rewind)).await }).expect("room");
+    }
+
+    fn forget_past(&mut self) {
+        let vdisk = self.vdisk(self.rng.below(self.subjects.len() as u64) as usize);
+        let id = vdisk.id;
+        self.machine.run(async move { vdisk.set_rewind(None).await }).expect("room");
+        self.pasts.as_mut().expect("asked before").retain(|past| past.vdisk != id);
+    }
+
+    fn note_moment(&mut self) {
+        let index = self.any();
+        if self.vdisk(index).rewind().is_some() {
+            let Subject { id, now, .. } = &self.subjects[index];
+            let past = Past { vdisk: *id, wall_ns: self.machine.world().clock.wall().0, content: now.clone() };
+            self.pasts.as_mut().expect("asked before").push(past);
+            self.machine.idle(1_000);
+        }
+    }
+
+    fn snapshot_of_the_past(&mut self) {
+        let pasts = self.pasts.as_ref().expect("asked before");
+        let Some(Past { vdisk, wall_ns, content }) = self.rng.pick(pasts) else { return };
+        let (id, moment, content) = (*vdisk, Moment::At(*wall_ns), content.clone());
+        let Some(index) = self.subjects.iter().position(|subject| subject.id == id) else { return };
+        if self.subjects[index].snapshots.len() < SNAPSHOTS_MAX {
+            let (shard, name) = (self.machine.shard(), format!("s{}", self.fresh()));
+            let made = self.machine.run(async move { shard.snapshot_at(id, &name, moment).await }).expect("it is kept");
+            assert_eq!(self.machine.read_snapshot(id, made.id, 0..BLOCKS), content, "{}: {moment:?}", self.context);
+            self.subjects[index].snapshots.push((made.id, content));
+        }
+    }
+
+    /// What was acknowledged and never flushed is there.
+    fn kill(&mut self) {
+        self.machine.kill();
+        self.machine.open();
+        self.check_content();
+    }
+
     fn delete_snapshot(&mut self) {
         if let Some((index, number)) = self.any_snapshot() {
             let (id, _) = self.subjects[index].snapshots.remove(number);
@@ -262,11 +330,10 @@ impl History {
             let vdisk = self.vdisk(index);
             self.machine.assert_online(&vdisk);
             assert_eq!(vdisk.space().mapped_bytes, mapped(&subject.now), "{}: {}", self.context, subject.id);
-            let listed = vdisk.snapshots();
-            assert_eq!(listed.len(), subject.snapshots.len(), "{}: {}", self.context, subject.id);
-            for (info, (id, content)) in listed.iter().zip(&subject.snapshots) {
-                assert_eq!((info.id, info.mapped_bytes), (*id, mapped(content)), "{}: {}", self.context, subject.id);
-            }
+            let listed: BTreeMap<SnapshotId, u64> =
+                vdisk.snapshots().iter().map(|info| (info.id, info.mapped_bytes)).collect();
+            let expected = subject.snapshots.iter().map(|(id, content)| (*id, mapped(content))).collect();
+            assert_eq!(listed, expected, "{}: {}", self.context, subject.id);
         }
     }
 
@@ -309,20 +376,24 @@ impl History {
                 record.groups.iter().filter(|entry| entry.is_copied && entry.data > 0).map(|entry| entry.group),
             );
             needed.extend(reached.into_keys());
-            for (entry, (id, content)) in record.snapshots.iter().zip(&subject.snapshots) {
+            let of: BTreeMap<SnapshotId, &Content> = subject.snapshots.iter().map(|(id, content)| (*id, content)).collect();
+            for entry in &record.snapshots {
+                let id = entry.record.id;
                 let kept = vdisk::log::CheckpointRecord { root: entry.root, height: entry.height, ..record.clone() };
                 let reached = machine.walk(&kept);
                 let data: u64 = reached.values().map(|(data, _)| u64::from(*data)).sum();
                 let context = format!("{}: {id} of {}", self.context, subject.id);
-                assert_eq!((entry.record.id, entry.mapped_bytes, data), (*id, data, mapped(content)), "{context}");
+                // What a point of the history had is known to nobody here.
+                let expected = of.get(&id).map_or(data, |content| mapped(content));
+                assert_eq!((entry.mapped_bytes, data), (expected, expected), "{context}");
                 let own_record = entry.place.map_or(here, |place| place.group);
                 held.extend(reached.keys().copied().chain([own_record]));
                 needed.extend(reached.into_keys().chain([own_record]));
             }
         }
         let all = machine.shard().context.references.held_groups();
-        if self.copies {
-            // What was copied is held until it is shown to be gone, by snapshots as long as they are there.
+        if self.copies || self.pasts.is_some() {
+            // What was copied is held until it is shown to be gone, by snapshots as long as they are there; history needs the log.
             assert!(all.is_superset(&held), "{}: {all:?} {held:?}", self.context);
             needed.extend(all);
         } else {
@@ -338,6 +409,7 @@ impl History {
             snapshots.iter().for_each(|(snapshot, _)| self.machine.delete_snapshot(subject.id, *snapshot));
             let vdisk = self.machine.vdisk_by_id(subject.id).expect("good");
             self.machine.trim(&vdisk, 0, BLOCKS);
+            self.machine.run(async move { vdisk.set_rewind(None).await }).expect("room");
             subject.now.fill(0);
         }
         // What was given up and is held again by a start goes, though nobody writes.
@@ -389,6 +461,20 @@ fn what_is_held_is_what_a_walk_of_all_maps_reaches() {
         }
         history.check_held();
         history.check_content();
+    }
+}
+
+#[test]
+fn what_the_past_needs_stays_and_no_longer() {
+    for seed in 30..46 {
+        let mut history = History::with_pasts(seed);
+        for step in 0..120 {
+            history.context = format!("with pasts, seed {seed}, step {step}");
+            history.step();
+        }
+        history.check_held();
+        history.check_content();
+        history.empty_all();
     }
 }
 
