@@ -625,6 +625,8 @@ fn clones_of_clones_hold_what_they_need_without_those_between() {
 #[test]
 fn a_clone_reads_at_once_what_another_has_in_memory() {
     let machine = Machine::with(manual(), 5);
+    machine.cache_bytes.set(MIB);
+    machine.restart();
     let source = machine.create("source", 4 * MIB);
     let blocks = [3, 300, 600];
     for block in blocks {

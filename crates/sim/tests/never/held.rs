@@ -214,13 +214,15 @@ impl History {
     }
 
     fn keep_past(&mut self) {
-        let vdisk = self.vdisk(self.rng.below(self.subjects.len() as u64) as usize);
+        let index = self.any();
+        let vdisk = self.vdisk(index);
         let rewind = Rewind { window_ns: WINDOW_NS, limit_bytes: 0 };
         self.machine.run(async move { vdisk.set_rewind(Some(rewind)).await }).expect("room");
     }
 
     fn forget_past(&mut self) {
-        let vdisk = self.vdisk(self.rng.below(self.subjects.len() as u64) as usize);
+        let index = self.any();
+        let vdisk = self.vdisk(index);
         let id = vdisk.id;
         self.machine.run(async move { vdisk.set_rewind(None).await }).expect("room");
         self.pasts.as_mut().expect("asked before").retain(|past| past.vdisk != id);
