@@ -183,8 +183,7 @@ impl Case {
     /// An initiator is told the LBA, wherever its read began, and gets the blocks beside it.
     fn must_be_a_medium_error(&self, victim: u64) -> Result<()> {
         const UNRECOVERED_READ: Option<(u8, u8, u8)> = Some((0x03, 0x11, 0));
-        let mut session =
-            Initiator::login(&self.server.iscsi, "iqn.2026-11.com.example:reader", 1, NAMES[0])?;
+        let mut session = Initiator::login(&self.server.iscsi, "iqn.2026-11.com.example:reader", 1, NAMES[0])?;
         session.ready()?;
         let at = |block: u64| sector_of(block) * SECTOR as u64;
         for (from, to) in [(victim, victim + 1), (victim - 1, victim + 1), (victim - 1, victim + 2)] {

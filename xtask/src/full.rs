@@ -60,7 +60,9 @@ pub fn run() -> Result<Done> {
     std::fs::remove_file(&ballast)?;
     big.wait_for_space("after a file was deleted")?;
     // The same session.
-    initiator.write(BEYOND, &[5; 4096])?.good().context("over iSCSI, after a file was deleted")?;
+    wait_until("a write over iSCSI after a file was deleted", PATIENCE, || {
+        Ok(initiator.write(BEYOND, &[5; 4096])?.status == 0)
+    })?;
     ensure!(initiator.read(BEYOND, 4096)?.good()? == [5; 4096], "what was written over iSCSI is not there");
     drop(initiator);
     let goes_on = || {

@@ -27,7 +27,7 @@ pub struct CreateVdisk {
     /// A vDisk on whose shard it is to be: copies between the two (EXTENDED COPY) share extents then. Absent: the shard with the
     /// fewest vDisks.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    #[cfg_attr(feature = "openapi", schema(example = "demo"))]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", example = "demo"))]
     pub near: Option<String>,
 }
 

@@ -154,14 +154,17 @@ fn sequential(settings: &Settings, servers: &mut Servers, report: &mut Report) -
     let write = Fio { pattern: "write", block: "256k", depth: 8 };
     let label = "256k sequential write, depth 8";
     fio_row((settings, servers, report), label, write, &names, &[Target::AtLeast(0.9, QemuRaw)])?;
-    // What the page cache is worth to the peers, of which no byte need reach the disk while the row lasts.
+    // What the page cache is worth to the peers, of which no byte need reach the disk while the row lasts. (Ours are large frames,
+    // which go past it as well.)
     let values = in_turn(settings, servers, &[Drystone, QemuDirect], |servers, name| {
         Ok(write.run(&servers.address(name)?, settings.run)?.bytes / (1 << 20) as f64)
     })?;
     let [(_, ours), (_, theirs)] = values.as_slice() else { return Ok(()) };
     let shares = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
     report.row("the same by qemu-nbd raw past the page cache (cache=none)", "×", &[(Drystone, shares)], &[]);
-    report.note(format!("256k sequential write past the page cache: drystone {ours:.0?}, qemu-nbd raw {theirs:.0?} MiB/s"));
+    report.note(format!(
+        "256k sequential write past the page cache: drystone {ours:.0?}, qemu-nbd raw {theirs:.0?} MiB/s"
+    ));
     Ok(())
 }
 
@@ -185,7 +188,8 @@ fn flushed64(settings: &Settings, servers: &mut Servers, report: &mut Report) ->
     for index in 0..MANY {
         let (image, socket) = (settings.dir.join(format!("many{index}.raw")), socket_path(&format!("many{index}")));
         fill_file(&image, MANY_BYTES)?;
-        let process = start_peer(qemu_nbd("writeback", "raw", &image, &socket), &socket, &settings.dir.join("many.log"))?;
+        let process =
+            start_peer(qemu_nbd("writeback", "raw", &image, &socket), &socket, &settings.dir.join("many.log"))?;
         theirs.push((Address::Unix(socket.clone()), EXPORT.to_string()));
         processes.push((process, socket));
     }

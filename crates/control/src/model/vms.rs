@@ -113,7 +113,13 @@ impl State {
         let made = create.vdisks.into_iter().map(|vdisk| {
             let name = rules::vdisk_name(&create.name, &vdisk.label)?;
             let container = create.container.clone();
-            let new = CreateVdisk { name, size_bytes: vdisk.size_bytes, sector_bytes: vdisk.sector_bytes, container, near: None };
+            let new = CreateVdisk {
+                name,
+                size_bytes: vdisk.size_bytes,
+                sector_bytes: vdisk.sector_bytes,
+                container,
+                near: None,
+            };
             Ok((vdisk.label, self.create(new)?.id))
         });
         let mut made = made.collect::<Result<Vec<_>>>()?;

@@ -97,7 +97,13 @@ impl Rig {
     }
 
     pub async fn vdisk(&self, name: &str) -> VdiskId {
-        let create = CreateVdisk { name: name.to_string(), size_bytes: SIZE_BYTES, sector_bytes: 512, container: None, near: None };
+        let create = CreateVdisk {
+            name: name.to_string(),
+            size_bytes: SIZE_BYTES,
+            sector_bytes: 512,
+            container: None,
+            near: None,
+        };
         self.verbs().create_vdisk(create).await.expect("a vDisk");
         self.id(name)
     }

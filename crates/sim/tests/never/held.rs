@@ -38,6 +38,9 @@ pub struct History {
     copies: bool,
     /// Some keep their past, of which snapshots are taken; what can be had of it.
     pasts: Option<Vec<Past>>,
+    /// Snapshots of the past that were taken, and kills.
+    pub went_back: u32,
+    pub killed: u32,
 }
 
 /// What a vDisk that keeps its past had at a moment.
@@ -66,6 +69,8 @@ impl History {
             context: format!("seed {seed}"),
             copies: false,
             pasts: None,
+            went_back: 0,
+            killed: 0,
         }
     }
 
@@ -248,6 +253,7 @@ impl History {
             let made = self.machine.run(async move { shard.snapshot_at(id, &name, moment).await }).expect("it is kept");
             assert_eq!(self.machine.read_snapshot(id, made.id, 0..BLOCKS), content, "{}: {moment:?}", self.context);
             self.subjects[index].snapshots.push((made.id, content));
+            self.went_back += 1;
         }
     }
 
@@ -255,6 +261,7 @@ impl History {
     fn kill(&mut self) {
         self.machine.kill();
         self.machine.open();
+        self.killed += 1;
         self.check_content();
     }
 
@@ -378,7 +385,10 @@ impl History {
                 record.groups.iter().filter(|entry| entry.is_copied && entry.data > 0).map(|entry| entry.group),
             );
             needed.extend(reached.into_keys());
-            let of: BTreeMap<SnapshotId, &Content> = subject.snapshots.iter().map(|(id, content)| (*id, content)).collect();
+            let of: BTreeMap<SnapshotId, &Content> =
+                subject.snapshots.iter().map(|(id, content)| (*id, content)).collect();
+            let kept = |id: &SnapshotId| record.snapshots.iter().any(|entry| entry.record.id == *id);
+            assert!(of.keys().all(kept), "{}: of {} some are not stored", self.context, subject.id);
             for entry in &record.snapshots {
                 let id = entry.record.id;
                 let kept = vdisk::log::CheckpointRecord { root: entry.root, height: entry.height, ..record.clone() };
@@ -386,6 +396,8 @@ impl History {
                 let data: u64 = reached.values().map(|(data, _)| u64::from(*data)).sum();
                 let context = format!("{}: {id} of {}", self.context, subject.id);
                 // What a point of the history had is known to nobody here.
+                let is_point = entry.record.point.is_some() && self.pasts.is_some();
+                assert!(is_point || of.contains_key(&id), "{context}: nobody has taken it");
                 let expected = of.get(&id).map_or(data, |content| mapped(content));
                 assert_eq!((entry.mapped_bytes, data), (expected, expected), "{context}");
                 let own_record = entry.place.map_or(here, |place| place.group);
@@ -467,7 +479,8 @@ fn what_is_held_is_what_a_walk_of_all_maps_reaches() {
 }
 
 #[test]
-fn what_the_past_needs_stays_and_no_longer() {
+fn what_the_past_needs_stays_and_goes_with_it() {
+    let (mut went_back, mut killed) = (0, 0);
     for seed in 30..46 {
         let mut history = History::with_pasts(seed);
         for step in 0..120 {
@@ -477,7 +490,9 @@ fn what_the_past_needs_stays_and_no_longer() {
         history.check_held();
         history.check_content();
         history.empty_all();
+        (went_back, killed) = (went_back + history.went_back, killed + history.killed);
     }
+    assert!(went_back >= 30 && killed >= 30, "{went_back} snapshots of the past, {killed} kills");
 }
 
 #[test]

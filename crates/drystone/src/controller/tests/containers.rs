@@ -24,7 +24,8 @@ fn window(rewind: Option<SetRewind>) -> SetContainer {
 
 async fn vdisk(rig: &Rig, name: &str, container: &str) -> VdiskInfo {
     let container = Some(container.to_string());
-    let create = CreateVdisk { name: name.into(), size_bytes: super::SIZE_BYTES, sector_bytes: 512, container, near: None };
+    let create =
+        CreateVdisk { name: name.into(), size_bytes: super::SIZE_BYTES, sector_bytes: 512, container, near: None };
     rig.verbs().create_vdisk(create).await.expect("a vDisk")
 }
 
@@ -169,7 +170,8 @@ async fn a_full_container_takes_no_more() {
     let full =
         |error: control::Error| assert!(error.kind == Kind::Invalid && error.message.contains("small"), "{error}");
     let container = Some("small".to_string());
-    let create = CreateVdisk { name: "b".into(), size_bytes: 4096, sector_bytes: 512, container: container.clone(), near: None };
+    let create =
+        CreateVdisk { name: "b".into(), size_bytes: 4096, sector_bytes: 512, container: container.clone(), near: None };
     full(verbs.create_vdisk(create).await.expect_err("full"));
     full(
         verbs
