@@ -188,7 +188,7 @@ async fn a_vdisk_is_made_on_the_shard_of_another_if_that_is_asked_for() {
     };
     for name in ["one", "two", "three"] {
         let made = rig.verbs().create_vdisk(create(name, "source")).await.expect("a vDisk");
-        assert_eq!(made.shard, shard_of(source), "{name}");
+        assert_eq!(made.shard, u32::from(shard_of(source)), "{name}");
     }
     assert_ne!(shard_of(rig.vdisk("elsewhere").await), shard_of(source));
     let refused = rig.verbs().create_vdisk(create("four", "nobody")).await.expect_err("there is no such vDisk");
