@@ -5,6 +5,7 @@ mod bitmaps;
 mod containers;
 mod groups;
 mod images;
+mod kills;
 mod lifecycle;
 mod limits;
 mod rewind;

@@ -1,6 +1,6 @@
 //! Backups on the real binary: chains made under load, damage of each kind, and what a `kill -9` in the middle leaves.
 
-use super::vms::{all_or_nothing, moment_us, time_of};
+use super::kills::{Making, kill_while_making};
 use super::{Bench, Check};
 use crate::nbd::Client;
 use crate::process::{Background, output, wait_until};
@@ -225,7 +225,6 @@ fn killed_while_restoring(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Early, or in its last step. The VM is there with all of its vDisks, or no vDisk has a name of its.
 fn killed_while_restoring_a_vm(bench: &mut Bench) -> Result<()> {
     bench.server.run(&["vm", "create", "vm", "--vdisk", "root=8MiB", "--vdisk", "data=8MiB"])?;
     let mut random = Random::new(10);
@@ -240,39 +239,12 @@ fn killed_while_restoring_a_vm(bench: &mut Bench) -> Result<()> {
     let folder = bench.file("vm");
     bench.server.run(&["vm", "backup", "vm@one", text(&folder)])?;
     let line = |name: &str| ["vm", "restore", text(&folder), name].map(String::from).to_vec();
-    let took_us = time_of(&bench.server, line)?;
-    let (mut made, mut again) = (0, 0);
-    for round in 0..32 {
-        let name = format!("b{round}");
-        let line = ["vm", "restore", text(&folder), &name];
-        let mut running = Background::start(bench.server.cli(&line), &bench.file("restore.log"))?;
-        std::thread::sleep(Duration::from_micros(moment_us(&mut random, round, took_us)));
-        if round % 2 == 0 {
-            running.kill9();
-            // Takes its turn behind what was left.
-            bench.server.run(&["vm", "create", &format!("turn-b{round}")])?;
-        } else {
-            bench.server.kill9();
-            running.wait(Duration::from_secs(60))?;
-            bench.server.start()?;
-        }
-        let server = &bench.server;
-        let is_there = all_or_nothing(server, &name, &["root", "data"]).with_context(|| format!("round {round}"))?;
+    let tidy = |server: &Server, is_there: bool| -> Result<()> {
         let left = unfinished(server)?;
-        ensure!(!is_there || left.is_empty(), "round {round}: the VM is there, and so are {left:?}");
-        for left in left {
-            server.run(&["vdisk", "delete", &left, "--force"])?;
-        }
-        if is_there {
-            made += 1;
-        } else {
-            server.run(&line).with_context(|| format!("round {round}: once more"))?;
-            again += 1;
-        }
-        for label in ["root", "data"] {
-            compare(server, &format!("vm-{label}@one"), &format!("{name}-{label}"))?;
-        }
-    }
-    println!("  there {made} times, made by another call {again} times");
-    Ok(())
+        ensure!(!is_there || left.is_empty(), "the VM is there, and so are {left:?}");
+        left.iter().try_for_each(|left| server.run(&["vdisk", "delete", left, "--force"]).map(drop))
+    };
+    let compare =
+        |server: &Server, vm: &str, label: &str| compare(server, &format!("vm-{label}@one"), &format!("{vm}-{label}"));
+    kill_while_making(bench, &Making { seed: 10, prefix: "b", line: &line, tidy: &tidy, compare: &compare })
 }

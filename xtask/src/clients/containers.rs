@@ -2,6 +2,7 @@
 //! loss of the metadata store leave of them.
 
 use super::groups::{names, texts};
+use super::kills::begin;
 use super::{Bench, Check};
 use crate::process::wait_until;
 use crate::random::Random;
@@ -197,10 +198,6 @@ fn schedules(bench: &mut Bench) -> Result<()> {
 /// in the container, all or none.
 fn killed(bench: &mut Bench) -> Result<()> {
     const CLONES: usize = 50;
-    let background = |server: &Server, line: &[&str]| -> Result<std::process::Child> {
-        let mut call = server.cli(line);
-        Ok(call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?)
-    };
     bench.server.run(&["container", "create", "many", "--rewind", "2h"])?;
     bench.server.run(&["vdisk", "create", "first", "--size", "64MiB", "--container", "many"])?;
     bench.server.run(&["vdisk", "clone", "first", "many-{1..100}"])?;
@@ -208,12 +205,12 @@ fn killed(bench: &mut Bench) -> Result<()> {
     let (mut changed, mut stayed, mut singles) = (0, 0, 0);
     for round in 0..10 {
         let prefix = format!("r{round}-");
-        let mut set = background(&bench.server, &["container", "set", "many", "--rewind", &format!("{}h", 3 + round)])?;
+        let mut set = begin(&bench.server, &["container", "set", "many", "--rewind", &format!("{}h", 3 + round)])?;
         let clones = format!("{prefix}{{1..{CLONES}}}");
-        let mut clone = background(&bench.server, &["vdisk", "clone", "first", &clones])?;
+        let mut clone = begin(&bench.server, &["vdisk", "clone", "first", &clones])?;
         let single = format!("single{round}");
         let line = ["vdisk", "create", &single, "--size", "64MiB", "--container", "many"];
-        let mut create = background(&bench.server, &line)?;
+        let mut create = begin(&bench.server, &line)?;
         std::thread::sleep(Duration::from_micros(random.below(120_000)));
         bench.server.kill9();
         let (is_set, are_made, is_created) = (set.wait()?.success(), clone.wait()?.success(), create.wait()?.success());

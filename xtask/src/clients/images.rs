@@ -1,6 +1,6 @@
 //! Images of other programs, in and out: what QEMU's tools make is imported, what is exported they can read.
 
-use super::vms::{all_or_nothing, moment_us, time_of};
+use super::kills::{Making, kill_while_making};
 use super::{Bench, Check};
 use crate::process::{Background, output, wait_until};
 use crate::random::Random;
@@ -224,44 +224,17 @@ fn of_a_vm(bench: &mut Bench) -> Result<()> {
     crate::process::refused(crate::process::command("qemu-img", &differ), &["Content mismatch"])
 }
 
-/// Early, or in its last step. The VM is there with all of its vDisks, or no vDisk has a name of its, and the same command makes
-/// the rest.
 fn killed_while_importing_a_vm(bench: &mut Bench) -> Result<()> {
     let raw = bench.file("small.raw");
     super::sparse_file(&raw, 8 * MIB, 33)?;
-    let mut random = Random::new(34);
     let [root, data] = ["root", "data"].map(|label| format!("{label}={}", text(&raw)));
     let line = |name: &str| ["vm", "import", name, "--disk", &root, "--disk", &data].map(String::from).to_vec();
-    let took_us = time_of(&bench.server, line)?;
-    let (mut made, mut again) = (0, 0);
-    for round in 0..32 {
-        let name = format!("k{round}");
-        let line = ["vm", "import", &name, "--disk", &root, "--disk", &data];
-        let mut running = Background::start(bench.server.cli(&line), &bench.file("import.log"))?;
-        std::thread::sleep(Duration::from_micros(moment_us(&mut random, round, took_us)));
-        if round % 2 == 0 {
-            running.kill9();
-            // Takes its turn behind what was left.
-            bench.server.run(&["vm", "create", &format!("turn{round}")])?;
-        } else {
-            bench.server.kill9();
-            running.wait(Duration::from_secs(60))?;
-            bench.server.start()?;
-        }
-        let is_there =
-            all_or_nothing(&bench.server, &name, &["root", "data"]).with_context(|| format!("round {round}"))?;
-        if is_there {
-            made += 1;
-        } else {
-            bench.server.run(&line).with_context(|| format!("round {round}: the same command again"))?;
-            again += 1;
-        }
-        for label in ["root", "data"] {
-            compare(&bench.server, &format!("{name}-{label}"), "raw", &raw)?;
-        }
-        let left = importing(&bench.server)?;
-        ensure!(left.is_empty(), "round {round}: {left:?} are left");
-    }
-    println!("  there {made} times, made by the same command {again} times");
-    Ok(())
+    // The same command goes on with what is left.
+    let tidy = |server: &Server, is_there: bool| -> Result<()> {
+        let left = importing(server)?;
+        ensure!(!is_there || left.is_empty(), "the VM is there, and so are {left:?}");
+        Ok(())
+    };
+    let compare = |server: &Server, vm: &str, label: &str| compare(server, &format!("{vm}-{label}"), "raw", &raw);
+    kill_while_making(bench, &Making { seed: 34, prefix: "k", line: &line, tidy: &tidy, compare: &compare })
 }

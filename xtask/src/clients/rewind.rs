@@ -1,5 +1,6 @@
 //! Rewind as a user meets it: seconds of the past against what a recorder saw, while writes go on and across a `kill -9`.
 
+use super::vms::{level, on_two_workers};
 use super::{Bench, Check};
 use crate::nbd::{Address, Client};
 use crate::process::{output, wait_until};
@@ -238,7 +239,9 @@ fn newest(server: &Server, vm: &str, snapshot: &str) -> Result<(u64, u64)> {
 /// Of two vDisks the second is written when the write of the first has been acknowledged.
 fn of_vms(bench: &mut Bench) -> Result<()> {
     let server = &bench.server;
+    level(server, "level-pair")?;
     server.run(&["vm", "create", "pair", "--vdisk", "a=64MiB", "--vdisk", "b=64MiB"])?;
+    on_two_workers(server, ["pair-a", "pair-b"])?;
     server.refuses(&["vm", "clone", "pair", "none", "--at", &text(now_ns())?], &["of VM", "history"])?;
     for vdisk in ["pair-a", "pair-b"] {
         server.run(&["vdisk", "set", vdisk, "--rewind", "1h"])?;

@@ -6,8 +6,9 @@ use super::{Bench, Check};
 use crate::process::wait_until;
 use crate::server::Server;
 use anyhow::{Context, Result, ensure};
+use base::utc;
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("schedules", schedules),
@@ -18,6 +19,10 @@ pub const CHECKS: &[(&str, Check)] = &[
 ];
 
 const LIMIT: Duration = Duration::from_secs(30);
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_secs()
+}
 
 fn taken(server: &Server, schedule: &str) -> Result<Vec<String>> {
     Ok(texts(&server.json(&["schedule", "show", schedule])?["snapshots"]))
@@ -113,13 +118,24 @@ fn killed(bench: &mut Bench) -> Result<()> {
         std::thread::sleep(Duration::from_millis(900 + 37 * round));
         let before = taken(&bench.server, "k")?;
         bench.server.kill9();
+        let killed = unix_seconds();
         std::thread::sleep(Duration::from_millis(2500));
-        let begun = Instant::now();
+        let begun = unix_seconds();
         bench.server.start()?;
         let newest = before.last().context("one at least")?.clone();
-        let after = until_taken(&bench.server, "k", |names| names.last().is_some_and(|last| *last > newest))?;
-        let new = after.iter().filter(|name| **name > newest).count();
-        ensure!(new as u64 <= 3 + begun.elapsed().as_secs(), "{new} at once after {before:?}: {after:?}");
+        let named = |second: u64| format!("k-{}", utc::format_ns(second * 1_000_000_000).replace(':', "-"));
+        let is_of_now = |name: &String| *name >= named(begun);
+        let after = until_taken(&bench.server, "k", |names| names.last().is_some_and(is_of_now))?;
+        // None of a second that was missed, and one for each other at most.
+        let seconds = (unix_seconds() - begun + 1) as usize;
+        let new: Vec<&String> = after.iter().filter(|name| **name > newest).collect();
+        let is_right = |name: &&String| name.ends_with('Z') && (is_of_now(name) || **name <= named(killed));
+        ensure!(
+            new.iter().filter(|name| is_of_now(name)).count() <= seconds && new.iter().all(is_right),
+            "{new:?} within {seconds} s from {} on, killed at {}, after {before:?}",
+            named(begun),
+            named(killed)
+        );
     }
     bench.server.run(&["schedule", "pause", "k"])?;
     let known = taken(&bench.server, "k")?;

@@ -1,9 +1,9 @@
 //! Snapshots, clones and VMs as a user meets them, and what a `kill -9` in the middle of a call leaves.
 
+use super::kills::{Kills, begin, time_of};
 use super::{Bench, Check};
 use crate::nbd::{self, Client};
 use crate::process::{output, wait_until};
-use crate::random::Random;
 use crate::server::Server;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -349,43 +349,6 @@ fn recovered(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// In microseconds, of a call that takes so long by itself: when to kill whom it needs, mostly in its last step.
-pub fn moment_us(random: &mut Random, round: u64, took_us: u64) -> u64 {
-    if round / 2 % 4 == 0 { random.below(took_us) } else { random.between(took_us * 3 / 4, took_us * 21 / 20) }
-}
-
-/// How long a command line takes, in microseconds; its names end in a number.
-pub fn time_of(server: &Server, line: impl Fn(&str) -> Vec<String>) -> Result<u64> {
-    let mut took_us = u64::MAX;
-    for name in ["took1", "took2", "took3"] {
-        let line = line(name);
-        let begun = Instant::now();
-        server.run(&line.iter().map(String::as_str).collect::<Vec<_>>())?;
-        took_us = took_us.min(begun.elapsed().as_micros() as u64);
-    }
-    Ok(took_us)
-}
-
-/// Whether a VM is there: then it has these vDisks, and if it is not, no vDisk has the name of one.
-pub fn all_or_nothing(server: &Server, vm: &str, labels: &[&str]) -> Result<bool> {
-    let look = || {
-        let is_there = names(&server.json(&["vm", "list"])?).iter().any(|name| name == vm);
-        let all = names(&server.json(&["vdisk", "list"])?);
-        let count = labels.iter().filter(|label| all.contains(&format!("{vm}-{label}"))).count();
-        let has = match is_there {
-            true => server.json(&["vm", "show", vm])?["vdisks"].as_array().map_or(0, Vec::len),
-            false => 0,
-        };
-        Ok::<_, anyhow::Error>((is_there, count, has))
-    };
-    let whole = || {
-        let found = look()?;
-        Ok(found == (true, labels.len(), labels.len()) || found == (false, 0, 0))
-    };
-    wait_until("all of it or nothing", FINISH_LIMIT, whole).with_context(|| format!("VM {vm}: {:?}", look()))?;
-    Ok(look()?.0)
-}
-
 /// Names of VMs and of vDisks that begin so.
 fn made(server: &Server, prefix: &str) -> Result<(usize, usize)> {
     let count = |names: Vec<String>| names.iter().filter(|name| name.starts_with(prefix)).count();
@@ -397,36 +360,44 @@ fn gone_callers(bench: &mut Bench) -> Result<()> {
     const CLONES: usize = 50;
     let server = &bench.server;
     server.run(&["vm", "create", "left", "--vdisk", "root=64MiB", "--vdisk", "data=64MiB"])?;
-    let mut random = Random::new(6);
-    for round in 0..20 {
+    // The request is on its way soon.
+    let mut kills = Kills::new(6, time_of(server, |name| clones_of("left", name, CLONES))? / 4, 20);
+    while kills.go_on() {
+        let round = kills.round();
         let prefix = format!("l{round}-");
-        let pattern = format!("{prefix}{{1..{CLONES}}}");
-        let mut call = server.cli(&["vm", "clone", "left", &pattern]);
-        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_micros(random.below(40_000)));
+        let line = clones_of("left", &prefix, CLONES);
+        let mut call = begin(server, &line.iter().map(String::as_str).collect::<Vec<_>>())?;
+        kills.wait();
         call.kill()?;
         call.wait()?;
         // It takes its turn behind what was left.
         server.run(&["vm", "snapshot", "left", &format!("s{round}")])?;
         let there = made(server, &prefix)?;
         ensure!(there == (0, 0) || there == (CLONES, 2 * CLONES), "round {round}: {there:?} VMs and vDisks");
-        ensure!(names(&server.json(&["vdisk", "snapshots", "left-root"])?).len() == round + 1, "round {round}");
+        let taken = names(&server.json(&["vdisk", "snapshots", "left-root"])?).len() as u64;
+        ensure!(taken == round + 1, "round {round}: {taken} snapshots");
+        kills.found(there.0 > 0);
     }
+    println!("  {}", kills.check()?);
     Ok(())
+}
+
+fn clones_of(vm: &str, prefix: &str, count: usize) -> Vec<String> {
+    ["vm", "clone", vm, &format!("{prefix}{{1..{count}}}")].map(String::from).to_vec()
 }
 
 fn killed_while_cloning(bench: &mut Bench) -> Result<()> {
     const CLONES: usize = 50;
     bench.server.run(&["vm", "create", "seed", "--vdisk", "root=64MiB", "--vdisk", "data=64MiB"])?;
     write_first(&bench.server, "seed-root", 7)?;
-    let mut random = Random::new(4);
-    let (mut nothing, mut all) = (0, 0);
-    for round in 0..12 {
+    let mut kills =
+        Kills::new(4, time_of(&bench.server, |name| clones_of("seed", &format!("{name}-"), CLONES))?, 12).with_middle();
+    while kills.go_on() {
+        let round = kills.round();
         let prefix = format!("r{round}-");
-        let pattern = format!("{prefix}{{1..{CLONES}}}");
-        let mut call = bench.server.cli(&["vm", "clone", "seed", &pattern]);
-        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_micros(random.below(50_000)));
+        let line = clones_of("seed", &prefix, CLONES);
+        let mut call = begin(&bench.server, &line.iter().map(String::as_str).collect::<Vec<_>>())?;
+        kills.wait();
         bench.server.kill9();
         let told = call.wait()?.success();
         bench.server.start()?;
@@ -441,14 +412,15 @@ fn killed_while_cloning(bench: &mut Bench) -> Result<()> {
         ensure!(there || !told, "round {round}: clones that were acknowledged are not there");
         if there {
             ensure!(byte_of(server, &format!("{prefix}{CLONES}-root"))? == 7);
-            all += 1;
-        } else {
-            nothing += 1;
+        }
+        if there && !told {
+            kills.found_middle();
         }
         let shown = names(&server.json(&["vdisk", "snapshots", "seed-root"])?);
         ensure!(shown.is_empty(), "a temporary snapshot is shown: {shown:?}");
+        kills.found(there);
     }
-    println!("  all of it {all} times, nothing {nothing} times");
+    println!("  {}", kills.check()?);
     Ok(())
 }
 
@@ -463,9 +435,12 @@ fn killed_while_taking(bench: &mut Bench) -> Result<()> {
 pub fn kill_snapshots(bench: &mut Bench, of: [&str; 2], vdisks: [&str; 2]) -> Result<()> {
     on_two_workers(&bench.server, vdisks)?;
     let [verb, name] = of;
-    let mut random = Random::new(7);
-    let (mut taken, mut told_of) = (0, 0);
-    for round in 0..20 {
+    let took_us = time_of(&bench.server, |snapshot| [verb, "snapshot", name, snapshot].map(String::from).to_vec())?;
+    // Beside the writer it takes longer.
+    let mut kills = Kills::new(7, 2 * took_us, 20);
+    let mut told_of = 0;
+    while kills.go_on() {
+        let round = kills.round();
         let snapshot = format!("k{round}");
         let (mut wal, mut data) = (bench.server.connect(vdisks[0])?, bench.server.connect(vdisks[1])?);
         put(&mut wal, 0, 0)?;
@@ -475,9 +450,8 @@ pub fn kill_snapshots(bench: &mut Bench, of: [&str; 2], vdisks: [&str; 2]) -> Re
             let mut chain = (1..u64::MAX).map(|count| (count % 251) as u8);
             chain.position(|byte| put(&mut wal, 0, byte).and_then(|()| put(&mut data, 0, byte)).is_err())
         });
-        let mut call = bench.server.cli(&[verb, "snapshot", name, &snapshot]);
-        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_micros(random.below(40_000)));
+        let mut call = begin(&bench.server, &[verb, "snapshot", name, &snapshot])?;
+        kills.wait();
         bench.server.kill9();
         let told = call.wait()?.success();
         writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
@@ -499,10 +473,10 @@ pub fn kill_snapshots(bench: &mut Bench, of: [&str; 2], vdisks: [&str; 2]) -> Re
             let ahead = (u16::from(wal) + 251 - u16::from(data)) % 251;
             ensure!(ahead <= 1, "round {round}: write {data} on the second vDisk, and {wal} on the first");
         }
-        taken += u32::from(is_there);
         told_of += u32::from(told);
+        kills.found(is_there);
     }
-    println!("  taken {taken} times of 20, {told_of} of these acknowledged");
+    println!("  {}, {told_of} acknowledged", kills.check()?);
     Ok(())
 }
 
@@ -555,31 +529,34 @@ pub fn kill_rollbacks(bench: &mut Bench, of: [&str; 2], vdisks: &[String]) -> Re
         bench.server.run(&[verb, "rollback", name, byte])?;
         took_us = took_us.min(begun.elapsed().as_micros() as u64);
     }
-    let mut random = Random::new(5);
+    let mut kills = Kills::new(5, took_us, 20).with_middle();
     let mut now = 1;
-    let (mut done, mut undone, mut finished) = (0, 0, 0);
-    for round in 0..20 {
+    let finished = |server: &Server| server.log().matches("a rollback that was cut short is complete").count();
+    let mut before = finished(&bench.server);
+    while kills.go_on() {
+        let round = kills.round();
         let wanted = 3 - now;
-        let mut call = bench.server.cli(&[verb, "rollback", name, &format!("s{wanted}")]);
-        let mut call = call.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_micros(random.between(took_us / 8, took_us)));
+        let mut call = begin(&bench.server, &[verb, "rollback", name, &format!("s{wanted}")])?;
+        kills.wait();
         bench.server.kill9();
         let told = call.wait()?.success();
         bench.server.start()?;
         let found = vdisks.iter().map(|vdisk| byte_of(&bench.server, vdisk)).collect::<Result<Vec<u8>>>()?;
-        let log = bench.server.log();
         let is_now = |byte: u8| found.iter().all(|found| *found == byte);
-        ensure!(is_now(now) || is_now(wanted), "round {round}: it is rolled back in part: {found:?}\n{log}");
+        ensure!(
+            is_now(now) || is_now(wanted),
+            "round {round}: it is rolled back in part: {found:?}\n{}",
+            bench.server.log()
+        );
         ensure!(is_now(wanted) || !told, "round {round}: an acknowledged rollback is undone");
-        finished = log.matches("a rollback that was cut short is complete").count();
-        if is_now(wanted) {
-            done += 1;
-            now = wanted;
-        } else {
-            undone += 1;
+        let all = finished(&bench.server);
+        if std::mem::replace(&mut before, all) < all {
+            kills.found_middle();
         }
+        kills.found(is_now(wanted));
+        now = if is_now(wanted) { wanted } else { now };
         vdisks.iter().try_for_each(|vdisk| unconnected(&bench.server, vdisk))?;
     }
-    println!("  rolled back {done} times, {finished} of these by the next start; not {undone} times");
+    println!("  {}", kills.check()?);
     Ok(())
 }
