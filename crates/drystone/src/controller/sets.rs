@@ -124,7 +124,12 @@ impl Verbs {
     pub(super) async fn put_on_record(&self, record: SetRecord, by_shard: &ByShard) -> Result<SetRecord> {
         let id = record.id;
         if let Err(error) = self.commit(Transaction::new().put(keys::set(id), record.encode())).await {
-            self.take_back_set(id, by_shard).await;
+            // It may be there all the same, and then it is to go before its parts do.
+            let going = SetRecord { deleting: true, ..record };
+            self.vms.put_set(going.clone());
+            if let Err(also) = self.delete_set(&going, true).await {
+                tracing::warn!(set = %id, error = %also, "a set that was not taken is not deleted yet");
+            }
             return Err(error);
         }
         self.vms.put_set(record.clone());
@@ -232,11 +237,10 @@ impl Verbs {
     }
 
     async fn delete_parts(&self, set: &SetRecord, force: bool) -> Result<()> {
+        // Be it one that is known to go: that may not be on record.
         let going = SetRecord { deleting: true, ..set.clone() };
-        if !set.deleting {
-            self.commit_to_make_room(Transaction::new().put(keys::set(set.id), going.encode())).await?;
-            self.vms.put_set(going);
-        }
+        self.commit_to_make_room(Transaction::new().put(keys::set(set.id), going.encode())).await?;
+        self.vms.put_set(going);
         let members: BTreeSet<VdiskId> = set.vms.iter().flat_map(|vm| &vm.members).map(|member| member.vdisk).collect();
         let there = members.into_iter().filter(|id| self.directory.find_id(*id).is_some());
         let there: Vec<VdiskId> = there.collect();

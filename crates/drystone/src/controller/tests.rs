@@ -63,6 +63,16 @@ impl Rig {
     /// As a crash would leave it that came when the store had this as well.
     pub async fn restart_with(&mut self, stored: Transaction) {
         self.controller.stop_all().await.expect("a clean stop");
+        self.start_with(stored).await;
+    }
+
+    /// The same of a store that was lost.
+    pub async fn restart_lost_with(&mut self, stored: Transaction) {
+        self.controller.stop_all().await.expect_err("nothing can be put on record");
+        self.start_with(stored).await;
+    }
+
+    async fn start_with(&mut self, stored: Transaction) {
         let mut store = RedbCore::open(&store_path(&self.config.data)).expect("the store");
         let _ = store.commit(&stored).expect("a commit");
         drop(store);

@@ -2,6 +2,7 @@
 
 use super::Rig;
 use control::{Kind, VmControl};
+use meta::{SetRecord, Transaction, keys};
 
 #[tokio::test]
 async fn a_set_that_is_read_goes_when_its_reader_has_gone() {
@@ -32,4 +33,31 @@ async fn a_set_that_is_read_goes_when_its_reader_has_gone() {
     assert_eq!(rig.reasons().await, Vec::<String>::new());
     assert_eq!(rig.all_snapshots(members[1].vdisk).await, []);
     rig.stop().await;
+}
+
+/// Its commit answers an error: it may be on record all the same, and then it is whole.
+#[tokio::test]
+async fn a_set_that_may_be_on_record_has_its_parts() {
+    for is_there in [true, false] {
+        let mut rig = Rig::new().await;
+        let vm = rig.vm("web", &["root", "data"]).await;
+        rig.lose_store();
+        rig.verbs().create_vm_snapshot("web", "s").await.expect_err("it is not known to be on record");
+        assert!(rig.verbs().find_set(&vm, "s").is_err(), "what was not taken is shown");
+        let going = rig.verbs().vms.sets_to_go();
+        assert_eq!(going.len(), 1);
+        let members = going[0].vms[0].members.clone();
+        for member in &members {
+            assert_eq!(rig.all_snapshots(member.vdisk).await, [member.snapshot]);
+        }
+        let record = SetRecord { deleting: false, ..going[0].clone() };
+        let stored = Transaction::new();
+        let stored = if is_there { stored.put(keys::set(record.id), record.encode()) } else { stored };
+        rig.restart_lost_with(stored).await;
+        assert_eq!(rig.verbs().find_set(&vm, "s").is_ok(), is_there);
+        for member in &members {
+            assert_eq!(rig.all_snapshots(member.vdisk).await.contains(&member.snapshot), is_there);
+        }
+        rig.stop().await;
+    }
 }
