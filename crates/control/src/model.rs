@@ -126,7 +126,10 @@ impl State {
         };
         let vdisk = Vdisk { info: info.clone(), blocks: BTreeMap::new(), snapshots: Vec::new() };
         self.vdisks.insert(request.name, vdisk);
-        self.inherit(&info.name)
+        match request.rewind {
+            Some(own) => self.set_rewind(&info.name, own),
+            None => self.inherit(&info.name),
+        }
     }
 
     fn next_number(&mut self) -> u32 {

@@ -85,7 +85,8 @@ pub fn check_create(request: &crate::CreateVdisk) -> Result<()> {
     check_name(&request.name)?;
     request.near.as_deref().map_or(Ok(()), check_name)?;
     check_size(request.size_bytes)?;
-    check_sector(request.sector_bytes)
+    check_sector(request.sector_bytes)?;
+    request.rewind.flatten().as_ref().map_or(Ok(()), rewind::check_rewind)
 }
 
 /// Growing, or the same size again.

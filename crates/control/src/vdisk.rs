@@ -1,5 +1,6 @@
 //! What is said of a vDisk, and the arguments of its verbs.
 
+use crate::SetRewind;
 use serde::{Deserialize, Serialize};
 
 /// A vDisk to be made. Thin: it takes space when it is written.
@@ -29,6 +30,10 @@ pub struct CreateVdisk {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", example = "demo"))]
     pub near: Option<String>,
+    /// How much of its past it keeps, from its first moment on. null: nothing. Absent: what its container says.
+    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "crate::container::present")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<SetRewind>))]
+    pub rewind: Option<Option<SetRewind>>,
 }
 
 fn default_sector_bytes() -> u32 {

@@ -134,6 +134,7 @@ async fn make_demo(control: &dyn Control) -> Result<()> {
         sector_bytes: 512,
         container: None,
         near: None,
+        rewind: None,
     };
     match control.create_vdisk(create).await {
         Ok(_) => Ok(()),

@@ -23,3 +23,4 @@ pub use open::ShardConfig;
 pub use rebuild::{Rebuilt, RebuiltVdisk};
 pub use shard::{Entry, Listener, Shard, ShardSummary, Told, Totals, VdiskSummary};
 pub use snapshots::{Changed, ChangedPage, HoldTimes, Side, SnapshotSummary};
+pub use verbs::BornWith;

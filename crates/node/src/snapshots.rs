@@ -288,7 +288,7 @@ impl Shard {
                 Attributes { name, size_bytes: info.size_bytes, read_only: false, created_ns, ..source.attributes() };
             single = is_single.then(|| self.record_of_unborn(id, attributes.clone(), &origin));
             let index = Rc::new(CheckpointIndex(self.index.clone()));
-            let (_, notes) = born_in(id, container.as_ref());
+            let (_, notes) = born_in(id, container.as_ref(), true);
             let born = Vdisk::create_clone(self.context.clone(), index, id, attributes, origin.clone(), notes);
             births.push(self.started(born));
         }

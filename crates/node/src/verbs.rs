@@ -8,21 +8,29 @@ use base::VdiskId;
 use bytes::Bytes;
 use meta::{ContainerNote, ContainerRecord, MemberRecord, VdiskRecord};
 use std::rc::Rc;
-use vdisk::{Attributes, Health, NoteKind, Notes, Vdisk};
+use vdisk::{Attributes, Health, NoteKind, Notes, Rewind, Vdisk};
+
+/// What is said of a new vDisk besides its attributes.
+#[derive(Default)]
+pub struct BornWith {
+    pub container: Option<ContainerRecord>,
+    /// Of the past, if that is its own and not the container's. `Some(None)`: nothing is kept.
+    pub window: Option<Option<Rewind>>,
+}
 
 /// How long a forced deletion waits for connections to end, ns: 5 s, in steps of 10 ms.
 const END_WAIT_NS: u64 = 5_000_000_000;
 const END_STEP_NS: u64 = 10_000_000;
 
 impl Shard {
-    /// In this container, of which the birth tells, too: who finds that without a record finds all of it. Durable when it
+    /// The birth tells of all of it: who finds that without a record finds its container and its window, too. Durable when it
     /// completes. Names are unique over all shards of the store.
     pub async fn create(
         self: &Rc<Self>,
         name: &str,
         size_bytes: u64,
         sector_bytes: u32,
-        container: Option<ContainerRecord>,
+        born: BornWith,
     ) -> Result<VdiskRecord> {
         if self.stopping.get() {
             return Err(Error::new(Kind::Unavailable, "the controller is shutting down"));
@@ -32,8 +40,9 @@ impl Shard {
         let attributes = Attributes { name: name.to_string(), size_bytes, sector_bytes, read_only: false, created_ns };
         let index = Rc::new(CheckpointIndex(self.index.clone()));
         let record = record_of_attributes(id, attributes.clone(), None, self.number, self.context.pool.epoch());
-        let (member, notes) = born_in(id, container.as_ref());
-        let created = Vdisk::create(self.context.clone(), index, id, attributes, notes).await;
+        let (member, notes) = born_in(id, born.container.as_ref(), born.window.is_none());
+        let window = born.window.flatten();
+        let created = Vdisk::create(self.context.clone(), index, id, attributes, notes, window).await;
         let vdisk = match created {
             Ok(vdisk) => vdisk,
             Err(error) => {
@@ -212,9 +221,13 @@ impl Shard {
 }
 
 /// What the metadata store and the log say of the container of a new vDisk.
-pub(crate) fn born_in(id: VdiskId, container: Option<&ContainerRecord>) -> (Option<MemberRecord>, Notes) {
+pub(crate) fn born_in(
+    id: VdiskId,
+    container: Option<&ContainerRecord>,
+    inherits: bool,
+) -> (Option<MemberRecord>, Notes) {
     let Some(container) = container else { return (None, Notes::new()) };
-    let member = MemberRecord::new(id, container.id);
+    let member = MemberRecord { inherits, ..MemberRecord::new(id, container.id) };
     let note = ContainerNote { member, container: container.clone() };
     (Some(member), Notes::from([(NoteKind::Container, note.encode())]))
 }

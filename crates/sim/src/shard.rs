@@ -13,7 +13,7 @@ use base::{SnapshotId, VdiskId};
 use block::{BlockDevice, Error, Kind, Result};
 use bytes::Bytes;
 use meta::MemStore;
-use node::{Shard, ShardConfig};
+use node::{BornWith, Shard, ShardConfig};
 use quarry::Quarry;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -244,7 +244,7 @@ impl Node for ShardNode {
     fn create(&self, name: String, size_bytes: u64) -> LocalFuture<Result<u64>> {
         let shard = self.shard.clone();
         Box::pin(async move {
-            let record = shard.create(&name, size_bytes, 512, None).await.map_err(to_block)?;
+            let record = shard.create(&name, size_bytes, 512, BornWith::default()).await.map_err(to_block)?;
             Ok(record.id.raw())
         })
     }

@@ -7,6 +7,7 @@ use crate::log::{Item, Record};
 use crate::map::{Tree, height_for};
 use crate::notes::Notes;
 use crate::references::Holds;
+use crate::rewind::Rewind;
 use crate::vdisk::{Attributes, Context, Health, Index, State, Vdisk, meta_hint};
 use crate::{Error, Kind, Result};
 use base::units::{BLOCK, VDISK_SIZE_MAX};
@@ -22,15 +23,24 @@ pub struct Closed {
 }
 
 impl Vdisk {
-    /// A new, empty vDisk. Its birth is synced when this completes, and has these notes.
+    /// A new, empty vDisk. Its birth is synced when this completes, and has these notes and the window of the past that it keeps.
     pub async fn create(
         context: Context,
         index: Rc<dyn Index>,
         id: VdiskId,
         attributes: Attributes,
         notes: Notes,
+        rewind: Option<Rewind>,
     ) -> Result<Rc<Vdisk>> {
-        Vdisk::born(context, index, id, attributes, None, notes).await
+        let birth = match rewind {
+            Some(rewind) => Record::BirthWithHistory(attributes.clone(), notes, rewind),
+            None => Record::Birth(attributes.clone(), None, notes),
+        };
+        let vdisk = Vdisk::born(context, index, id, attributes, birth).await?;
+        if rewind.is_some() {
+            vdisk.maintenance.notify();
+        }
+        Ok(vdisk)
     }
 
     /// A new vDisk with the content of a snapshot, which is there until this completes ([`Vdisk::origin_of`]).
@@ -42,7 +52,8 @@ impl Vdisk {
         origin: Origin,
         notes: Notes,
     ) -> Result<Rc<Vdisk>> {
-        Vdisk::born(context, index, id, attributes, Some(Box::new(origin)), notes).await
+        let birth = Record::Birth(attributes.clone(), Some(Box::new(origin)), notes);
+        Vdisk::born(context, index, id, attributes, birth).await
     }
 
     async fn born(
@@ -50,16 +61,14 @@ impl Vdisk {
         index: Rc<dyn Index>,
         id: VdiskId,
         attributes: Attributes,
-        origin: Option<Box<Origin>>,
-        notes: Notes,
+        birth: Record,
     ) -> Result<Rc<Vdisk>> {
         check_size(attributes.size_bytes)?;
         let height = height_for(attributes.size_bytes / BLOCK);
         let tree = Tree::new(Address::NONE, height, context.load.map.clone());
-        let vdisk = Vdisk::assemble(context, index, id, State::new(attributes.clone(), tree));
+        let vdisk = Vdisk::assemble(context, index, id, State::new(attributes, tree));
         vdisk.start();
-        let born = async { vdisk.control(Record::Birth(attributes, origin, notes)).await };
-        if let Err(error) = born.await {
+        if let Err(error) = vdisk.control(birth).await {
             vdisk.stop().await;
             return Err(error);
         }

@@ -16,7 +16,7 @@ pub(super) fn kept(SetRewind { window_seconds, limit_bytes }: SetRewind) -> Rewi
 }
 
 impl State {
-    fn set_rewind(&mut self, vdisk: &str, set: Option<SetRewind>) -> Result<VdiskInfo> {
+    pub(super) fn set_rewind(&mut self, vdisk: &str, set: Option<SetRewind>) -> Result<VdiskInfo> {
         set.as_ref().map_or(Ok(()), check_rewind)?;
         let info = &mut self.vdisk(vdisk)?.info;
         info.rewind = set.map(kept);

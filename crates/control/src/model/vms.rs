@@ -119,6 +119,7 @@ impl State {
                 sector_bytes: vdisk.sector_bytes,
                 container,
                 near: None,
+                rewind: None,
             };
             Ok((vdisk.label, self.create(new)?.id))
         });

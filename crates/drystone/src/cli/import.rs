@@ -128,7 +128,14 @@ impl Place {
             None => {
                 let container = container.map(str::to_string);
                 let sector_bytes = rules::SECTOR_BYTES_DEFAULT;
-                client.create(&CreateVdisk { name: vdisk.clone(), size_bytes, sector_bytes, container, near: None })?;
+                client.create(&CreateVdisk {
+                    name: vdisk.clone(),
+                    size_bytes,
+                    sector_bytes,
+                    container,
+                    near: None,
+                    rewind: None,
+                })?;
                 false
             }
         };

@@ -89,6 +89,7 @@ pub fn fill<'a>(
         sector_bytes: last.sector_bytes,
         container: container.map(str::to_string),
         near: None,
+        rewind: None,
     })?;
     let progress = Progress::start("restored", proven.iter().map(|file| file.summary.data_bytes).sum());
     let written = files.iter().zip(proven).try_for_each(|(path, file)| {

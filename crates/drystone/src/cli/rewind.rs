@@ -20,6 +20,16 @@ pub fn check(flags: RewindFlags) -> Result<()> {
     }
 }
 
+/// What a new vDisk is made with.
+pub fn own(flags: RewindFlags) -> Option<Option<SetRewind>> {
+    let limit_bytes = flags.rewind_limit.unwrap_or(0);
+    match flags.rewind? {
+        Window::Off => Some(None),
+        Window::Inherit => None,
+        Window::Seconds(window_seconds) => Some(Some(SetRewind { window_seconds, limit_bytes })),
+    }
+}
+
 /// What the flags ask for; nothing if there are none.
 pub fn set(client: &Client, name: &str, flags: RewindFlags) -> Result<Option<VdiskInfo>> {
     let limit_bytes = flags.rewind_limit.unwrap_or(0);

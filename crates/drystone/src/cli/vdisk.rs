@@ -18,8 +18,8 @@ pub fn run(verb: Vdisk, client: &Client, printer: &Printer) -> Result<()> {
         Vdisk::Create { name, size, sector, container, near, rewind } => {
             let sector_bytes = sector.parse().context("the parser accepts only numbers")?;
             rewind::check(rewind)?;
-            let made = client.create(&CreateVdisk { name, size_bytes: size, sector_bytes, container, near })?;
-            let info = rewind::set(client, &made.name, rewind)?.unwrap_or(made);
+            let rewind = rewind::own(rewind);
+            let info = client.create(&CreateVdisk { name, size_bytes: size, sector_bytes, container, near, rewind })?;
             printer.print(&info, |info| format!("created {} ({})\n", info.name, format_size(info.size_bytes)))
         }
         Vdisk::List { container } => {

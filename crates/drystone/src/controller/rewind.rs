@@ -20,6 +20,10 @@ pub(super) fn of_container(ContainerRewind { window_seconds, limit_bytes }: Cont
     Rewind { window_ns: window_seconds.saturating_mul(SECOND_NS), limit_bytes }
 }
 
+pub(super) fn of_request(SetRewind { window_seconds, limit_bytes }: SetRewind) -> Rewind {
+    Rewind { window_ns: window_seconds.saturating_mul(SECOND_NS), limit_bytes }
+}
+
 const SECOND_NS: u64 = 1_000_000_000;
 
 fn of_engine(wanted: Wanted) -> vdisk::Moment {
@@ -113,10 +117,7 @@ impl RewindControl for Verbs {
         let vdisk = vdisk.to_string();
         self.to_its_end(move |verbs| async move {
             set.as_ref().map_or(Ok(()), check_rewind)?;
-            let rewind = set.map(|SetRewind { window_seconds, limit_bytes }| Rewind {
-                window_ns: window_seconds * SECOND_NS,
-                limit_bytes,
-            });
+            let rewind = set.map(of_request);
             let listed = verbs.find(&vdisk)?;
             let id = listed.id;
             let _turn = verbs.turn_of_containers(id).await?;

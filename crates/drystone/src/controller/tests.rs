@@ -113,6 +113,7 @@ impl Rig {
             sector_bytes: 512,
             container: None,
             near: None,
+            rewind: None,
         };
         self.verbs().create_vdisk(create).await.expect("a vDisk");
         self.id(name)

@@ -17,7 +17,8 @@ use control::{
     ListVdisks, Listener, Metrics, NodeStatus, Result, RewindControl, SetVdisk, SnapshotControl, VdiskInfo, VdiskPage,
     VmControl, rules,
 };
-use node::Shard;
+use meta::MemberRecord;
+use node::{BornWith, Shard};
 use pool::Cache;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -257,12 +258,13 @@ impl Verbs {
     async fn create(&self, request: CreateVdisk) -> Result<VdiskInfo> {
         rules::check_create(&request)?;
         let _one = self.changing.lock().await;
-        let CreateVdisk { name, size_bytes, sector_bytes, container, near } = request;
+        let CreateVdisk { name, size_bytes, sector_bytes, container, near, rewind } = request;
         self.check_is_new(&name)?;
         let shard = near.map(|near| self.find(&near)).transpose()?.map(|near| near.shard);
         let container = self.container_named(container.as_deref())?;
         self.check_capacity(container, 0).await?;
-        self.make_vdisk(&name, size_bytes, sector_bytes, container, shard).await?;
+        let window = rewind.map(|own| own.map(super::rewind::of_request));
+        self.make_vdisk(&name, size_bytes, sector_bytes, container, shard, window).await?;
         let listed = self.find(&name)?;
         self.info(&name, &listed).await
     }
@@ -275,6 +277,7 @@ impl Verbs {
         sector_bytes: u32,
         container: base::ContainerId,
         shard: Option<u16>,
+        window: Option<Option<vdisk::Rewind>>,
     ) -> Result<base::VdiskId> {
         let all = self.directory.all();
         let load = |shard: &u16| all.iter().filter(|(_, listed)| listed.shard == *shard).count();
@@ -283,10 +286,17 @@ impl Verbs {
         let (named, containers) = (name.to_string(), self.containers.clone());
         let record = self.shards.on(shard, move |shard| {
             Box::pin(async move {
-                let container = containers.of_new(container);
-                let id = container.as_ref().map(|container| container.id);
-                let record = shard.create(&named, size_bytes, sector_bytes, container).await.map_err(from_node)?;
-                containers.put_new(id, std::iter::once(record.id));
+                // What is its own is on record, be there settings of the container or not.
+                let container = match window {
+                    Some(_) => Some(containers.get(container)),
+                    None => containers.of_new(container),
+                };
+                let (id, inherits) = (container.as_ref().map(|container| container.id), window.is_none());
+                let born = BornWith { container, window };
+                let record = shard.create(&named, size_bytes, sector_bytes, born).await.map_err(from_node)?;
+                if let Some(id) = id {
+                    containers.put_member(MemberRecord { inherits, ..MemberRecord::new(record.id, id) });
+                }
                 Ok(record)
             })
         });

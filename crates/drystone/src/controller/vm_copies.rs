@@ -68,7 +68,7 @@ impl Verbs {
             }
             match planned.source {
                 Source::Empty { size_bytes, sector_bytes } => {
-                    let id = self.make_vdisk(&planned.name, size_bytes, sector_bytes, container, None).await?;
+                    let id = self.make_vdisk(&planned.name, size_bytes, sector_bytes, container, None, None).await?;
                     made.push(id);
                     self.keep_out(&[id]).await;
                 }

@@ -8,7 +8,7 @@ use base::VdiskId;
 use base::units::{BLOCK, MIB};
 use block::{BlockDevice, Error, Geometry, Kind, Lent, Reply, Request, Result};
 use bytes::Bytes;
-use node::Shard;
+use node::{BornWith, Shard};
 use std::rc::Rc;
 use world::local::Semaphore;
 use world::{Completion, World};
@@ -49,7 +49,7 @@ impl Quarry {
         let known = self.shard.records().into_iter().find(is_quarry);
         let id = match known {
             Some(record) => record.id,
-            None => self.shard.create(NAME, BYTES, 512, None).await.map_err(to_block)?.id,
+            None => self.shard.create(NAME, BYTES, 512, BornWith::default()).await.map_err(to_block)?.id,
         };
         Ok((id, self.shard.attach(id).await.map_err(to_block)?.device))
     }

@@ -8,11 +8,11 @@ use base::units::{BLOCK, MIB};
 use base::{ContainerId, SnapshotId, VdiskId};
 use block::{Reply, Request};
 use meta::{ContainerNote, ContainerRecord, MemberRecord, keys};
-use node::ShardConfig;
+use node::{BornWith, ShardConfig};
 use sim::rng::Rng;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use vdisk::NoteKind;
+use vdisk::{NoteKind, Rewind, WINDOW_NS_MIN};
 use world::Completion;
 
 /// Blocks that every member of the family has.
@@ -154,13 +154,23 @@ fn a_crash_anywhere_in_making_clones_leaves_all_or_none() {
     }
 }
 
-/// A new vDisk is in its container from the first moment: by its log, and by the metadata store as soon as that knows it.
+/// A new vDisk is in its container, and has a window of its own, from the first moment: by its log, and by the metadata store as soon as
+/// that knows it.
 #[test]
 fn a_crash_anywhere_in_making_one_leaves_it_in_its_container_or_nothing() {
     let ends: [fn(&Machine); 2] = [Machine::kill, Machine::lose_power];
     let container =
         ContainerRecord { id: ContainerId::new(7, 1), name: "gold".into(), serial: 3, ..ContainerRecord::unset() };
-    for (end, is_clone) in [(0, true), (1, true), (0, false), (1, false)] {
+    let window = Rewind { window_ns: WINDOW_NS_MIN, limit_bytes: 0 };
+    for (end, is_clone, own) in [
+        (0, true, None),
+        (1, true, None),
+        (0, false, None),
+        (1, false, None),
+        (0, false, Some(Some(window))),
+        (1, false, Some(Some(window))),
+        (0, false, Some(None)),
+    ] {
         for at in 0.. {
             let machine = Machine::new();
             let vdisk = machine.vdisk();
@@ -173,7 +183,7 @@ fn a_crash_anywhere_in_making_one_leaves_it_in_its_container_or_nothing() {
                 if is_clone {
                     shard.clone_snapshot(id, kept, vec!["a".into()], of_new).await.map(drop)
                 } else {
-                    shard.create("a", MIB, 512, of_new).await.map(drop)
+                    shard.create("a", MIB, 512, BornWith { container: of_new, window: own }).await.map(drop)
                 }
             });
             let commits = machine.tap.take().iter().filter(|operation| operation.verb == Verb::Commit).count();
@@ -181,16 +191,19 @@ fn a_crash_anywhere_in_making_one_leaves_it_in_its_container_or_nothing() {
             machine.tap.clear();
             machine.open();
             machine.settle();
-            let context = format!("{at}, end {end}, a clone: {is_clone}");
+            let context = format!("{at}, end {end}, a clone: {is_clone}, {own:?}");
             let shard = machine.shard();
             let made: Vec<VdiskId> =
                 shard.records().iter().map(|record| record.id).filter(|made| *made != id).collect();
             assert!(made.len() == 1 || made.is_empty() && done.is_none(), "{context}: {made:?}");
             for made in made.iter().copied() {
-                let (store, member) = (shard.store(), MemberRecord::new(made, container.id));
+                let member = MemberRecord { inherits: own.is_none(), ..MemberRecord::new(made, container.id) };
+                let store = shard.store();
                 let stored = machine.run(async move { store.get(&keys::member(made)).await }).expect("read");
                 assert_eq!(stored, Some(member.encode()), "{context}");
-                let note = machine.vdisk_by_id(made).expect("it is there").note(NoteKind::Container);
+                let vdisk = machine.vdisk_by_id(made).expect("it is there");
+                assert_eq!(vdisk.rewind(), own.flatten(), "{context}");
+                let note = vdisk.note(NoteKind::Container);
                 assert_eq!(note, Some(ContainerNote { member, container: container.clone() }.encode()), "{context}");
             }
             // Nothing is left of what did not come about.
@@ -382,7 +395,7 @@ fn what_was_refused_is_noted_as_none_as_soon_as_that_can_be() {
             if is_clone {
                 shard.clone_snapshot(id, kept, names, None).await.map(drop)
             } else {
-                shard.create("a", MIB, 512, None).await.map(drop)
+                shard.create("a", MIB, 512, BornWith::default()).await.map(drop)
             }
         });
         made.expect_err("nothing is stored");
@@ -418,7 +431,9 @@ fn what_can_be_neither_put_on_record_nor_taken_back_is_noted_as_none_too() {
         _ => Fate::Happens,
     });
     let shard = machine.shard();
-    machine.run(async move { shard.create("a", MIB, 512, None).await.map(drop) }).expect_err("it has no record");
+    machine
+        .run(async move { shard.create("a", MIB, 512, BornWith::default()).await.map(drop) })
+        .expect_err("it has no record");
     assert!(machine.groups().iter().any(|placed| placed.header.vdisk != known), "it was not born");
     machine.tap.clear();
     machine.idle(60_000_000_000);
@@ -444,7 +459,7 @@ fn the_name_of_what_was_refused_is_free_again() {
                 if is_clone {
                     shard.clone_snapshot(id, kept, all, None).await.map(drop)
                 } else {
-                    shard.create(names[0], MIB, 512, None).await.map(drop)
+                    shard.create(names[0], MIB, 512, BornWith::default()).await.map(drop)
                 }
             })
         };

@@ -7,7 +7,7 @@ use crate::rewind::WINDOW_NS;
 use crate::tap::{Fate, Verb};
 use base::units::{BLOCK, KIB, MIB};
 use base::{GroupId, SnapshotId, VdiskId};
-use node::ShardConfig;
+use node::{BornWith, ShardConfig};
 use sim::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -166,7 +166,10 @@ impl History {
     fn stranger(&mut self) {
         if self.subjects.len() < VDISKS_MAX {
             let (shard, name) = (self.machine.shard(), format!("n{}", self.fresh()));
-            let made = self.machine.run(async move { shard.create(&name, 4 * MIB, 512, None).await }).expect("room");
+            let made = self
+                .machine
+                .run(async move { shard.create(&name, 4 * MIB, 512, BornWith::default()).await })
+                .expect("room");
             self.subjects.push(Subject { id: made.id, now: vec![0; BLOCKS as usize], snapshots: Vec::new() });
         }
     }

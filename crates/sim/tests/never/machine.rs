@@ -7,7 +7,7 @@ use base::{GroupId, VdiskId};
 use block::Segment;
 use bytes::Bytes;
 use meta::MemStore;
-use node::{Shard, ShardConfig};
+use node::{BornWith, Shard, ShardConfig};
 use pool::{Cache, GroupHeader, HEADER_PAGE, PoolConfig, SlotPage, decode_slot_page};
 use sim::disk::{Crash, DiskOptions, InFlight, SimDisk};
 use sim::executor::{Domain, Executor, Order, Stop};
@@ -191,7 +191,8 @@ impl Machine {
 
     pub fn create(&self, name: &'static str, size_bytes: u64) -> Rc<Vdisk> {
         let shard = self.shard();
-        let id = self.run(async move { shard.create(name, size_bytes, 512, None).await }).expect("room").id;
+        let id =
+            self.run(async move { shard.create(name, size_bytes, 512, BornWith::default()).await }).expect("room").id;
         self.vdisk_by_id(id).expect("just created")
     }
 

@@ -22,6 +22,8 @@ use std::rc::Rc;
 pub enum Record {
     /// With an origin: of a clone. Notes: what is to be known of it from its first moment.
     Birth(Attributes, Option<Box<Origin>>, Notes),
+    /// The same of one that is no clone, and keeps its history from its first moment.
+    BirthWithHistory(Attributes, Notes, Rewind),
     Rename(String),
     Resize(u64),
     ReadOnly(bool),
@@ -176,6 +178,8 @@ const BIRTH_WITH_NOTES: u8 = 3;
 const BIRTH_WITH_COPIES: u8 = 4;
 /// Of that of a clone whose image has a list in the short form.
 const BIRTH_SHORT: u8 = 5;
+/// Of one that keeps its history.
+const BIRTH_WITH_HISTORY: u8 = 6;
 /// Of a rollback to such an image, or a snapshot of the past with one.
 const IMAGE_WITH_COPIES: u8 = 2;
 /// Of a rollback or a snapshot of the past whose image has a list in the short form.
@@ -195,7 +199,7 @@ impl Record {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(64);
         let tag = match self {
-            Record::Birth(..) => 1,
+            Record::Birth(..) | Record::BirthWithHistory(..) => 1,
             Record::Rename(_) => 2,
             Record::Resize(_) => 3,
             Record::ReadOnly(_) => 4,
@@ -213,6 +217,7 @@ impl Record {
         };
         let version = match self {
             Record::Birth(_, Some(origin), _) if origin.image.is_short() => BIRTH_SHORT,
+            Record::BirthWithHistory(..) => BIRTH_WITH_HISTORY,
             Record::Birth(_, Some(origin), _) if origin.image.has_copies() => BIRTH_WITH_COPIES,
             Record::Birth(.., notes) if !notes.is_empty() => BIRTH_WITH_NOTES,
             Record::Birth(_, Some(_), _) => BIRTH_OF_CLONE,
@@ -240,6 +245,11 @@ impl Record {
                 if let Some(origin) = origin {
                     put_origin(&mut w, origin);
                 }
+            }
+            Record::BirthWithHistory(attributes, notes, rewind) => {
+                put_attributes(&mut w, attributes);
+                put_notes(&mut w, notes);
+                put_rewind(&mut w, rewind);
             }
             Record::Rename(name) => put_text(&mut w, name),
             Record::Resize(size) => drop(w.u64_le(*size)),
@@ -336,6 +346,9 @@ impl Record {
                 let (attributes, notes) = (take_attributes(&mut r)?, take_notes(&mut r)?);
                 let origin = take_origin(&mut r, groups::take_short_image)?;
                 Record::Birth(attributes, Some(Box::new(origin)), notes)
+            }
+            (1, BIRTH_WITH_HISTORY) => {
+                Record::BirthWithHistory(take_attributes(&mut r)?, take_notes(&mut r)?, take_rewind(&mut r)?)
             }
             (10, IMAGE_WITH_COPIES) => {
                 let (id, mut image) = (take_snapshot_id(&mut r)?, groups::take_image(&mut r)?);

@@ -11,9 +11,10 @@ use super::piece::{Piece, run_addresses};
 use super::queue::{ControlPlace, Frozen, Item, Move, PageWrite, Replaced, refuse};
 use super::{Position, Record};
 use crate::flush::first_of;
+use crate::notes::Notes;
 use crate::references::Holds;
 use crate::stats::Stats;
-use crate::vdisk::{Health, State, Vdisk};
+use crate::vdisk::{Attributes, Health, State, Vdisk};
 use crate::{Error, Kind, Result};
 use base::Sequence;
 use base::units::BLOCK;
@@ -384,10 +385,12 @@ impl Vdisk {
     /// vDisk and for replay.
     pub(crate) fn apply_record(&self, record: &Record, at: Position, offset: u32) {
         match record {
+            Record::BirthWithHistory(attributes, notes, rewind) => {
+                be_born(&mut self.state.borrow_mut(), attributes, notes);
+                self.rewind_becomes(Some(*rewind), at.sequence);
+            }
             Record::Birth(attributes, origin, notes) => {
-                self.state.borrow_mut().attributes = attributes.clone();
-                self.state.borrow_mut().notes = notes.clone();
-                self.state.borrow_mut().tree.grow(attributes.size_bytes / BLOCK);
+                be_born(&mut self.state.borrow_mut(), attributes, notes);
                 if let Some(origin) = origin {
                     self.become_clone(origin, at.sequence);
                 }
@@ -410,6 +413,12 @@ impl Vdisk {
     }
 }
 
+fn be_born(state: &mut State, attributes: &Attributes, notes: &Notes) {
+    state.attributes = attributes.clone();
+    state.notes = notes.clone();
+    state.tree.grow(attributes.size_bytes / BLOCK);
+}
+
 fn apply_to_state(state: &mut State, record: &Record) {
     match record {
         Record::Rename(name) => state.attributes.name = name.clone(),
@@ -422,6 +431,7 @@ fn apply_to_state(state: &mut State, record: &Record) {
         Record::ReadOnly(on) => state.attributes.read_only = *on,
         Record::Delete => state.health = Health::Deleted,
         Record::Birth(..)
+        | Record::BirthWithHistory(..)
         | Record::Checkpoint(_)
         | Record::Snapshot(_)
         | Record::DeleteSnapshot(_)

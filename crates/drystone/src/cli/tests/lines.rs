@@ -55,7 +55,14 @@ fn more_vdisks_than_a_page_are_listed() {
     for index in 0..205 {
         let name = format!("v{index:03}");
         client
-            .create(&control::CreateVdisk { name, size_bytes: 4096, sector_bytes: 512, container: None, near: None })
+            .create(&control::CreateVdisk {
+                name,
+                size_bytes: 4096,
+                sector_bytes: 512,
+                container: None,
+                near: None,
+                rewind: None,
+            })
             .expect("created");
     }
     let names: Vec<String> = client.list(None).expect("listed").into_iter().map(|info| info.name).collect();

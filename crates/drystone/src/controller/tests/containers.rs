@@ -24,8 +24,14 @@ fn window(rewind: Option<SetRewind>) -> SetContainer {
 
 async fn vdisk(rig: &Rig, name: &str, container: &str) -> VdiskInfo {
     let container = Some(container.to_string());
-    let create =
-        CreateVdisk { name: name.into(), size_bytes: super::SIZE_BYTES, sector_bytes: 512, container, near: None };
+    let create = CreateVdisk {
+        name: name.into(),
+        size_bytes: super::SIZE_BYTES,
+        sector_bytes: 512,
+        container,
+        near: None,
+        rewind: None,
+    };
     rig.verbs().create_vdisk(create).await.expect("a vDisk")
 }
 
@@ -81,6 +87,49 @@ async fn a_window_is_the_containers_unless_it_is_its_own() {
     verbs.set_container("gold", window(None)).await.expect("off");
     assert_eq!(seen(&rig, "two").await, said("gold", None, true));
     assert_eq!(seen(&rig, "outside").await, said("default", None, true));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_vdisk_has_its_own_window_from_its_first_moment() {
+    let mut rig = Rig::new().await;
+    rig.verbs().create_container(container("gold", Some(HOUR))).await.expect("a container");
+    for (name, container, rewind) in [
+        ("own", "gold", Some(Some(DAY))),
+        ("off", "gold", Some(None)),
+        ("inherits", "gold", None),
+        ("elsewhere", "default", Some(Some(DAY))),
+        ("off-elsewhere", "default", Some(None)),
+    ] {
+        let container = Some(container.to_string());
+        let create =
+            CreateVdisk { name: name.into(), size_bytes: 4096, sector_bytes: 512, container, near: None, rewind };
+        rig.verbs().create_vdisk(create).await.expect("a vDisk");
+    }
+    let short = SetRewind { window_seconds: 59, limit_bytes: 0 };
+    let create = CreateVdisk {
+        name: "never".into(),
+        size_bytes: 4096,
+        sector_bytes: 512,
+        container: None,
+        near: None,
+        rewind: Some(Some(short)),
+    };
+    assert_eq!(rig.verbs().create_vdisk(create).await.expect_err("too short").kind, Kind::Invalid);
+    for _ in 0..2 {
+        assert_eq!(seen(&rig, "own").await, said("gold", 86_400, false));
+        assert_eq!(seen(&rig, "off").await, said("gold", None, false));
+        assert_eq!(seen(&rig, "inherits").await, said("gold", 3600, true));
+        assert_eq!(seen(&rig, "elsewhere").await, said("default", 86_400, false));
+        assert_eq!(seen(&rig, "off-elsewhere").await, said("default", None, false));
+        rig.restart_with(Transaction::new()).await;
+    }
+    rig.verbs().set_container("gold", window(None)).await.expect("off");
+    assert_eq!(seen(&rig, "own").await, said("gold", 86_400, false));
+    // Of which nothing was said until now.
+    rig.verbs().set_container("default", window(Some(HOUR))).await.expect("set");
+    assert_eq!(seen(&rig, "off-elsewhere").await, said("default", None, false));
+    assert_eq!(seen(&rig, "elsewhere").await, said("default", 86_400, false));
     rig.stop().await;
 }
 
@@ -170,8 +219,14 @@ async fn a_full_container_takes_no_more() {
     let full =
         |error: control::Error| assert!(error.kind == Kind::Invalid && error.message.contains("small"), "{error}");
     let container = Some("small".to_string());
-    let create =
-        CreateVdisk { name: "b".into(), size_bytes: 4096, sector_bytes: 512, container: container.clone(), near: None };
+    let create = CreateVdisk {
+        name: "b".into(),
+        size_bytes: 4096,
+        sector_bytes: 512,
+        container: container.clone(),
+        near: None,
+        rewind: None,
+    };
     full(verbs.create_vdisk(create).await.expect_err("full"));
     full(
         verbs

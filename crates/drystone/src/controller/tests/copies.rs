@@ -185,6 +185,7 @@ async fn a_vdisk_is_made_on_the_shard_of_another_if_that_is_asked_for() {
         sector_bytes: 512,
         container: None,
         near: Some(near.into()),
+        rewind: None,
     };
     for name in ["one", "two", "three"] {
         let made = rig.verbs().create_vdisk(create(name, "source")).await.expect("a vDisk");

@@ -323,8 +323,14 @@ async fn names_of_what_is_planned_are_not_given_to_anything_else() {
     let refused = |refused: control::Error| {
         assert!(refused.kind == Kind::Exists && refused.message.contains("is for a vDisk of VM \"copy\""), "{refused}");
     };
-    let create =
-        CreateVdisk { name: "copy-root".into(), size_bytes: 1 << 20, sector_bytes: 512, container: None, near: None };
+    let create = CreateVdisk {
+        name: "copy-root".into(),
+        size_bytes: 1 << 20,
+        sector_bytes: 512,
+        container: None,
+        near: None,
+        rewind: None,
+    };
     refused(verbs.create_vdisk(create).await.expect_err("created"));
     refused(verbs.rename_vdisk("source", "copy-root").await.expect_err("renamed"));
     let clones = MakeClones { snapshot: None, names: vec!["copy-root".into()] };

@@ -190,6 +190,10 @@ fn golden_bytes() {
     let noted_clone = hex(&Record::Birth(attributes(), origin(), note()));
     let (head, rest) = noted_clone.split_at(noted.len() - 2);
     assert_eq!((head, rest), (&noted[..noted.len() - 2], &*format!("01{}", &clone[hex(&birth).len()..])));
+    let kept = |notes: Notes| hex(&Record::BirthWithHistory(attributes(), notes, rewind()));
+    let window = &hex(&Record::Rewind(Some(rewind())))["0c0101".len()..];
+    assert_eq!(kept(Notes::new()), format!("0106{}00{window}", &hex(&birth)["0101".len()..]));
+    assert_eq!(kept(note()), format!("0106{}{window}", &noted["0103".len()..noted.len() - 2]));
     assert_eq!(hex(&Record::Rename("a".into())), "0201010061");
     assert_eq!(hex(&Record::Resize(4096)), "03010010000000000000");
     assert_eq!(hex(&Record::ReadOnly(true)), "040101");
@@ -252,6 +256,8 @@ fn every_record_survives_and_no_shorter_form_does() {
     for record in [
         Record::Birth(attributes(), None, Notes::new()),
         Record::Birth(attributes(), None, note()),
+        Record::BirthWithHistory(attributes(), Notes::new(), rewind()),
+        Record::BirthWithHistory(attributes(), note(), rewind()),
         Record::Rename("x".into()),
         Record::Resize(1 << 40),
         Record::ReadOnly(false),
