@@ -5,12 +5,13 @@
 //! frame before them. While the rewrite is not complete, the first copy is the longer one and holds everything; once the
 //! rewrite has gone on with frames of its own, the first copy is void.
 
+use super::read::read_checkpoint;
 use super::replay::{Replayed, all, take};
 use super::{Found, PlacedRecord};
-use crate::Result;
 use crate::log::frame::{FrameKind, RunKind};
 use crate::log::{CheckpointRecord, GroupWalk, Position, Record, Step, WalkedFrame};
 use crate::vdisk::{Context, meta_hint};
+use crate::{Kind, Result};
 use base::{Epoch, GroupId, Sequence, VdiskId};
 use pool::{GroupHeader, HEADER_PAGE};
 use std::cell::{Cell, RefCell};
@@ -235,16 +236,23 @@ impl<'a> Chain<'a> {
         // What groups say to be synced, with their age. An older one may mean another branch with the same numbers.
         let mut said: Vec<(Age, Sequence)> = Vec::new();
         for (header, limit) in self.newest_first() {
-            let (mut records, mut durable) = (Vec::new(), header.durable_through);
+            // Where they are only: a group has hundreds, of a terabyte each of 650 KB in memory.
+            let (mut places, mut durable) = (Vec::new(), header.durable_through);
             let mut walk = GroupWalk::headers(self.context.pool.clone(), self.id, header.group, limit);
             while let Step::Frame(walked) = walk.next().await? {
                 durable = durable.max(walked.frame.durable_through);
-                records.extend(checkpoint_in(&walked));
+                places.extend(checkpoint_in(&walked).map(|(_, place)| place));
             }
             said.push((age(&header), durable));
             let since = said.iter().filter(|(other, _)| *other >= age(&header)).map(|(_, durable)| *durable);
             let proven = since.max().unwrap_or_default();
-            for (record, place) in records.into_iter().rev().filter(|(_, place)| place.sequence <= proven) {
+            for place in places.into_iter().rev().filter(|place| place.sequence <= proven) {
+                let record = match read_checkpoint(self.context, self.id, place).await {
+                    Ok(record) => record,
+                    Err(error) if error.kind == Kind::Io => return Err(error),
+                    // Not what it was a moment ago.
+                    Err(_) => continue,
+                };
                 let frames = self.follow(record.covers, proof).await?;
                 let at = (place.group, place.offset, place.sequence);
                 if frames.iter().any(|frame| (frame.at.group, frame.offset, frame.sequence) == at) {
