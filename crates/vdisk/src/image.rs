@@ -80,7 +80,7 @@ impl std::fmt::Debug for NeededGroups {
     }
 }
 
-/// Bytes of one group that an image refers to. 16 bytes in a record.
+/// Bytes of one group that an image refers to. 16 bytes in a record of few groups, some 1 to 6 in one of many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Needed {
     pub group: GroupId,

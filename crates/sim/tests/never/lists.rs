@@ -3,12 +3,13 @@
 use crate::keeper::RETURNS;
 use crate::machine::{GROUP, Machine};
 use crate::rewind::{SECOND_NS, keep, snapshot_at};
-use base::Writer;
+use base::{GroupId, VdiskId, Writer};
+use bytes::Bytes;
 use meta::{MemStore, VdiskRecord};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use vdisk::Moment;
-use vdisk::log::frame::{self, FrameKind};
+use vdisk::log::frame::{self, FrameKind, RunKind};
 use vdisk::log::{CheckpointRecord, Record};
 
 /// In some 40 groups.
@@ -133,14 +134,161 @@ fn all_that_begins_with_a_long_list_comes_back() {
         assert!(found.is_superset(&short), "{found:?}");
         let first: Vec<u64> = (1..=BLOCKS).collect();
         let middle: Vec<u64> = (1001..1301).chain(301..=BLOCKS).collect();
+        let of_clone: Vec<u64> = (1..=7).chain([5001]).chain(9..=BLOCKS).collect();
+        {
+            let clone = machine.vdisk_by_id(clone).expect("good");
+            machine.write(&clone, 7, 5001);
+            machine.checkpoint(&clone);
+        }
         for node in [2, 3] {
             assert_eq!(machine.reads(&machine.vdisk(), 0..BLOCKS), first, "way {way}");
             let clone = machine.vdisk_by_id(clone).expect("good");
-            assert_eq!(machine.reads(&clone, 0..BLOCKS), first, "way {way}");
+            assert_eq!(machine.reads(&clone, 0..BLOCKS), of_clone, "way {way}");
             assert_eq!(machine.read_snapshot(id, kept, 0..BLOCKS), first, "way {way}");
             assert_eq!(machine.read_snapshot(id, past, 0..BLOCKS), middle, "way {way}");
             come_back(&machine, node);
             machine.settle();
         }
+        // Nobody but the clone has them any more.
+        for snapshot in [kept, past] {
+            machine.delete_snapshot(id, snapshot);
+        }
+        machine.delete(id);
+        machine.settle();
+        come_back(&machine, 4);
+        machine.settle();
+        let clone = machine.vdisk_by_id(clone).expect("good");
+        assert_eq!(machine.reads(&clone, 0..BLOCKS), of_clone, "way {way}");
     }
+}
+
+/// What was there, to be put back.
+struct Forged {
+    file: String,
+    at: u64,
+    before: Bytes,
+}
+
+impl Forged {
+    fn put_back(&self, machine: &Machine) {
+        machine.put(&self.file, self.at, self.before.clone());
+    }
+}
+
+/// The record in a frame becomes one of a build that is not there yet; what follows it in its group continues it.
+fn make_newer(machine: &Machine, vdisk: VdiskId, sequence: u64, form: [u8; 2]) -> Forged {
+    let groups = machine.groups().into_iter().filter(|placed| placed.header.vdisk == vdisk);
+    let mut all =
+        groups.flat_map(|placed| machine.frames(&placed).into_iter().map(move |frame| (placed.clone(), frame)));
+    let (placed, mut frame) = all.find(|(_, frame)| frame.sequence.0 == sequence).expect("it is on the disk");
+    let run = frame.runs[0];
+    let at = placed.start + u64::from(frame.offset);
+    let before = machine.bytes(&placed.file, at, frame.len.into());
+    let mut payload = before[run.payload_offset as usize..].to_vec();
+    assert_eq!(payload[..2], form);
+    payload[1] = u8::MAX;
+    frame.crcs[0] = base::crc::crc32c(&payload);
+    let mut bytes = frame::encode(&mut frame);
+    bytes.resize(run.payload_offset as usize, 0);
+    bytes.extend(payload);
+    machine.put(&placed.file, at, bytes);
+    let mut chains = BTreeMap::from([(frame.sequence, frame.crc)]);
+    let mut later: Vec<_> = all.filter(|(_, frame)| frame.sequence.0 > sequence).collect();
+    later.sort_by_key(|(_, frame)| frame.sequence);
+    for (of, mut frame) in later {
+        assert_eq!(of.header.group, placed.header.group, "its header says how the one before ended");
+        frame.previous_crc = *chains.values().next_back().expect("the one before");
+        let at = of.start + u64::from(frame.offset);
+        for run in frame.runs.clone().into_iter().filter(|run| run.kind == RunKind::Control) {
+            let payload_at = at + u64::from(run.payload_offset);
+            let Ok(record) = Record::decode(&machine.bytes(&of.file, payload_at, run.payload_len.into())) else {
+                continue;
+            };
+            let Record::Checkpoint(mut record) = record else { continue };
+            // It names the frame that it covers by that frame's checksum.
+            let covers = &mut Rc::make_mut(&mut record).covers;
+            covers.chain = chains.get(&covers.sequence).copied().unwrap_or(covers.chain);
+            let payload = Record::Checkpoint(record).encode();
+            frame.crcs[0] = base::crc::crc32c(&payload);
+            machine.put(&of.file, payload_at, payload);
+        }
+        machine.put(&of.file, at, frame::encode(&mut frame));
+        chains.insert(frame.sequence, frame.crc);
+    }
+    Forged { file: placed.file, at, before }
+}
+
+fn ids(machine: &Machine) -> BTreeSet<GroupId> {
+    machine.groups().into_iter().map(|placed| placed.header.group).collect()
+}
+
+fn comes_back(machine: &Machine, rebuild: Option<u16>) {
+    machine.kill();
+    if let Some(node) = rebuild {
+        machine.rebuild(node);
+    }
+    machine.open();
+    machine.settle();
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_build_is_refused_and_nothing_is_freed() {
+    for rebuild in [false, true] {
+        let machine = filled();
+        let vdisk = machine.vdisk();
+        machine.checkpoint(&vdisk);
+        machine.kill();
+        let (before, forged) = (ids(&machine), make_newer(&machine, vdisk.id, vdisk.sequence().0, [6, 6]));
+        comes_back(&machine, rebuild.then_some(2));
+        let refused = machine.vdisk_by_id(vdisk.id).map(|_| ()).expect_err("a form unknown to this build").to_string();
+        assert!(rebuild || refused.contains("unknown to this build"), "{refused}");
+        machine.kill();
+        assert!(ids(&machine).is_superset(&before));
+        forged.put_back(&machine);
+        comes_back(&machine, rebuild.then_some(3));
+        assert_eq!(machine.reads(&machine.vdisk(), 0..BLOCKS), (1..=BLOCKS).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_clone_whose_birth_is_of_a_newer_build_keeps_all_that_it_may_need() {
+    for rebuild in [false, true] {
+        let machine = filled();
+        let id = machine.id("v");
+        let kept = machine.snapshot(id, "s");
+        let clone = machine.clone_of(id, kept, "c").id;
+        machine.kill();
+        let forged = make_newer(&machine, clone, 1, [1, 5]);
+        comes_back(&machine, rebuild.then_some(2));
+        machine.vdisk_by_id(clone).map(|_| ()).expect_err("a form unknown to this build");
+        // Its source lets go of everything.
+        machine.delete_snapshot(id, kept);
+        machine.trim(&machine.vdisk(), 0, BLOCKS);
+        machine.settle();
+        comes_back(&machine, rebuild.then_some(3));
+        machine.kill();
+        forged.put_back(&machine);
+        comes_back(&machine, rebuild.then_some(4));
+        let clone = machine.vdisk_by_id(clone).expect("good");
+        assert_eq!(machine.reads(&clone, 0..BLOCKS), (1..=BLOCKS).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_a_snapshot_may_need_whose_record_is_of_a_newer_build_is_kept() {
+    let machine = filled();
+    let (vdisk, kept) = (machine.vdisk(), machine.snapshot(machine.id("v"), "s"));
+    assert_eq!(machine.read_snapshot(vdisk.id, kept, 0..1), [1], "it is stored");
+    let stored = vdisk.sequence().0;
+    machine.write(&vdisk, 0, 1001);
+    machine.checkpoint(&vdisk);
+    machine.kill();
+    let before = ids(&machine);
+    make_newer(&machine, vdisk.id, stored, [6, 6]);
+    machine.open();
+    machine.assert_online(&machine.vdisk());
+    machine.trim(&machine.vdisk(), 0, BLOCKS);
+    machine.settle();
+    machine.kill();
+    assert!(ids(&machine).is_superset(&before));
 }

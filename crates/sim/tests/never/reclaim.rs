@@ -189,7 +189,8 @@ fn a_crash_at_any_step_of_checkpoint_and_reclaim_loses_nothing() {
     }
 }
 
-/// The last checkpoint's record on the disk, changed; its frame stays valid.
+/// The last checkpoint's record on the disk, changed; its frame stays valid. (It has few groups, so that its length does not depend on
+/// what is said of them.)
 fn forge_checkpoint(machine: &Machine, sequence: u64, forge: impl Fn(&mut CheckpointRecord)) {
     let (placed, mut frame) = machine.frame(sequence);
     let run = frame.runs[0];

@@ -48,6 +48,7 @@ pub(super) fn are_short(mut ids: impl ExactSizeIterator<Item = GroupId>) -> bool
     (SHORT_FROM..=LIST_MAX as usize).contains(&ids.len()) && ids.all(|id| std::mem::replace(&mut before, id) < id)
 }
 
+/// Of groups that [`are_short`].
 pub(super) fn put_short(w: &mut Writer, groups: impl ExactSizeIterator<Item = GroupEntry>) {
     w.u32_le(groups.len() as u32);
     let mut before = BEFORE_ALL;
@@ -101,7 +102,7 @@ fn take_entry(r: &mut Reader, before: &GroupEntry) -> Result<GroupEntry, RecordE
 }
 
 fn numbers(entry: &GroupEntry, before: &GroupEntry) -> Numbers {
-    let distance = entry.group.raw() - before.group.raw();
+    let distance = entry.group.raw().checked_sub(before.group.raw()).expect("they are in order");
     let difference =
         |now: u64, then: u64| (now != then).then(|| varint::of_signed(now.wrapping_sub(then).cast_signed()));
     let amount = |now: u32, then: u32| (now != then).then(|| of_amount(now));

@@ -28,7 +28,8 @@ fn lists() -> impl Strategy<Value = Vec<GroupEntry>> {
         prop_oneof![3 => edges, 1 => (0..=u32::MAX / 4096).prop_map(|blocks| blocks * 4096), 1 => any::<u32>()]
     };
     let distance = prop_oneof![8 => Just(1), 2 => 1..300_u64, 1 => Just(1 << 32)];
-    let sequence = prop_oneof![2 => Just(0), 2 => 0..1000_u64, 1 => any::<u64>()];
+    let edges = prop_oneof![Just(u64::MAX), Just(1 << 63), Just((1 << 63) - 1)];
+    let sequence = prop_oneof![2 => Just(0), 2 => 0..1000_u64, 1 => any::<u64>(), 1 => edges];
     let one = (distance, bytes(), sequence, bytes(), bytes(), bytes(), any::<bool>());
     prop::collection::vec(one, SHORT_FROM..3 * SHORT_FROM).prop_map(|all| {
         let mut id = 0;
@@ -107,6 +108,9 @@ fn no_other_form_of_a_group_is_read() {
     // The id.
     check(&[0x3e, 0], Some(entry(7)));
     check(&[0x3e, 0x80, 0], None);
+    let last = GroupEntry { group: GroupId::from_raw((1 << 48) - 1).expect("48 bits"), ..before };
+    check(&[0x3e, 0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f], Some(last));
+    check(&[0x3e, 0xf9, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f], None);
     check(&[0x3e, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40], None);
     check(&[0x3e, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], None);
     check(&[0x3e], None);
@@ -141,7 +145,10 @@ fn a_list_has_as_many_groups_as_may_be_and_as_there_are_bytes_for() {
     }
     let long = |count: u32| [&count.to_le_bytes()[..], &bytes[4..], &vec![0x3f; count as usize - 32]].concat();
     assert_eq!(read(&long(1 << 17)).map(|(list, _)| list.len()), Ok(1 << 17));
+    assert_eq!(read(&long(LIST_MAX)).map(|(list, _)| list.len()), Ok(LIST_MAX as usize));
     assert_eq!(read(&long(LIST_MAX + 1)), Err(RecordError::Field));
+    let first = |count: u32| are_short((1..count + 1).map(|counter| GroupId::new(0, counter)));
+    assert!(first(LIST_MAX) && !first(LIST_MAX + 1), "what is written is what is read");
     let ids = |counters: &[u32]| are_short(counters.iter().map(|counter| GroupId::new(0, *counter)));
     let in_order: Vec<u32> = (1..=32).collect();
     assert!(ids(&in_order) && !ids(&in_order[1..]));
