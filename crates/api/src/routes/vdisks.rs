@@ -73,7 +73,7 @@ pub struct PatchVdisk {
     (status = 201, description = "Created", body = VdiskInfo, headers(("Location" = String, description = "Where it is"))),
     (status = 404, description = "No such container, or no such vDisk to be near", body = Problem, content_type = "application/problem+json"),
     (status = 409, description = "The name is taken, or is for a vDisk of a VM that is being made", body = Problem, content_type = "application/problem+json"),
-    (status = 422, description = "Name, size or sector is refused, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Name, size, sector or window is refused, or the capacity of the container is used up", body = Problem, content_type = "application/problem+json"),
     (status = "default", description = "Any other error", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn create(State(api): State<Api>, request: Request) -> Result<Response, Problem> {

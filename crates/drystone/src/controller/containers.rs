@@ -130,6 +130,13 @@ impl Containers {
         vdisks.for_each(|vdisk| self.put_member(MemberRecord::new(vdisk, container)));
     }
 
+    /// A new vDisk that was put on record, and born, with this container and a window of its own: nothing is left to be carried out.
+    pub fn put_born(&self, vdisk: VdiskId, container: &ContainerRecord) {
+        let member = MemberRecord { inherits: false, ..MemberRecord::new(vdisk, container.id) };
+        self.put_member(member);
+        self.is_done(vdisk, Stamp { member: member.serial, container: container.serial });
+    }
+
     /// What new vDisks of it are born with. Of `default` nothing is said before that has settings.
     pub fn of_new(&self, container: ContainerId) -> Option<ContainerRecord> {
         let state = self.lock();
@@ -150,15 +157,16 @@ impl Containers {
         state.troubles.remove(&vdisk);
     }
 
-    /// Of new vDisks of which nothing is said there is nothing to carry out. The others.
+    /// Of new vDisks of which nothing is said, or all was done at their birth, there is nothing to carry out. The others.
     fn said_of_new(&self, vdisks: &[VdiskId]) -> Vec<VdiskId> {
         let mut state = self.lock();
         let unsaid = Stamp { member: 0, container: 0 };
         let mut said = Vec::new();
         for vdisk in vdisks.iter().copied() {
-            if state.stamp(vdisk) == unsaid {
+            let stamp = state.stamp(vdisk);
+            if stamp == unsaid {
                 state.done.insert(vdisk, unsaid);
-            } else {
+            } else if state.done.get(&vdisk) != Some(&stamp) {
                 said.push(vdisk);
             }
         }

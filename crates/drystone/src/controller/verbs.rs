@@ -17,7 +17,6 @@ use control::{
     ListVdisks, Listener, Metrics, NodeStatus, Result, RewindControl, SetVdisk, SnapshotControl, VdiskInfo, VdiskPage,
     VmControl, rules,
 };
-use meta::MemberRecord;
 use node::{BornWith, Shard};
 use pool::Cache;
 use std::rc::Rc;
@@ -291,11 +290,11 @@ impl Verbs {
                     Some(_) => Some(containers.get(container)),
                     None => containers.of_new(container),
                 };
-                let (id, inherits) = (container.as_ref().map(|container| container.id), window.is_none());
-                let born = BornWith { container, window };
+                let born = BornWith { container: container.clone(), window };
                 let record = shard.create(&named, size_bytes, sector_bytes, born).await.map_err(from_node)?;
-                if let Some(id) = id {
-                    containers.put_member(MemberRecord { inherits, ..MemberRecord::new(record.id, id) });
+                match container {
+                    Some(container) if window.is_some() => containers.put_born(record.id, &container),
+                    container => containers.put_new(container.map(|it| it.id), std::iter::once(record.id)),
                 }
                 Ok(record)
             })

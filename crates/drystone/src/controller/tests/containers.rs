@@ -35,6 +35,18 @@ async fn vdisk(rig: &Rig, name: &str, container: &str) -> VdiskInfo {
     rig.verbs().create_vdisk(create).await.expect("a vDisk")
 }
 
+/// To be made with a window of its own, or none.
+fn own_window(name: &str, rewind: Option<SetRewind>) -> CreateVdisk {
+    CreateVdisk {
+        name: name.into(),
+        size_bytes: super::SIZE_BYTES,
+        sector_bytes: 512,
+        container: None,
+        near: None,
+        rewind: Some(rewind),
+    }
+}
+
 /// Its container, its window and whether that is the container's.
 async fn seen(rig: &Rig, vdisk: &str) -> (String, Option<u64>, bool) {
     of(&rig.verbs().show_vdisk(vdisk).await.expect("it is there"))
@@ -107,15 +119,10 @@ async fn a_vdisk_has_its_own_window_from_its_first_moment() {
         rig.verbs().create_vdisk(create).await.expect("a vDisk");
     }
     let short = SetRewind { window_seconds: 59, limit_bytes: 0 };
-    let create = CreateVdisk {
-        name: "never".into(),
-        size_bytes: 4096,
-        sector_bytes: 512,
-        container: None,
-        near: None,
-        rewind: Some(Some(short)),
-    };
-    assert_eq!(rig.verbs().create_vdisk(create).await.expect_err("too short").kind, Kind::Invalid);
+    assert_eq!(
+        rig.verbs().create_vdisk(own_window("never", Some(short))).await.expect_err("too short").kind,
+        Kind::Invalid
+    );
     for _ in 0..2 {
         assert_eq!(seen(&rig, "own").await, said("gold", 86_400, false));
         assert_eq!(seen(&rig, "off").await, said("gold", None, false));
@@ -316,6 +323,10 @@ async fn what_has_no_settings_waits_for_no_container() {
         let _turn = verbs.containers.turn.lock().await;
         let made = async {
             rig.vdisk("one").await;
+            for (name, rewind) in [("kept", Some(DAY)), ("not-kept", None)] {
+                let info = verbs.create_vdisk(own_window(name, rewind)).await.expect("a vDisk");
+                assert_eq!(of(&info), said("default", rewind.map(|rewind| rewind.window_seconds), false));
+            }
             verbs.make_clones("one", clone("two")).await.expect("a clone");
             rig.vm("web", &["root"]).await;
             verbs.clone_vm("web", clone("web2")).await.expect("a clone");
@@ -323,7 +334,7 @@ async fn what_has_no_settings_waits_for_no_container() {
         tokio::time::timeout(Duration::from_secs(60), made).await.expect("nothing is to be carried out");
     }
     let default = show(&rig, "default").await;
-    assert_eq!((default.vdisks, default.vdisks_behind), (4, 0));
+    assert_eq!((default.vdisks, default.vdisks_behind), (6, 0));
     rig.stop().await;
 }
 
