@@ -144,6 +144,16 @@ impl History {
         self.check_live();
     }
 
+    /// So many steps, and a look at all that is left.
+    fn live(&mut self, context: &str, steps: u32) {
+        for step in 0..steps {
+            self.context = format!("{context}, step {step}");
+            self.step();
+        }
+        self.check_held();
+        self.check_content();
+    }
+
     fn write(&mut self, index: usize) {
         let count = self.rng.between(1, 20);
         let end = if self.rng.below(2) == 0 { BLOCKS / 10 } else { BLOCKS };
@@ -471,13 +481,7 @@ fn config(rng: &mut Rng) -> ShardConfig {
 fn what_is_held_is_what_a_walk_of_all_maps_reaches() {
     // 188: a rollback of a clone to what it had let go of.
     for seed in (0..16).chain([188]) {
-        let mut history = History::new(seed);
-        for step in 0..90 {
-            history.context = format!("seed {seed}, step {step}");
-            history.step();
-        }
-        history.check_held();
-        history.check_content();
+        History::new(seed).live(&format!("seed {seed}"), 90);
     }
 }
 
@@ -486,12 +490,7 @@ fn what_the_past_needs_stays_and_goes_with_it() {
     let (mut went_back, mut killed) = (0, 0);
     for seed in 30..46 {
         let mut history = History::with_pasts(seed);
-        for step in 0..120 {
-            history.context = format!("with pasts, seed {seed}, step {step}");
-            history.step();
-        }
-        history.check_held();
-        history.check_content();
+        history.live(&format!("with pasts, seed {seed}"), 120);
         history.empty_all();
         (went_back, killed) = (went_back + history.went_back, killed + history.killed);
     }
@@ -502,12 +501,7 @@ fn what_the_past_needs_stays_and_goes_with_it() {
 fn what_copies_share_stays_as_long_as_anybody_has_it_and_no_longer() {
     for seed in 0..24 {
         let mut history = History::with_copies(seed);
-        for step in 0..120 {
-            history.context = format!("copies, seed {seed}, step {step}");
-            history.step();
-        }
-        history.check_held();
-        history.check_content();
+        history.live(&format!("copies, seed {seed}"), 120);
         history.empty_all();
     }
 }
