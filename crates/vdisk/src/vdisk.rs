@@ -361,9 +361,7 @@ impl Vdisk {
         if self.share(need) {
             return Ok(());
         }
-        let entries = self.page_entries(need).await?;
-        self.attach(need, &entries);
-        Ok(())
+        self.attach_bytes(need, &self.page_bytes(need.address).await?)
     }
 
     /// The same, at once, if it is a leaf that another tree of this worker has in memory.
